@@ -1,0 +1,59 @@
+# `make help` lists the targets. Everything is installed into .venv; nothing else on the machine is changed.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed-$(shell cksum requirements.lock | cut -d ' ' -f 1)
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+.PHONY: setup
+setup: $(INSTALLED) ## install the locked packages into .venv
+
+# Compiled at once: every stage is a process of its own, and imports are most of a short one
+$(INSTALLED): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than Python 3.11; say PYTHON=python3.12 or alike" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@command -v $(BIN)/uv >/dev/null || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+	@rm -f .venv/installed-*; touch $@
+
+.PHONY: repro
+repro: $(INSTALLED) ## run the embedded example, digits, through all stages
+	@$(BIN)/dvc repro --glob 'evaluate@digits-*' | tee .venv/repro.log
+	@grep -q '^Data and pipelines are up to date' .venv/repro.log || $(MAKE) --silent --no-print-directory results
+
+.PHONY: results
+results: $(INSTALLED)
+	@echo; $(BIN)/dvc metrics show --precision 4 reports/digits-*/metrics.json; echo
+	@echo "Where to look next:"
+	@echo "  reports/digits/                contact sheets, sizes and splits of the images"
+	@echo "  reports/digits-cnn/            classification report, confusion matrix, sample predictions"
+	@echo "  make ui                        the runs in MLflow"
+	@echo "  $(BIN)/dvc plots show       learning curves of all experiments, as a page"
+	@echo "  params.yaml, README.md         the studies; your own images"
+
+.PHONY: test
+test: $(INSTALLED) ## run the whole test suite
+	@$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: $(INSTALLED) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy pipeline
+
+.PHONY: ui
+ui: $(INSTALLED) ## open the MLflow UI on the project's own database
+	@$(BIN)/python -m pipeline.track
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+.PHONY: lock
+lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra dev --upgrade pyproject.toml --output-file requirements.lock

@@ -1,0 +1,1 @@
+"""Clasificador: from a set of images to a classifier, one module per DVC stage."""

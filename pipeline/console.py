@@ -1,0 +1,58 @@
+"""How a stage talks to the person at the terminal: errors in one line, progress bars, exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+THEIRS_TO_MEND = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+}
+
+
+class UserError(Exception):
+    """Something that the person can mend: what is wrong, what was expected, what to do, in one line."""
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run `main` and exit: 0 or its own status, 1 after a `UserError`, 130 after Ctrl-C; no traceback for these."""
+    try:
+        status = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing half-written is left; run it again to go on", file=sys.stderr)
+        status = INTERRUPTED
+    except BrokenPipeError:  # `... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except OSError as error:
+        if error.errno not in THEIRS_TO_MEND:
+            raise
+        print(f"error: {error.filename or 'writing'}: {os.strerror(error.errno or 0)}", file=sys.stderr)
+        status = 1
+    sys.exit(status)
+
+
+def progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
+    """A tqdm bar on stderr that is quiet when stderr is not a terminal and vanishes when it is done."""
+    from tqdm import tqdm
+
+    return tqdm(items, disable=None, leave=False, dynamic_ncols=True, **options)
+
+
+def interrupt_quietly(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """The same promise for Ctrl-C during the imports, before `run` has begun."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        os._exit(INTERRUPTED)
+    sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = interrupt_quietly

@@ -1,0 +1,149 @@
+"""Stage `download`: published files of a data set, or an experiment's pretrained weights, byte for byte and verified.
+
+usage: python -m pipeline.download DATASET
+       python -m pipeline.download --weights EXPERIMENT
+
+The environment variable DATA_MIRROR names a folder or URL to look in first: it holds DATASET/FILE and weights/FILE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from pathlib import Path, PurePosixPath
+
+from pipeline import params
+from pipeline.console import UserError, run
+from pipeline.fetch import fetch_all, user_mirror
+from pipeline.outputs import remove, whole
+from pipeline.published import Wanted
+from pipeline.recipes import Transfer, WeightsFile, hint
+
+RAW = Path("data/raw")
+WEIGHTS = Path("data/weights")
+WAITING = Path("data/.downloads")  # outside the outputs, which DVC deletes when a stage starts again
+CHECKSUM_IN_NAME = re.compile(r"-([0-9a-f]{8,64})$")  # of the stem: torchvision's rule
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m pipeline.download", description=(__doc__ or "").split("\n\n")[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("dataset", nargs="?", metavar="DATASET")
+    what.add_argument("--weights", metavar="EXPERIMENT")
+    arguments = parser.parse_args()
+    if arguments.weights:
+        download_weights(arguments.weights)
+    else:
+        download_dataset(arguments.dataset)
+
+
+def download_dataset(name: str) -> None:
+    """Fetch the files of `downloads.NAME` into data/raw/NAME, all or none.
+
+    Raises UserError when every place fails, OSError when the disk does.
+    """
+    entry = params.load().download(name)
+    files = [Wanted(plain(file), **published.model_dump()) for file, published in entry.files.items()]
+    folder = RAW / name
+    if holds_just(folder, files):
+        print(f"{folder} is complete")
+        return
+    remove(folder)
+    waiting = WAITING / name
+    publish(fetch_all(files, user_mirror(name) + entry.mirrors, waiting, name), folder)
+    remove(waiting)
+
+
+def download_weights(experiment: str) -> None:
+    """Fetch the pretrained weights of an experiment's network into data/weights/EXPERIMENT; none: an empty folder.
+
+    Raises UserError when every place fails or torchvision has no such weights, OSError when the disk does.
+    """
+    network = params.load().experiment(experiment).network
+    folder = WEIGHTS / experiment
+    if not isinstance(network, Transfer) or network.weights is None:
+        if not holds_just(folder, []):
+            with whole(folder) as empty:
+                empty.mkdir()
+        return
+    weights = network.weights
+    if isinstance(weights, WeightsFile):
+        wanted, mirrors = Wanted(plain(weights.file), sha256=weights.sha256), weights.mirrors
+    else:
+        wanted, mirrors = torchvision_file(network.backbone, weights)
+    if wanted.is_at(folder / wanted.name):
+        for path in folder.iterdir():
+            if path.name != wanted.name:
+                remove(path)
+        return
+    others = [str(path.parent) for path in sorted(WEIGHTS.glob(f"*/{wanted.name}")) if path.parent != folder]
+    waiting = WAITING / f"weights@{experiment}"  # no data set's name has an @
+    publish(fetch_all([wanted], others + user_mirror("weights") + mirrors, waiting, "weights"), folder)
+    remove(waiting)
+
+
+def torchvision_file(backbone: str, weights: str) -> tuple[Wanted, list[str]]:
+    """What torchvision publishes under that name, and the URL of the folder that holds it.
+
+    Raises UserError, with what there is, if torchvision knows no such model or weights.
+    """
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if backbone not in known:
+        raise UserError(
+            f"{params.FILE}: network.backbone = '{backbone}': torchvision has no such model{hint(backbone, known)}; "
+            f"it has: {', '.join(known)}"
+        )
+    published = models.get_model_weights(backbone).__members__
+    if weights not in published:
+        raise UserError(
+            f"{params.FILE}: network.weights = '{weights}': torchvision has no such weights of {backbone}"
+            f"{hint(weights, published)}; it has: {', '.join(published)}"
+        )
+    mirror, _, name = published[weights].value.url.rpartition("/")
+    return Wanted(name, sha256_prefix=checksum_in(name)), [mirror]
+
+
+def checksum_in(name: str) -> str:
+    """The first digits of a file's sha256, as `alexnet-owt-7be5be79.pth` carries them.
+
+    Raises UserError for a name without.
+    """
+    found = CHECKSUM_IN_NAME.search(PurePosixPath(name).stem)
+    if not found:
+        raise UserError(
+            f"{name}: expected a name that ends with -XXXXXXXX, the first digits of its sha256; "
+            f"name the file in {params.FILE} instead: weights: {{file, sha256, mirrors}}"
+        )
+    return found[1]
+
+
+def plain(name: str) -> str:
+    """The name of a file, which can't lead out of its folder.
+
+    Raises UserError for a path.
+    """
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        raise UserError(
+            f"{params.FILE}: file '{name}': expected a file's name, not a path; the mirror names the folder"
+        )
+    return name
+
+
+def holds_just(folder: Path, files: list[Wanted]) -> bool:
+    """Whether a folder has these files, verified, and no other."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
+    return names == sorted(wanted.name for wanted in files) and all(
+        wanted.is_at(folder / wanted.name) for wanted in files
+    )
+
+
+def publish(complete: Path, folder: Path) -> None:
+    with whole(folder) as partial:
+        shutil.move(complete, partial)
+
+
+if __name__ == "__main__":
+    run(main)

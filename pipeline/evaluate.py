@@ -1,0 +1,112 @@
+"""Stage `evaluate`: look at the test set once and report how good a model is.
+
+usage: python -m pipeline.evaluate EXPERIMENT
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline import figures, params
+from pipeline.console import UserError, run
+from pipeline.outputs import whole, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.training.data import Packed
+
+SAMPLES = 24  # images on the grid of sample predictions
+
+
+def main() -> None:
+    (name,) = sys.argv[1:]
+    recipe = params.load().experiment(name)
+
+    import torch
+
+    from pipeline.model import Model
+    from pipeline.training import loop
+    from pipeline.training.data import Batches, Packed
+    from pipeline.training.device import make_deterministic, place
+
+    device, threads = place(recipe.compute)
+    make_deterministic(device, threads)
+    packed = Packed(Path("data/packed", recipe.dataset))
+    model = Model(Path("models", name))
+    if model.classes != packed.classes:
+        raise UserError(f"models/{name} knows other classes than data/packed/{recipe.dataset}: run dvc repro")
+    rows = packed.rows("test")
+    if not len(rows):
+        raise UserError(f"{recipe.dataset} has no test images: raise datasets.{recipe.dataset}.split.test")
+    data = Batches(packed, rows, model.mean, model.std, device)
+    scores = loop.log_probabilities(model.network.to(device), data)
+    labels = data.labels.cpu()
+
+    best = scores.exp().max(dim=1)
+    predictions = packed.index.iloc[rows][["path", "label"]].reset_index(drop=True)
+    predictions["predicted"] = [packed.classes[number] for number in best.indices]
+    predictions["probability"] = best.values.numpy()
+    loss = torch.nn.functional.nll_loss(scores, labels).item()
+    write_reports(Path("reports", name), predictions, packed.classes, loss, model.about)
+    draw_samples(Path("reports", name, "samples.png"), packed, rows, predictions)
+    accuracy = (labels == best.indices).double().mean().item()
+    print(f"{name}: accuracy {accuracy:.4f}, loss {loss:.4f} on {len(rows):,} test images")
+
+
+def write_reports(
+    folder: Path, predictions: pd.DataFrame, classes: list[str], loss: float, about: dict[str, Any]
+) -> None:
+    import pandas as pd
+    from sklearn.metrics import classification_report, confusion_matrix
+
+    truth, predicted = predictions.label.to_list(), predictions.predicted.to_list()
+    options = {"labels": classes, "zero_division": 0.0}
+    report = classification_report(truth, predicted, output_dict=True, **options)
+    text = classification_report(truth, predicted, digits=4, **options)
+    counts = confusion_matrix(truth, predicted, labels=classes)
+
+    write_json(folder / "classification_report.json", report)
+    with whole(folder / "classification_report.txt") as partial:
+        partial.write_text(text)
+    with whole(folder / "confusion_matrix.csv") as partial:
+        pd.DataFrame(
+            [
+                (actual, guess, int(counts[row, column]))
+                for row, actual in enumerate(classes)
+                for column, guess in enumerate(classes)
+            ],
+            columns=["actual", "predicted", "count"],
+        ).to_csv(partial, index=False)
+    with whole(folder / "predictions.parquet") as partial:
+        predictions.to_parquet(partial, index=False)
+    figures.draw_confusion_matrix(folder / "confusion_matrix.png", counts, classes)
+    write_json(
+        folder / "metrics.json",
+        {
+            "accuracy": float(np.trace(counts) / counts.sum()),
+            "loss": loss,
+            "macro_f1": float(report["macro avg"]["f1-score"]),
+            "parameters": about["parameters"],
+            "trainable_parameters": about["trainable_parameters"],
+        },
+    )
+
+
+def draw_samples(path: Path, packed: Packed, rows: np.ndarray, predictions: pd.DataFrame) -> None:
+    """Evenly spaced test images, titled green where the prediction is right and red where it is wrong."""
+    tiles = []
+    for position in np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).round().astype(int):
+        row = predictions.iloc[position]
+        right = row.label == row.predicted
+        title = f"{row.predicted} {row.probability:.0%}" + ("" if right else f"\nis {row.label}")
+        tiles.append(figures.Tile(packed.images[rows[position]], title, "green" if right else "red"))
+    figures.draw_grid(path, tiles)
+
+
+if __name__ == "__main__":
+    run(main)

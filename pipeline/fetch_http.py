@@ -1,0 +1,177 @@
+"""One file over http: time-outs, retries, resumed where it broke off, no HTML page taken for data."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from http.client import RemoteDisconnected
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.console import progress
+from pipeline.published import HTML, Failure, Wanted, looks_like_html
+
+if TYPE_CHECKING:
+    from requests import Response
+
+CONNECT_TIMEOUT = 4.0  # seconds
+READ_TIMEOUT = 10.0  # seconds without a byte
+TRIES = 3  # in a row without one more byte than before
+BACK_OFF = 0.5  # seconds, doubled each time
+PATIENCE = 10.0  # seconds without progress after which no new try begins
+CHUNK = 1 << 16  # bytes; what is lost at most when the process is killed
+CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+class Transient(Failure):
+    """Worth another try."""
+
+
+class Unreachable(Transient):
+    """The server itself is out of reach, so other files need not be asked for."""
+
+
+def download(url: str, wanted: Wanted, part: Path) -> None:
+    """Complete `part`, going on after the bytes that it already has. The caller verifies it.
+
+    Raises Failure with the reason; what `part` then holds is a beginning that can be resumed, from any mirror.
+    """
+    if wanted.bytes and size(part) >= wanted.bytes:
+        return
+    most, tries, since = size(part), 0, time.monotonic()
+    while True:
+        try:
+            return request(url, wanted, part)
+        except Transient:
+            if size(part) > most:
+                most, tries, since = size(part), 0, time.monotonic()
+            tries += 1
+            if tries == TRIES or time.monotonic() - since > PATIENCE:
+                raise
+            time.sleep(BACK_OFF * 2 ** (tries - 1))
+
+
+def request(url: str, wanted: Wanted, part: Path) -> None:
+    """One request for what `part` lacks.
+
+    Raises Failure, which is a Transient if the same request may succeed later.
+    """
+    import requests
+    import urllib3
+
+    have = size(part)
+    headers = {"Accept-Encoding": "identity"}  # a .gz must not arrive decompressed
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT)) as response:
+            if have and not resumes(response, have):
+                part.unlink()
+                have = 0
+                if response.status_code != requests.codes.ok:
+                    return request(url, wanted, part)
+            check_headers(response, wanted, have)
+            save(response, wanted, part, have)
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise Unreachable(reason(error)) from None
+    except urllib3.exceptions.HTTPError as error:
+        raise Transient(f"{reason(error)} after {size(part)} of {wanted.bytes or 'unknown'} bytes") from None
+    except requests.RequestException as error:
+        raise Failure(reason(error)) from None
+    if wanted.bytes and size(part) < wanted.bytes:
+        raise Transient(f"truncated: {size(part)} of {wanted.bytes} bytes")
+
+
+def resumes(response: Response, have: int) -> bool:
+    """Whether the answer goes on after the first `have` bytes; False: it starts again, or must be asked to.
+
+    An answer that says nothing about the file (404, 503) leaves what is there for another mirror.
+    """
+    if response.status_code == 206:
+        sent = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        return sent is not None and int(sent[1]) == have
+    return response.status_code not in (200, 416)
+
+
+def check_headers(response: Response, wanted: Wanted, have: int) -> None:
+    """Refuse an answer that can't be the file before its body is read.
+
+    Raises Failure.
+    """
+    if response.status_code == 429 or response.status_code >= 500:
+        raise Transient(f"HTTP {response.status_code}")
+    if response.status_code != (206 if have else 200):
+        raise Failure(f"HTTP {response.status_code}")
+    if response.headers.get("Content-Type", "").lower().startswith("text/html"):
+        raise Failure(HTML)
+
+
+def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
+    """Append the body to the `have` bytes of `part`, no further than one chunk past the size that is expected.
+
+    Raises Failure, and urllib3's HTTPError when the connection breaks.
+    """
+    length = response.headers.get("Content-Length", "")
+    total = have + int(length) if length.isdecimal() else None
+    chunks: Iterator[bytes] = response.raw.stream(CHUNK, decode_content=False)
+    with (
+        part.open("ab" if have else "wb") as file,
+        progress(desc=wanted.name, total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1024) as bar,
+    ):
+        first = next(chunks, b"")
+        if not have and looks_like_html(first):
+            raise Failure(HTML)
+        wanted.check_size(total)
+        for chunk in itertools.chain([first], chunks):
+            file.write(chunk)
+            have += len(chunk)
+            bar.update(len(chunk))
+            if wanted.bytes and have > wanted.bytes:
+                break
+
+
+def size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def reason(error: Exception) -> str:
+    """What went wrong in a few words, from the cause that lies deepest."""
+    import requests
+    import urllib3
+
+    if isinstance(error, requests.ConnectTimeout):
+        return f"no connection within {CONNECT_TIMEOUT:g} s"
+    chain = list(causes(error))
+    for cause in chain:
+        if isinstance(cause, socket.gaierror):
+            return "no such host, or no network"
+        if isinstance(cause, (requests.Timeout, urllib3.exceptions.ReadTimeoutError)):
+            return f"no answer within {READ_TIMEOUT:g} s"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS: {getattr(cause, 'verify_message', None) or cause.reason}"
+        if isinstance(cause, (urllib3.exceptions.IncompleteRead, urllib3.exceptions.InvalidChunkLength)):
+            return "truncated: the connection broke off"
+        if isinstance(cause, RemoteDisconnected):
+            return "the server closed the connection"
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+    return str(error) if isinstance(error, (ValueError, requests.TooManyRedirects)) else type(error).__name__
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that led to it, wherever requests and urllib3 keep them."""
+    seen: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if any(current is earlier for earlier in seen):
+            continue
+        seen.append(current)
+        yield current
+        linked = (getattr(current, "reason", None), current.__cause__, current.__context__, *current.args)
+        waiting += [link for link in linked if isinstance(link, BaseException)]

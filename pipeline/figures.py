@@ -1,0 +1,72 @@
+"""Figures of results: a confusion matrix, a grid of sample predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from pipeline.outputs import whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = 6
+
+
+class Tile(NamedTuple):
+    """One image of a grid, (H, W) or (H, W, C) uint8, its title and the title's colour."""
+
+    image: np.ndarray
+    title: str
+    color: str
+
+
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
+    """A figure of that many inches, without pyplot and its global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=100, metadata={"Software": None})
+
+
+def draw_grid(path: Path, tiles: Sequence[Tile]) -> None:
+    rows = max(1, -(-len(tiles) // COLUMNS))
+    figure = new_figure(1.7 * COLUMNS, 2.1 * rows)
+    # fixed margins: a layout engine measures every title, twice, for seconds
+    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=1 - 0.4 / (2.1 * rows), wspace=0.1, hspace=0.35)
+    for position, tile in enumerate(tiles):
+        axes = figure.add_subplot(rows, COLUMNS, position + 1)
+        axes.set_axis_off()
+        axes.imshow(tile.image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(tile.title, color=tile.color, fontsize=8)
+    save(figure, path)
+
+
+def draw_confusion_matrix(path: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
+    """Rows are the true classes, columns the predicted ones; shades are shares of a row."""
+    side = max(4.0, 0.5 * len(classes) + 2)
+    figure = new_figure(side, side, layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(classes)), classes, rotation=90)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(classes) <= 20:
+        for (row, column), count in np.ndenumerate(counts):
+            axes.text(
+                column, row, count, ha="center", va="center", fontsize=7,
+                color="white" if shares[row, column] > 0.5 else "black",
+            )  # fmt: skip
+    save(figure, path)

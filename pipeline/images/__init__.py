@@ -1,0 +1,1 @@
+"""Reading images: where they are, what they hold, what is wrong with them."""

@@ -1,0 +1,46 @@
+"""The tables that pass between check, split and pack: parquet, with the class list in the file's metadata."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.outputs import whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHECKED = pa.schema(
+    {
+        "path": pa.string(),
+        "label": pa.string(),
+        "official_split": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "mode": pa.string(),
+        "format": pa.string(),
+        "bytes": pa.int64(),
+        "sha256": pa.string(),
+        "phash": pa.string(),
+        "status": pa.string(),
+        "issues": pa.list_(pa.string()),
+        "reason": pa.string(),
+    }
+)
+SPLIT = pa.schema({"path": pa.string(), "label": pa.string(), "split": pa.string()})
+
+
+def write_manifest(path: Path, rows: list[dict[str, Any]], classes: list[str], schema: pa.Schema = CHECKED) -> None:
+    table = pa.Table.from_pylist(rows, schema=schema.with_metadata({"classes": json.dumps(classes)}))
+    with whole(path) as partial:
+        pq.write_table(table, partial)
+
+
+def read_manifest(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The table and the class list, in the order that `check` gave it."""
+    table = pq.read_table(path)
+    return table.to_pandas(), json.loads(table.schema.metadata[b"classes"])

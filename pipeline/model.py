@@ -1,0 +1,60 @@
+"""A trained model as it lies in `models/<experiment>/`: everything that prediction needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from pipeline.console import UserError
+
+
+class Model:
+    """Network with its weights, classes and preprocessing, on the CPU, in evaluation mode.
+
+    Raises UserError for a folder that holds no whole model.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from pipeline.networks import Shape, build
+
+        try:
+            self.about: dict[str, Any] = json.loads((folder / "model.json").read_text())
+            state = load_file(folder / "model.safetensors")
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{error.filename or folder} is not there: train it with dvc repro, or dvc pull it"
+            ) from None
+        except (json.JSONDecodeError, SafetensorError) as error:
+            raise UserError(f"{folder} holds no whole model ({error}): train it again or dvc pull it") from None
+        self.classes: list[str] = self.about["classes"]
+        self.shape = Shape(**self.about["shape"])
+        self.mean: list[float] = self.about["preprocessing"]["mean"]
+        self.std: list[float] = self.about["preprocessing"]["std"]
+        self.network = build(namespace({**self.about["network"], "weights": None}), self.shape)
+        self.network.load_state_dict(state)
+        self.network.eval()
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Class probabilities (N, classes) float32 of images (N, H, W, C) uint8."""
+        import torch
+
+        from pipeline.training.data import Normalize
+
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+        normalize = Normalize(self.mean, self.std, torch.device("cpu"))
+        with torch.inference_mode():
+            return self.network(normalize(images)).softmax(dim=1).numpy()
+
+
+def namespace(value: Any) -> Any:
+    """Nested dicts as objects with attributes, as networks read them."""
+    if isinstance(value, dict):
+        return SimpleNamespace(**{key: namespace(item) for key, item in value.items()})
+    return value

@@ -1,0 +1,44 @@
+"""Networks by the name that `params.yaml` gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Shape(NamedTuple):
+    """What a network takes, (N, channels, height, width) float32, and gives, (N, classes) scores."""
+
+    channels: int
+    height: int
+    width: int
+    classes: int
+
+
+def convolved(network: Any, height: int, width: int) -> tuple[int, int]:
+    """Height and width after the last block of a `cnn`; below 1 where the image is too small."""
+    for _ in network.convolutions:
+        height, width = ((side + 2 * network.padding - network.kernel + 1) // network.pool for side in (height, width))
+    return height, width
+
+
+def build(network: Any, shape: Shape, weights: Path | None = None) -> nn.Module:
+    """Build the network that a recipe describes (see `pipeline.recipes.Network`).
+
+    Its random weights come from torch's global generator; `weights` is a file with pretrained ones for a backbone.
+    Raises UserError for a backbone that does not exist or can't take the shape, or for weights that do not fit it.
+    """
+    if network.name == "mlp":
+        from pipeline.networks.mlp import mlp
+
+        return mlp(network, shape)
+    if network.name == "cnn":
+        from pipeline.networks.cnn import cnn
+
+        return cnn(network, shape)
+    from pipeline.networks.transfer import Transfer
+
+    return Transfer(network, shape, weights)

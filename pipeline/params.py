@@ -1,0 +1,173 @@
+"""`params.yaml` as typed objects, validated whole before any work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from pipeline.console import UserError
+from pipeline.recipes import Experiment, Fraction, Positive, Strict, hint
+
+FILE = Path("params.yaml")
+
+
+class PublishedFile(Strict):
+    """One file of a data set as its publisher made it; at least one of the checksums must be known."""
+
+    bytes: int | None = None
+    md5: str | None = None
+    sha256: str | None = None
+    content_sha256: str | None = None  # of what is inside the gzip file, for mirrors that compressed it again
+
+    @model_validator(mode="after")
+    def has_a_checksum(self) -> PublishedFile:
+        if not (self.md5 or self.sha256):
+            raise ValueError("no checksum: expected md5 or sha256")
+        return self
+
+
+class Download(Strict):
+    """Where published files are: folders to look in, in order, and what identifies each file."""
+
+    mirrors: list[str]
+    files: dict[str, PublishedFile]
+
+
+class Split(Strict):
+    """Fractions of the images; `test` counts only where the publisher has no test set."""
+
+    val: Fraction = 0.1
+    test: Fraction = 0.2
+
+    @model_validator(mode="after")
+    def leaves_something_to_train_on(self) -> Split:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val + test = {self.val + self.test:g} leaves nothing to train on; expected below 1")
+        return self
+
+
+class Dataset(Strict):
+    """What to check, split and pack."""
+
+    source: str
+    image_size: Positive | list[Positive]
+    channels: Literal[1, 3] = 3
+    split: Split = Split()
+    classes: list[str] | None = None  # names for formats that only number their classes
+    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+    @model_validator(mode="after")
+    def size_is_one_or_two_numbers(self) -> Dataset:
+        if isinstance(self.image_size, list) and len(self.image_size) != 2:
+            raise ValueError(f"image_size = {self.image_size}: expected a number of pixels or [height, width]")
+        return self
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        size = self.image_size
+        return (size[0], size[1]) if isinstance(size, list) else (size, size)
+
+
+def a_name(name: str) -> str:
+    if not name or not name[0].isalnum() or not all(c.isalnum() or c in "-_." for c in name) or not name.isascii():
+        raise ValueError("a name is letters, digits, '-', '_' and '.', and starts with a letter or digit")
+    return name
+
+
+Name = Annotated[str, AfterValidator(a_name)]
+
+
+class Params(Strict):
+    """Everything that can be tuned."""
+
+    seed: int
+    downloads: dict[Name, Download] = {}
+    datasets: dict[Name, Dataset] = {}
+    experiments: dict[Name, Experiment] = {}
+
+    def dataset(self, name: str) -> Dataset:
+        return pick(self.datasets, "datasets", name)
+
+    def experiment(self, name: str) -> Experiment:
+        return pick(self.experiments, "experiments", name)
+
+    def download(self, name: str) -> Download:
+        return pick(self.downloads, "downloads", name)
+
+    def seed_of(self, experiment: str) -> int:
+        own = self.experiment(experiment).seed
+        return self.seed if own is None else own
+
+
+def pick(entries: dict[str, Any], section: str, name: str) -> Any:
+    if name not in entries:
+        raise UserError(f"{FILE}: {section} has no entry '{name}'{hint(name, entries)}; it has: {', '.join(entries)}")
+    return entries[name]
+
+
+def load() -> Params:
+    """Read `params.yaml` of the current folder.
+
+    Raises UserError, in one line that names the key, its value and what is allowed.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        raw = YAML(typ="safe", pure=True).load(FILE.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{FILE} is not in {Path.cwd()}: run this in the project's root folder") from None
+    except MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = " ".join((error.problem or "not valid YAML").split())
+        raise UserError(f"{FILE}{where}: {problem}") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{FILE}: not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        params = Params.model_validate(raw if isinstance(raw, dict) else {})
+    except ValidationError as error:
+        raise UserError(f"{FILE}: {in_one_line(error, raw)}") from None
+    for name, experiment in params.experiments.items():
+        check_experiment(name, experiment, params)
+    return params
+
+
+def check_experiment(name: str, experiment: Experiment, params: Params) -> None:
+    """What can only be known from two entries: the data set exists and its images fit the network."""
+    where = f"{FILE}: experiments.{name}"
+    if experiment.dataset not in params.datasets:
+        known = ", ".join(params.datasets)
+        raise UserError(
+            f"{where}.dataset = '{experiment.dataset}': no such data set"
+            f"{hint(experiment.dataset, params.datasets)}; datasets has: {known}"
+        )
+    dataset = params.datasets[experiment.dataset]
+    problem = experiment.network.misfit(*dataset.height_width)
+    if problem:
+        size = "×".join(map(str, dataset.height_width))
+        raise UserError(f"{where}.network can't take datasets.{experiment.dataset}.image_size = {size}: {problem}")
+
+
+def in_one_line(error: ValidationError, raw: Any) -> str:
+    """The first faulty key with its value and what was expected there."""
+    faults = [(dotted_path(fault["loc"], raw), fault) for fault in error.errors()]
+    path, fault = faults[0]
+    expected = dict.fromkeys(f["msg"].removeprefix("Value error, ") for p, f in faults if p == path)
+    value = "" if fault["type"] in ("value_error", "missing") else f" = {fault['input']!r}"
+    return f"{path}{value}: {' or '.join(expected)}" if path else " or ".join(expected)
+
+
+def dotted_path(location: tuple[int | str, ...], raw: Any) -> str:
+    """pydantic's location without the names of union members, which stand in no file."""
+    keys, value = [], raw
+    for position, part in enumerate(location):
+        last = position == len(location) - 1
+        if isinstance(value, dict) and (part in value or (last and isinstance(part, str))):
+            keys.append(str(part))
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            keys.append(str(part))
+            value = value[part]
+    return ".".join(keys)

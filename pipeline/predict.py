@@ -1,0 +1,117 @@
+"""Classify photos with a trained model.
+
+usage: python -m pipeline.predict --model models/EXPERIMENT [--top K] [--json] [--grid OUT.png] IMAGE…
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.console import UserError, progress, run
+from pipeline.images.decode import Unusable, decode, to_size, upright
+
+if TYPE_CHECKING:
+    from pipeline.model import Model
+
+BATCH = 64
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.predict", description="Classify photos with a trained model."
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="models/EXPERIMENT")
+    parser.add_argument("--top", type=int, default=1, metavar="K", help="print the K most probable classes")
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
+    parser.add_argument("--grid", type=Path, metavar="OUT.png", help="draw the images with their classes")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or patterns")
+    arguments = parser.parse_args()
+    if arguments.top < 1:
+        raise UserError(f"--top {arguments.top}: expected 1 or more")
+    files = [file for pattern in arguments.images for file in expand(pattern)]
+    if not files:
+        raise UserError(f"no files in {', '.join(arguments.images)}")
+
+    from pipeline.model import Model
+
+    model = Model(arguments.model)
+    answers = []
+    tiles = []
+    for answer, pixels in classify(model, files, arguments.top):
+        answers.append(answer)
+        if pixels is not None:
+            tiles.append((answer, pixels))
+        if "error" in answer:
+            print(f"{answer['path']}: {answer['error']}", file=sys.stderr)
+        elif not arguments.json:
+            print(
+                f"{answer['path']}: " + ", ".join(f"{p['class']} {p['probability']:.4f}" for p in answer["predictions"])
+            )
+    if arguments.json:
+        print(json.dumps(answers, indent=2, ensure_ascii=False))
+    if arguments.grid:
+        draw(arguments.grid, tiles)
+    return 1 if any("error" in answer for answer in answers) else 0
+
+
+def expand(pattern: str) -> list[Path]:
+    """A file, the visible files of a folder and all below it, or what matches a pattern."""
+    path = Path(pattern)
+    if path.is_dir():
+        found = (file for file in path.rglob("*") if file.is_file())
+        return sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
+    if path.exists() or not glob.has_magic(pattern):
+        return [path]  # one that is missing is reported like any that can't be read
+    return [file for match in sorted(glob.glob(pattern, recursive=True)) for file in expand(match)]
+
+
+def classify(model: Model, files: list[Path], top: int) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+    """For each file, in order: path and predictions, most probable first, or an error; and the pixels the model saw."""
+    for start in progress(range(0, len(files), BATCH), unit=" batches"):
+        chosen = files[start : start + BATCH]
+        read = [read_image(file, model) for file in chosen]
+        whole = [pixels for pixels in read if isinstance(pixels, np.ndarray)]
+        probabilities = iter(model.probabilities(np.stack(whole)) if whole else ())
+        for file, pixels in zip(chosen, read, strict=True):
+            if isinstance(pixels, str):
+                yield {"path": str(file), "error": pixels}, None
+                continue
+            each = next(probabilities)
+            best = np.argsort(-each, kind="stable")[:top]
+            predictions = [{"class": model.classes[number], "probability": float(each[number])} for number in best]
+            yield {"path": str(file), "predictions": predictions}, pixels
+
+
+def read_image(file: Path, model: Model) -> np.ndarray | str:
+    """Pixels (H, W, C) uint8 as the stage `pack` would have stored them, or why there are none."""
+    try:
+        image = decode(file.read_bytes(), file.name).image
+    except Unusable as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+    return to_size(upright(image, model.shape.channels), model.shape.height, model.shape.width)
+
+
+def draw(path: Path, answered: list[tuple[dict[str, Any], np.ndarray]]) -> None:
+    from pipeline import figures
+
+    tiles = []
+    for answer, pixels in answered:
+        best = answer["predictions"][0]
+        tiles.append(
+            figures.Tile(pixels, f"{Path(answer['path']).name}\n{best['class']} {best['probability']:.0%}", "black")
+        )
+    figures.draw_grid(path, tiles)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,92 @@
+"""What identifies a published file, and the check that a file is that one."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+HTML = "an HTML page, not the file"
+SHOWN = 12  # digits of a checksum: enough to tell two apart
+HTML_BEGINNINGS = (b"<!doctype", b"<html", b"<head", b"<body", b"<script")
+
+
+class Failure(Exception):
+    """Why one place did not give the file, in a few words."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file by its name and what identifies its bytes; what is None is not known."""
+
+    name: str
+    bytes: int | None = None
+    md5: str | None = None
+    sha256: str | None = None
+    sha256_prefix: str | None = None  # the first hexadecimal digits, as torchvision's file names carry them
+    content_sha256: str | None = None  # of what is inside the gzip file
+
+    def verify(self, path: Path) -> None:
+        """Raises Failure if the file at `path` is not this one, byte for byte."""
+        with path.open("rb") as file:
+            if looks_like_html(file.read(1024)):
+                raise Failure(HTML)
+            self.check_size(path.stat().st_size)
+            if self.md5:
+                compare("md5", digest(file, "md5"), self.md5)
+            if self.sha256:
+                compare("sha256", digest(file, "sha256"), self.sha256)
+            if self.sha256_prefix:
+                beginning = digest(file, "sha256")[: len(self.sha256_prefix)]
+                compare("beginning of sha256", beginning, self.sha256_prefix)
+
+    def verify_content(self, path: Path) -> None:
+        """Raises Failure if the gzip file at `path` does not hold this one's content, however compressed."""
+        assert self.content_sha256, "only for files whose content has a checksum"
+        try:
+            with gzip.open(path) as content:
+                compare("sha256 of the content", digest(content, "sha256"), self.content_sha256)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise Failure(f"not a whole gzip file: {error}") from None
+
+    def is_at(self, path: Path) -> bool:
+        """Whether this file, or for gzip files its content, is at `path`."""
+        if not path.is_file():
+            return False
+        try:
+            self.verify(path)
+        except Failure:
+            if not self.content_sha256:
+                return False
+            try:
+                self.verify_content(path)
+            except Failure:
+                return False
+        return True
+
+    def check_size(self, size: int | None) -> None:
+        """Raises Failure if both sizes are known and differ."""
+        if self.bytes and size is not None and size != self.bytes:
+            problem = "truncated" if size < self.bytes else "too large"
+            raise Failure(f"{problem}: {size} bytes, expected {self.bytes}")
+
+
+def digest(file: BufferedReader | gzip.GzipFile, algorithm: str) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def compare(what: str, found: str, expected: str) -> None:
+    if found != expected.lower():
+        raise Failure(f"{what} is {shortened(found)}, expected {shortened(expected)}")
+
+
+def shortened(digits: str) -> str:
+    return digits if len(digits) <= SHOWN else f"{digits[:SHOWN]}…"
+
+
+def looks_like_html(beginning: bytes) -> bool:
+    return beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(HTML_BEGINNINGS)

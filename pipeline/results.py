@@ -1,0 +1,97 @@
+"""The result of an experiment as its files tell it: `dvc.lock`, `reports/<experiment>/`, `models/<experiment>/`."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.console import UserError
+
+LOCK = Path("dvc.lock")
+# what tells one result from another; DVC's lock holds the same md5 of each
+IDENTIFYING = (
+    "history.csv",
+    "metrics.json",
+    "confusion_matrix.csv",
+    "classification_report.json",
+    "predictions.parquet",
+)
+
+
+@dataclass
+class Result:
+    experiment: str
+    dataset: str
+    params: dict[str, Any]
+    history: list[dict[str, float]]
+    metrics: dict[str, float]
+    digest: str | None  # DVC's hash of the packed data set
+    fingerprint: str | None  # of the training run, where the model is on disk
+    hash: str
+    files: list[Path]
+
+
+def locked_experiments() -> list[str]:
+    """Experiments that `dvc.lock` has as trained and evaluated."""
+    stages = locked_stages()
+    names = [stage.removeprefix("evaluate@") for stage in stages if stage.startswith("evaluate@")]
+    return [name for name in names if f"train@{name}" in stages]
+
+
+def locked_stages() -> dict[str, Any]:
+    from ruamel.yaml import YAML
+
+    if not LOCK.exists():
+        raise UserError(f"{LOCK} is not here: run this in the project's root folder, after dvc repro")
+    return YAML(typ="safe").load(LOCK.read_text())["stages"]
+
+
+def read_result(name: str) -> Result | None:
+    """Collect what is on disk of an experiment; None, with a note, where its reports are not there.
+
+    Raises UserError for an experiment that was never trained here.
+    """
+    stages = locked_stages()
+    if f"train@{name}" not in stages:
+        raise UserError(f"{LOCK} has no train@{name}: run dvc repro evaluate@{name}")
+    folder = Path("reports", name)
+    if not ((folder / "metrics.json").exists() and (folder / "history.csv").exists()):
+        print(f"{name}: {folder} is not here; dvc repro or git checkout brings it")
+        return None
+    locked_params = stages[f"train@{name}"]["params"]["params.yaml"]
+    recipe = locked_params[f"experiments.{name}"]
+    dataset = recipe["dataset"]
+    model = Path("models", name, "model.json")
+    with (folder / "history.csv").open(newline="") as file:
+        history = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return Result(
+        experiment=name,
+        dataset=dataset,
+        params={"seed": locked_params["seed"], **recipe},
+        history=history,
+        metrics=json.loads((folder / "metrics.json").read_text()),
+        digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
+        fingerprint=json.loads(model.read_text())["fingerprint"] if model.exists() else None,
+        hash=result_hash(folder, locked_md5s(stages.get(f"evaluate@{name}", {}))),
+        files=sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")),
+    )
+
+
+def locked_md5s(stage: dict[str, Any]) -> dict[str, str]:
+    return {out["path"]: out["md5"] for out in stage.get("outs", [])}
+
+
+def result_hash(folder: Path, locked: dict[str, str]) -> str:
+    """One hash for the report files, from their md5 on disk or, for those that were not pulled, in the lock."""
+    md5s = []
+    for name in IDENTIFYING:
+        file = folder / name
+        if file.exists():
+            md5s.append(hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest())
+        else:
+            md5s.append(locked.get(file.as_posix(), ""))
+    return hashlib.sha256("\n".join((folder.name, *md5s)).encode()).hexdigest()[:32]

@@ -1,0 +1,125 @@
+"""Stage `train`: train the network of one experiment and save it as safetensors.
+
+usage: python -m pipeline.train EXPERIMENT
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import live, params
+from pipeline.console import UserError, run
+from pipeline.outputs import remove, whole, write_json
+
+if TYPE_CHECKING:
+    from pipeline.recipes import Experiment
+
+CHECKPOINTS = Path(".checkpoints")
+CODE = ("train.py", "networks/*.py", "training/*.py")  # what decides the result, beside data and params
+
+
+def main() -> None:
+    (name,) = sys.argv[1:]
+    everything = params.load()
+    recipe, seed = everything.experiment(name), everything.seed_of(name)
+
+    import torch
+    from safetensors.torch import save_file
+
+    from pipeline.networks import Shape, build
+    from pipeline.training import loop
+    from pipeline.training.data import Batches, Packed
+    from pipeline.training.device import make_deterministic, place
+
+    device, threads = place(recipe.compute)
+    make_deterministic(device, threads)
+    folder = Path("data/packed", recipe.dataset)
+    packed = Packed(folder)
+    mean, std = packed.normalization(recipe.normalize)
+    rows = packed.rows("train", "val") if recipe.whole_train else packed.rows("train")
+    validation_rows = packed.rows() if recipe.whole_train else packed.rows("val")
+    data = Batches(packed, rows, mean, std, device)
+    validation = Batches(packed, validation_rows, mean, std, device) if len(validation_rows) else None
+
+    torch.manual_seed(seed)
+    shape = Shape(packed.meta["channels"], packed.meta["height"], packed.meta["width"], len(packed.classes))
+    weights = pretrained(name, recipe)
+    model = build(recipe.network, shape, weights).to(device)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    print(f"{name}: {trainable:,} of {parameters:,} parameters, {len(data):,} images, on {device} ({threads} threads)")
+
+    description = {
+        "experiment": name,
+        "dataset": recipe.dataset,
+        "network": recipe.network.model_dump(mode="json"),
+        "shape": shape._asdict(),
+        "classes": packed.classes,
+        "preprocessing": {**packed.meta["preprocessing"], "mean": mean, "std": std},
+        "parameters": parameters,
+        "trainable_parameters": trainable,
+    }
+    files = [folder / "meta.json", folder / "index.parquet", *([weights] if weights else [])]
+    inputs = [recipe.model_dump(mode="json"), seed, [sha256(file) for file in files], code()]
+    environment = [device.type, threads, torch.__version__]
+    identity = fingerprint(name, inputs)
+    saved = CHECKPOINTS / f"{name}-{fingerprint(identity, environment)}.pt"
+    with live.Logger(name, identity) as logger:
+        history = loop.train(model, recipe, data, validation, seed, saved, logger.log)
+
+    with whole(Path("models", name)) as folder:
+        folder.mkdir()
+        state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+        write_json(folder / "model.json", {**description, "fingerprint": identity})
+    write_history(Path("reports", name, "history.csv"), history)
+    for stale in CHECKPOINTS.glob(f"{name}-*.pt"):
+        remove(stale)
+    last = history[-1]
+    print(
+        ", ".join(
+            f"{key.replace('_', ' ')} {value:.4f}"
+            for key, value in last.items()
+            if key != "epoch" and value is not None
+        )
+    )
+
+
+def pretrained(name: str, recipe: Experiment) -> Path | None:
+    """The file that the stage `weights` fetched, if the network starts from one."""
+    if not getattr(recipe.network, "weights", None):
+        return None
+    file = next(Path("data/weights", name).glob("[!.]*"), None)
+    if file is None:
+        raise UserError(f"data/weights/{name} holds no weights: run dvc repro weights@{name}")
+    return file
+
+
+def write_history(path: Path, history: list[Any]) -> None:
+    import pandas as pd
+
+    columns = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+    with whole(path) as partial:
+        pd.DataFrame(history).reindex(columns=columns).dropna(axis=1, how="all").to_csv(partial, index=False)
+
+
+def fingerprint(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code() -> list[str]:
+    folder = Path(__file__).parent
+    return [sha256(file) for pattern in CODE for file in sorted(folder.glob(pattern))]
+
+
+if __name__ == "__main__":
+    run(main)

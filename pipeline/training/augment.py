@@ -1,0 +1,34 @@
+"""Random changes to a batch of images on its device, another one for every image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+
+def augment(images: Tensor, recipe: Any, generator: Generator) -> Tensor:
+    """Rotate and flip each of (B, C, H, W) images at random, as `recipes.Augment` says.
+
+    One affine map an image, sampled bilinearly; what was outside is black, as torchvision fills it.
+    The draws come from a generator on the CPU, so that they are the same on every device.
+    """
+    if not (recipe.rotation or recipe.horizontal_flip):
+        return images
+    count = len(images)
+    angle = (2 * torch.rand(count, generator=generator) - 1) * recipe.rotation * torch.pi / 180
+    mirror = 1 - 2 * (torch.rand(count, generator=generator) < recipe.horizontal_flip).float()
+    height, width = images.shape[-2:]
+    cos, sin, none = angle.cos(), angle.sin(), torch.zeros(count)
+    # grid coordinates run from -1 to 1 on both sides: scale the shear terms to keep the angles of other than squares
+    maps = torch.stack(
+        [
+            torch.stack([cos * mirror, -sin * height / width, none], dim=1),
+            torch.stack([sin * mirror * width / height, cos, none], dim=1),
+        ],
+        dim=1,
+    ).to(images.device)
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)

@@ -1,0 +1,37 @@
+"""The state of a training run between two epochs, kept outside DVC's outputs, which are deleted at every start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pipeline.outputs import whole
+
+if TYPE_CHECKING:
+    from pipeline.training.loop import Row
+
+
+def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[Row]) -> None:
+    # a frozen backbone is in its own file already
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    frozen = {name for name, _ in model.named_parameters()} - trained
+    state: dict[str, Any] = {
+        "model": {name: value for name, value in model.state_dict().items() if name not in frozen},
+        "optimizer": optimizer.state_dict(),
+        "history": history,
+    }
+    with whole(path) as partial:
+        torch.save(state, partial)
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Row]:
+    """Restore model and optimizer in place and return the history; if there is no checkpoint, an empty one."""
+    if not path.exists():
+        return []
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"], strict=False)
+    optimizer.load_state_dict(state["optimizer"])
+    return state["history"]

@@ -1,0 +1,37 @@
+"""Where a network is trained and evaluated, and how that gives the same bytes every time."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from pipeline.console import UserError
+
+
+def place(compute: Any) -> tuple[torch.device, int]:
+    """The device to train on and the number of CPU threads. Raises UserError for a device that is not there."""
+    wanted = compute.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"params.yaml: compute.device = '{wanted}' can't be used here ({reason}); try auto or cpu"
+        ) from None
+    threads = torch.get_num_threads() if compute.threads == "auto" else compute.threads
+    return device, threads
+
+
+def make_deterministic(device: torch.device, threads: int) -> None:
+    """Same inputs, same bytes: fixed algorithms, a fixed number of threads, no TF32 by chance."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
+    # as use_deterministic_algorithms(True, warn_only=True), which also imports the compiler, in 4 seconds
+    torch.set_deterministic_debug_mode("warn")
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = False

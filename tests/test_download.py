@@ -1,0 +1,605 @@
+"""The stage `download` against real servers with faults, folders, packages and signals."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import download, fetch, fetch_http, published
+from pipeline.console import UserError
+from pipeline.digits import write_archive
+from pipeline.published import Failure, Wanted
+
+ROOT = Path(__file__).parents[1]
+BODY = random.Random(7).randbytes(1_500_000)
+LABELS = gzip.compress(b"labels" * 99, mtime=0)
+PAGE = b"<!DOCTYPE html><html><body>Please sign in</body></html>"
+BINARY = "application/octet-stream"
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def identified(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "md5": hashlib.md5(content).hexdigest(), "sha256": sha256(content)}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves `server.files`; the first folder of the path names the fault."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_GET(self) -> None:
+        _, fault, name = self.path.split("/")
+        self.server.requests.append((fault, name, self.headers["Range"]))
+        body = self.server.files.get(name)
+        if fault == "hang":
+            self.server.released.wait(20)
+            return
+        if fault in ("500", "429") or (fault == "500-twice" and len(self.server.requests) <= 2):
+            return self.answer(int(fault[:3]), b"busy")
+        if body is None or fault == "404":
+            return self.answer(404, b"<html>no such file</html>", kind="text/html")
+        if fault == "html":
+            return self.answer(200, PAGE, kind="text/html; charset=utf-8")
+        if fault == "html-as-binary":
+            return self.answer(200, PAGE)
+        if fault == "wrong":
+            return self.answer(200, body[::-1])
+        if fault == "short":  # as after an upload that broke off
+            return self.answer(200, body[: len(body) // 2])
+        if fault == "encoded":  # the label that some servers put on .gz files
+            return self.answer(200, body, encoding="gzip")
+        start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if self.headers["Range"] else 0
+        if fault == "416" and start:
+            return self.answer(416, b"")
+        if fault == "wrong-range" and start:
+            return self.answer(206, body[start // 2 :], content_range=f"bytes {start // 2}-{len(body) - 1}/{len(body)}")
+        if not start or fault in ("ignores-range", "416", "breaks"):
+            return self.answer(200, body, fault=fault)
+        self.answer(206, body[start:], fault=fault, content_range=f"bytes {start}-{len(body) - 1}/{len(body)}")
+
+    def answer(self, status: int, body: bytes, *, fault: str = "", kind: str = BINARY, **more: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        if fault == "no-length":
+            self.close_connection = True
+        else:
+            self.send_header("Content-Length", str(len(body)))
+        if "content_range" in more:
+            self.send_header("Content-Range", more["content_range"])
+        if "encoding" in more:
+            self.send_header("Content-Encoding", more["encoding"])
+        self.end_headers()
+        if fault in ("breaks", "halves", "no-length") and len(body) > 100_000:
+            body = body[: len(body) // 2]
+            self.close_connection = True
+        for start in range(0, len(body), 1 << 16):
+            self.wfile.write(body[start : start + (1 << 16)])
+            if fault == "slow" and not self.server.released.is_set():
+                time.sleep(0.2)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {"images.gz": BODY, "labels.gz": LABELS}
+        self.requests: list[tuple[str, str, str | None]] = []
+        self.released = threading.Event()  # ends every delay
+
+    def mirror(self, fault: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{fault}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # a client that is killed
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.released.set()
+        server.shutdown()
+
+
+class Project:
+    """A folder with its own params.yaml, in which stages run as processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.params: dict[str, Any] = {"seed": 1, "downloads": {}}
+
+    def publish(self, mirrors: list[str], **files: bytes) -> None:
+        entries = {name.replace("_", "."): identified(content) for name, content in files.items()}
+        self.params["downloads"]["toy"] = {"mirrors": mirrors, "files": entries}
+        self.save()
+
+    def experiment(self, **network: Any) -> None:
+        self.params["datasets"] = {"toy": {"source": "data/raw/toy", "image_size": 64}}
+        self.params["experiments"] = {
+            "toy-net": {
+                "dataset": "toy",
+                "network": network,
+                "optimizer": {"name": "sgd", "lr": 0.1},
+                "epochs": 1,
+                "batch_size": 8,
+            }
+        }
+        self.save()
+
+    def save(self) -> None:
+        with (self.root / "params.yaml").open("w") as file:
+            YAML().dump(self.params, file)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline.download", *arguments],
+            cwd=self.root,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        with self.start(*arguments) as process:
+            output, errors = process.communicate(timeout=60)
+        return process.returncode, output, errors
+
+    def raw(self, name: str) -> bytes:
+        return (self.root / "data/raw/toy" / name).read_bytes()
+
+    def is_absent(self) -> bool:
+        raw = self.root / "data/raw"
+        return not raw.exists() or not list(raw.iterdir())
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("DATA_MIRROR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def closed_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch_http, "BACK_OFF", 0.01)
+    monkeypatch.setattr(fetch_http, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(fetch_http, "PATIENCE", 0.5)
+
+
+def fetch_images(mirror: str) -> bytes:
+    """Through the functions themselves, where a process would be slow."""
+    wanted = Wanted("images.gz", **identified(BODY))
+    return (fetch.fetch_all([wanted], [mirror], Path("waiting"), "toy") / "images.gz").read_bytes()
+
+
+# --- the whole stage -------------------------------------------------------------------------------------------------
+
+
+def test_second_mirror_gives_what_the_first_has_not(project: Project, server: Server) -> None:
+    project.publish([server.mirror("404"), server.mirror("ok") + "/"], images_gz=BODY, labels_gz=LABELS)
+    status, output, errors = project.run("toy")
+    assert status == 0, errors
+    assert project.raw("images.gz") == BODY and project.raw("labels.gz") == LABELS
+    assert "HTTP 404" in errors and "/ok/images.gz" in output
+    assert not list((project.root / "data/.downloads").iterdir())
+    asked = len(server.requests)
+    assert project.run("toy")[:2] == (0, "data/raw/toy is complete\n") and len(server.requests) == asked
+
+
+def test_no_network_is_one_line_with_every_address(project: Project, closed_port: str) -> None:
+    project.publish([closed_port + "/a", closed_port + "/b/", "nowhere", "ftp://host/c"], images_gz=BODY)
+    began = time.monotonic()
+    status, output, errors = project.run("toy")
+    assert time.monotonic() - began < 15
+    assert (status, output, errors.count("\n")) == (1, "", 1)
+    for address in ("a/images.gz", "b/images.gz"):
+        assert f"{closed_port}/{address}: connection refused" in errors
+    assert "nowhere/images.gz: no such file" in errors and "ftp://host/c: expected an http(s)" in errors
+    assert "set DATA_MIRROR to a folder that holds toy/images.gz" in errors
+    assert project.is_absent()
+
+
+def test_file_placed_by_hand_where_the_error_says(project: Project) -> None:
+    project.publish(["nowhere"], images_gz=BODY)
+    with pytest.raises(UserError) as raised:
+        download.download_dataset("toy")
+    place = re.search(r"Place the file at (\S+)", str(raised.value))
+    assert place
+    Path(place[1]).write_bytes(BODY)
+    download.download_dataset("toy")
+    assert project.raw("images.gz") == BODY
+
+
+def interrupt_halfway(project: Project, sent: signal.Signals) -> tuple[int, str]:
+    part = project.root / "data/.downloads/toy/images.gz.part"
+    with project.start("toy") as process:
+        while not part.exists() or part.stat().st_size < 1 << 17:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(sent)
+        _, errors = process.communicate(timeout=20)
+    assert 0 < part.stat().st_size < len(BODY) and project.is_absent()
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted_download_resumes(project: Project, server: Server, sent: signal.Signals) -> None:
+    project.publish([server.mirror("slow")], labels_gz=LABELS, images_gz=BODY)
+    status, errors = interrupt_halfway(project, sent)
+    if sent == signal.SIGINT:
+        assert status == 130 and "Traceback" not in errors
+    server.released.set()
+    assert project.run("toy")[0] == 0
+    (_, name, wanted_range) = server.requests[-1]
+    assert name == "images.gz" and wanted_range and int(wanted_range[6:-1]) >= 1 << 17
+    assert [name for _, name, _ in server.requests].count("labels.gz") == 1, (
+        "complete files wait, they are not refetched"
+    )
+    assert project.raw("images.gz") == BODY and project.raw("labels.gz") == LABELS
+
+
+def test_full_disk_is_one_line(project: Project, server: Server) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    project.publish([server.mirror("ok")], images_gz=BODY)
+    (project.root / "data/.downloads/toy").mkdir(parents=True)
+    (project.root / "data/.downloads/toy/images.gz.part").symlink_to("/dev/full")
+    status, _, errors = project.run("toy")
+    assert status == 1 and errors == "error: writing: No space left on device\n"
+    assert project.is_absent()
+
+
+def test_no_write_permission_is_one_line(project: Project, server: Server) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    project.publish([server.mirror("ok")], images_gz=BODY)
+    (project.root / "data").mkdir(mode=0o555)
+    status, _, errors = project.run("toy")
+    assert status == 1 and "Permission denied" in errors and errors.count("\n") == 1
+
+
+def test_file_in_place_of_the_folder_stays(project: Project, server: Server) -> None:
+    project.publish([server.mirror("ok")], images_gz=BODY)
+    Path("data").write_text("mine")
+    with pytest.raises(NotADirectoryError):
+        download.download_dataset("toy")
+    assert Path("data").read_text() == "mine"
+
+
+def test_names_cannot_leave_the_folder(project: Project) -> None:
+    for name in ("../evil", "a/b", "..", "a\\b"):
+        with pytest.raises(UserError, match="expected a file's name"):
+            download.plain(name)
+
+
+# --- http ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("404", "HTTP 404"),
+        ("500", "HTTP 500"),
+        ("429", "HTTP 429"),
+        ("html", "an HTML page, not the file"),
+        ("html-as-binary", "an HTML page, not the file"),
+        ("short", "truncated: 750000 bytes, expected 1500000"),
+        ("breaks", "truncated: the connection broke off after 7[0-9]{5} of 1500000 bytes"),
+        ("wrong", "md5 is [0-9a-f]{12}…, expected [0-9a-f]{12}…"),
+        ("hang", "no answer within 0.3 s"),
+    ],
+)
+def test_what_is_not_the_file_is_refused(
+    project: Project, server: Server, impatient: None, fault: str, reason: str
+) -> None:
+    with pytest.raises(UserError, match=f"/{fault}/images.gz: {reason}"):
+        fetch_images(server.mirror(fault))
+    assert not list(Path("waiting/complete").iterdir())
+    assert fetch_images(server.mirror("ok")) == BODY, "what was left must not harm the next mirror"
+
+
+@pytest.mark.parametrize("fault", ["500-twice", "halves", "no-length", "encoded"])
+def test_faults_that_pass(project: Project, server: Server, impatient: None, fault: str) -> None:
+    assert fetch_images(server.mirror(fault)) == BODY
+
+
+@pytest.mark.parametrize("fault", ["ok", "ignores-range", "416", "wrong-range"])
+@pytest.mark.parametrize("beginning", [BODY[:500_000], b"x" * 500_000, b"x" * len(BODY), BODY])
+def test_part_file_never_harms(project: Project, server: Server, fault: str, beginning: bytes) -> None:
+    Path("waiting").mkdir()
+    Path("waiting/images.gz.part").write_bytes(beginning)
+    assert fetch_images(server.mirror(fault)) == BODY
+    if fault == "ok" and beginning == BODY[:500_000]:
+        assert server.requests == [("ok", "images.gz", "bytes=500000-")]
+    if beginning == BODY:
+        assert not server.requests
+
+
+def test_part_file_of_unknown_size_is_complete(project: Project, server: Server) -> None:
+    """Where only a checksum is known, the server's 416 starts it again."""
+    Path("waiting").mkdir()
+    Path("waiting/images.gz.part").write_bytes(BODY)
+    wanted = Wanted("images.gz", sha256_prefix=sha256(BODY)[:8])
+    assert (
+        fetch.fetch_all([wanted], [server.mirror("416")], Path("waiting"), "toy") / "images.gz"
+    ).read_bytes() == BODY
+
+
+def test_dead_server_is_waited_for_once(project: Project, server: Server, closed_port: str, impatient: None) -> None:
+    files = [Wanted("images.gz", **identified(BODY)), Wanted("labels.gz", **identified(LABELS))]
+    unreachable: dict[str, str] = {}
+    Path("waiting/complete").mkdir(parents=True)
+    for wanted in files:
+        assert not fetch.fetch_from_first(
+            [closed_port, server.mirror("ok")], wanted, Path("waiting/complete"), unreachable
+        )
+    assert unreachable == {closed_port: "connection refused"}
+
+
+def test_reasons_are_short(closed_port: str) -> None:
+    wanted = Wanted("a", sha256="0")
+    for url in ("http://", "http://[::1", "http://127.0.0.1:99999/a"):
+        with pytest.raises(Failure) as raised:
+            fetch_http.request(url, wanted, Path("never-written"))
+        assert "\n" not in str(raised.value) and len(str(raised.value)) < 100
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["folder", "file URL", "http URL"])
+def test_data_mirror_comes_first(
+    project: Project, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "own mirror/toy").mkdir(parents=True)
+    (tmp_path / "own mirror/toy/images.gz").write_bytes(BODY)
+    own = {"folder": "own mirror", "file URL": (tmp_path / "own mirror").as_uri(), "http URL": server.mirror("")[:-1]}
+    monkeypatch.setenv("DATA_MIRROR", own[kind])
+    project.publish([server.mirror("404")], images_gz=BODY)
+    download.download_dataset("toy")
+    assert project.raw("images.gz") == BODY
+    assert not (project.root / "data/raw/toy/images.gz").is_symlink()
+    assert [fault for fault, _, _ in server.requests] == (["toy"] if kind == "http URL" else [])
+
+
+def test_checksum_decides_for_data_mirror_too(
+    project: Project, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "own/toy").mkdir(parents=True)
+    (tmp_path / "own/toy/images.gz").write_bytes(BODY[::-1])
+    monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "own"))
+    project.publish([server.mirror("ok")], images_gz=BODY)
+    download.download_dataset("toy")
+    assert project.raw("images.gz") == BODY
+    project.publish([], images_gz=b"another")
+    with pytest.raises(UserError, match=r"own/toy/images.gz: too large: 1500000 bytes, expected 7"):
+        download.download_dataset("toy")
+    assert project.is_absent()
+
+
+def test_published_sets_from_data_mirror(project: Project, monkeypatch: pytest.MonkeyPatch, request: Any) -> None:
+    if not MIRROR or not (Path(MIRROR) / "mnist").is_dir():
+        pytest.skip("DATA_MIRROR names no folder that holds mnist/")
+    monkeypatch.setenv("DATA_MIRROR", MIRROR)
+    shutil.copy(ROOT / "params.yaml", project.root)
+    status, _, errors = project.run("mnist")
+    assert status == 0, errors
+    names = sorted(path.name for path in (project.root / "data/raw/mnist").iterdir())
+    assert [name[:12] for name in names] == ["t10k-images-", "t10k-labels-", "train-images", "train-labels"]
+
+
+MIRROR = os.environ.get("DATA_MIRROR")  # before the fixture hides it
+
+
+# --- Debian packages -------------------------------------------------------------------------------------------------
+
+
+def test_package_that_compressed_again(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a package built here and an apt-get that hands it out."""
+    if not shutil.which("dpkg-deb"):
+        pytest.skip("no dpkg-deb on this system")
+    tree = tmp_path / "tree"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN/control").write_text(
+        "Package: toy\nVersion: 1\nArchitecture: all\nMaintainer: me <me@example.org>\nDescription: toy\n"
+    )
+    (tree / "usr/share/toy").mkdir(parents=True)
+    content = gzip.decompress(LABELS)
+    (tree / "usr/share/toy/labels.gz").write_bytes(gzip.compress(content, 1, mtime=99))
+    (tree / "usr/share/toy/broken.gz").write_bytes(LABELS[:-20])
+    subprocess.run(["dpkg-deb", "--build", tree, tmp_path / "toy.deb"], check=True, capture_output=True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/apt-get").write_text(
+        f"#!/bin/sh\necho once >> {tmp_path}/calls\ncp {tmp_path}/toy.deb toy_1.deb\n"
+    )
+    (tmp_path / "bin/apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+
+    def attempt(name: str, **more: str) -> Path:
+        return fetch.fetch("apt:toy", Wanted(name, **{**identified(LABELS), **more}), tmp_path)
+
+    assert gzip.decompress(attempt("labels.gz", content_sha256=sha256(content)).read_bytes()) == content
+    with pytest.raises(Failure, match="bytes, expected"):
+        attempt("labels.gz")
+    with pytest.raises(Failure, match="sha256 of the content is"):
+        attempt("labels.gz", content_sha256=sha256(b"other"))
+    with pytest.raises(Failure, match="not a whole gzip file"):
+        attempt("broken.gz", content_sha256=sha256(content))
+    with pytest.raises(Failure, match=r"toy_1.deb holds no file of that name"):
+        attempt("none.gz")
+    assert (tmp_path / "calls").read_text() == "once\n"
+
+
+def test_published_package(project: Project) -> None:
+    if not shutil.which("apt-get"):
+        pytest.skip("no apt-get on this system")
+    name = "t10k-labels-idx1-ubyte.gz"
+    content = "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
+    wanted = Wanted(
+        name, sha256="67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5", content_sha256=content
+    )
+    try:
+        fetch.unpackaged("dataset-fashion-mnist", project.root)
+    except Failure as failure:
+        pytest.skip(f"the package can't be had here: {failure}")
+    path = fetch.fetch("apt:dataset-fashion-mnist", wanted, project.root)
+    assert sha256(gzip.decompress(path.read_bytes())) == content
+
+
+def test_no_such_package(project: Project) -> None:
+    with pytest.raises(Failure, match="apt-get"):
+        fetch.unpackaged("no-such-package-at-all", project.root)
+    assert not list(project.root.iterdir())
+
+
+# --- digits ----------------------------------------------------------------------------------------------------------
+
+
+def test_digits_need_no_network_and_are_the_same_always(project: Project) -> None:
+    """The checksum in params.yaml was made elsewhere: the stage succeeds only with the same bytes."""
+    shutil.copy(ROOT / "params.yaml", project.root)
+    download.download_dataset("digits")
+    write_archive(project.root / "again.zip")
+    archive = project.root / "data/raw/digits/digits.zip"
+    assert archive.read_bytes() == (project.root / "again.zip").read_bytes()
+
+
+def test_digits_are_those_of_scikit_learn(tmp_path: Path) -> None:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    write_archive(tmp_path / "digits.zip")
+    with zipfile.ZipFile(tmp_path / "digits.zip") as archive:
+        names = archive.namelist()
+        assert names == [f"{label}/{number:04}.png" for number, label in enumerate(digits.target)]
+        with archive.open(names[1796]) as file, Image.open(file) as image:
+            assert (image.mode, image.size) == ("L", (8, 8))
+            pixels = list(image.tobytes())
+    assert pixels == [round(value * 255 / 16) for value in digits.images[1796].ravel()]
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+WEIGHTS = {"file": "images.gz", "sha256": sha256(BODY)}
+
+
+def test_network_without_weights_gets_an_empty_folder(project: Project) -> None:
+    folder = project.root / "data/weights/toy-net"
+    folder.mkdir(parents=True)
+    (folder / "old.pth").write_bytes(b"old")
+    project.experiment(name="mlp")
+    for _ in range(2):
+        assert project.run("--weights", "toy-net") == (0, "", "")
+        assert not list(folder.iterdir())
+    project.experiment(name="transfer", backbone="alexnet")
+    download.download_weights("toy-net")
+    assert not list(folder.iterdir())
+
+
+def test_own_weights(project: Project, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    project.experiment(name="transfer", backbone="alexnet", weights={**WEIGHTS, "mirrors": [server.mirror("ok")]})
+    (tmp_path / "own/weights").mkdir(parents=True)
+    (tmp_path / "own/weights/images.gz").write_bytes(BODY)
+    monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "own"))
+    status, _, errors = project.run("--weights", "toy-net")
+    assert status == 0, errors
+    folder = project.root / "data/weights/toy-net"
+    assert [path.name for path in folder.iterdir()] == ["images.gz"] and not server.requests
+    assert (folder / "images.gz").read_bytes() == BODY
+
+    (folder / "other.pth").write_bytes(b"old")
+    (tmp_path / "own/weights/images.gz").unlink()
+    kept = (folder / "images.gz").stat()
+    download.download_weights("toy-net")
+    assert [path.name for path in folder.iterdir()] == ["images.gz"] and not server.requests
+    assert (folder / "images.gz").stat() == kept
+
+    (folder / "images.gz").write_bytes(b"damaged")
+    download.download_weights("toy-net")
+    assert (folder / "images.gz").read_bytes() == BODY and len(server.requests) == 1
+
+
+def test_weights_that_another_experiment_has(project: Project, closed_port: str) -> None:
+    project.experiment(name="transfer", backbone="alexnet", weights={**WEIGHTS, "mirrors": [closed_port]})
+    for experiment, content in (("a-wrong", b"damaged"), ("b-right", BODY)):
+        (project.root / "data/weights" / experiment).mkdir(parents=True)
+        (project.root / "data/weights" / experiment / "images.gz").write_bytes(content)
+    download.download_weights("toy-net")
+    assert Path("data/weights/toy-net/images.gz").read_bytes() == BODY
+    assert Path("data/weights/b-right/images.gz").read_bytes() == BODY
+
+
+def test_weights_that_no_place_has(project: Project, closed_port: str, impatient: None) -> None:
+    project.experiment(name="transfer", backbone="alexnet", weights={**WEIGHTS, "mirrors": [closed_port]})
+    with pytest.raises(UserError) as raised:
+        download.download_weights("toy-net")
+    assert f"{closed_port}/images.gz: connection refused" in str(raised.value)
+    assert str(raised.value).endswith("holds weights/images.gz") and "\n" not in str(raised.value)
+    assert not Path("data/weights/toy-net").exists()
+
+
+def test_checksum_in_the_name_decides(project: Project, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's rule with a small file in place of its large ones."""
+    name = f"tiny-owt-{sha256(BODY)[:8]}.pth"
+    server.files[name] = BODY
+    mirrors = [server.mirror("wrong"), server.mirror("ok")]
+    wanted = Wanted(name, sha256_prefix=download.checksum_in(name))
+    monkeypatch.setattr(download, "torchvision_file", lambda backbone, weights: (wanted, mirrors))
+    project.experiment(name="transfer", backbone="alexnet", weights="IMAGENET1K_V1")
+    download.download_weights("toy-net")
+    assert Path("data/weights/toy-net", name).read_bytes() == BODY
+    assert [fault for fault, _, _ in server.requests] == ["wrong", "ok"]
+    with pytest.raises(UserError, match="expected a name that ends with -XXXXXXXX"):
+        download.checksum_in("mobilenet_v2_qnnpack_37f702c5.pth")
+
+
+def test_what_torchvision_publishes() -> None:
+    wanted, (mirror,) = download.torchvision_file("alexnet", "IMAGENET1K_V1")
+    assert wanted == Wanted("alexnet-owt-7be5be79.pth", sha256_prefix="7be5be79")
+    assert re.fullmatch(r"https://\S+/models", mirror)
+    with pytest.raises(UserError, match=r"no such model \(did you mean 'alexnet'\?\); it has: alexnet, "):
+        download.torchvision_file("alexnett", "IMAGENET1K_V1")
+    with pytest.raises(UserError, match=r"\(did you mean 'IMAGENET1K_V1'\?\); it has: IMAGENET1K_V1"):
+        download.torchvision_file("alexnet", "IMAGENET1K_V9")
+
+
+def test_html_is_told_by_its_beginning() -> None:
+    assert published.looks_like_html(b"\xef\xbb\xbf\n  <!DOCTYPE HTML>")
+    assert not published.looks_like_html(b"\x1f\x8b\x08<html>")
