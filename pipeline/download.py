@@ -56,16 +56,16 @@ def download_dataset(name: str) -> None:
 
 
 def download_weights(experiment: str) -> None:
-    """Fetch the pretrained weights of an experiment's network into data/weights/EXPERIMENT; none: an empty folder.
+    """Fetch the pretrained weights of an experiment's network into data/weights/EXPERIMENT; none: none.txt.
 
     Raises UserError when every place fails or torchvision has no such weights, OSError when the disk does.
     """
     network = params.load().experiment(experiment).network
     folder = WEIGHTS / experiment
     if not isinstance(network, Transfer) or network.weights is None:
-        if not holds_just(folder, []):
-            with whole(folder) as empty:
-                empty.mkdir()
+        with whole(folder) as partial:
+            partial.mkdir()
+            (partial / "none.txt").write_text("Random weights to start from.\n")  # DVC warns of an empty folder
         return
     weights = network.weights
     if isinstance(weights, WeightsFile):

@@ -520,17 +520,17 @@ def test_digits_are_those_of_scikit_learn(tmp_path: Path) -> None:
 WEIGHTS = {"file": "images.gz", "sha256": sha256(BODY)}
 
 
-def test_network_without_weights_gets_an_empty_folder(project: Project) -> None:
+def test_network_without_weights_gets_none(project: Project) -> None:
     folder = project.root / "data/weights/toy-net"
     folder.mkdir(parents=True)
     (folder / "old.pth").write_bytes(b"old")
     project.experiment(name="mlp")
     for _ in range(2):
         assert project.run("--weights", "toy-net") == (0, "", "")
-        assert not list(folder.iterdir())
+        assert [path.name for path in folder.iterdir()] == ["none.txt"]
     project.experiment(name="transfer", backbone="alexnet")
     download.download_weights("toy-net")
-    assert not list(folder.iterdir())
+    assert [path.name for path in folder.iterdir()] == ["none.txt"]
 
 
 def test_own_weights(project: Project, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

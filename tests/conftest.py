@@ -1,0 +1,179 @@
+"""What the tests share: a small project to run stages in, a clone to run DVC in, images of every kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).parents[1]
+ENVIRONMENT = {
+    **{key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_", "GIT_"))},
+    "NO_PROXY": "127.0.0.1,localhost",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.com",
+    "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.com",
+}  # fmt: skip
+
+
+@dataclass
+class Ran:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run(command: list[str], cwd: Path, timeout: float = 300, **environment: str) -> Ran:
+    done = subprocess.run(
+        command, cwd=cwd, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=timeout
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+class Project:
+    """A folder with a params.yaml of its own, in which stages run as processes, without DVC."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.params: dict[str, Any] = {"seed": 1, "downloads": {}, "datasets": {}, "experiments": {}}
+
+    def command(self, stage: str, *arguments: str) -> list[str]:
+        """Write params.yaml (JSON is YAML too) and return the command of a stage."""
+        (self.root / "params.yaml").write_text(json.dumps(self.params))
+        return [sys.executable, "-m", f"pipeline.{stage}", *arguments]
+
+    def run(self, stage: str, *arguments: str, timeout: float = 300, **environment: str) -> Ran:
+        variables = {"PYTHONPATH": str(REPOSITORY), "DVC_ROOT": str(self.root), **environment}
+        return run(self.command(stage, *arguments), self.root, timeout, **variables)
+
+    def must_run(self, stage: str, *arguments: str, **environment: str) -> Ran:
+        ran = self.run(stage, *arguments, **environment)
+        assert ran.status == 0, ran.out + ran.err
+        return ran
+
+    def dataset(self, name: str, source: str, image_size: int | list[int] = 8, **more: Any) -> None:
+        self.params["datasets"][name] = {"source": source, "image_size": image_size, **more}
+
+    def experiment(self, name: str, dataset: str, **more: Any) -> None:
+        self.params["experiments"][name] = {
+            "dataset": dataset,
+            "network": {"name": "mlp", "hidden": [16]},
+            "optimizer": {"name": "adam", "lr": 0.01},
+            "epochs": 2,
+            "batch_size": 8,
+            **more,
+        }
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def failed_in_one_line(ran: Ran, *words: str) -> None:
+    """The promise for a person's mistake: exit status 1, one line `error: …` with these words, no traceback."""
+    assert ran.status == 1, ran.out + ran.err
+    assert "Traceback" not in ran.err
+    errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, ran.err
+    assert ran.err.rstrip().splitlines()[-1] == errors[0]
+    for word in words:
+        assert word in errors[0], errors[0]
+
+
+def picture(seed: int, height: int = 12, width: int = 10, mode: str = "RGB") -> Image.Image:
+    """A small picture, another one for every seed."""
+    shape = (height, width) if mode == "L" else (height, width, len(mode))
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def class_folders(root: Path, classes: dict[str, int], suffix: str = ".png", **options: Any) -> Path:
+    """Write `count` different pictures for each class to root/class/NNN.png."""
+    seed = 0
+    for label, count in classes.items():
+        (root / label).mkdir(parents=True)
+        for number in range(count):
+            picture(seed, **options).save(root / label / f"{number:03d}{suffix}")
+            seed += 1
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_mirror() -> Path:
+    """The folder of real data, for tests that do more with it."""
+    folder = os.environ.get("DATA_MIRROR", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("DATA_MIRROR names no folder of real data")
+    return Path(folder)
+
+
+@dataclass
+class Clone:
+    """A copy of this repository's files as a git repository of its own, sharing the installed packages."""
+
+    root: Path
+
+    def run(self, *command: str, timeout: float = 600, **environment: str) -> Ran:
+        program = REPOSITORY / ".venv/bin" / command[0]
+        first = str(program) if program.exists() else command[0]
+        return run([first, *command[1:]], self.root, timeout, **environment)
+
+    def must_run(self, *command: str, **environment: str) -> Ran:
+        ran = self.run(*command, **environment)
+        assert ran.status == 0, ran.out + ran.err
+        return ran
+
+
+def make_clone(root: Path) -> Clone:
+    clone = Clone(root)
+    root.mkdir(parents=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=REPOSITORY, capture_output=True, check=True
+    ).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, root / name)
+    (root / ".venv").symlink_to(REPOSITORY / ".venv")
+    clone.must_run("git", "init", "-q", "-b", "main")
+    clone.must_run("git", "add", "-A")
+    clone.must_run("git", "commit", "-q", "-m", "Start")
+    return clone
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Iterator[Clone]:
+    """A clone of its own for tests that change it; nothing has run in it."""
+    yield make_clone(tmp_path / "clone")
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone in which `dvc repro` has run for digits, once for all tests of one process. Tests must leave it as it is:
+    put them in the group `@pytest.mark.xdist_group("digits")`, which runs in one process."""
+    clone = make_clone(tmp_path_factory.mktemp("digits") / "new clone")  # a path with a space
+    clone.must_run("dvc", "repro", "--glob", "evaluate@digits-*")
+    return clone
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Clone], Clone]:
+    """Copy a clone with everything that ran in it, for a test that changes it."""
+
+    def copied(clone: Clone) -> Clone:
+        shutil.copytree(clone.root, tmp_path / "copy", symlinks=True)
+        return Clone(tmp_path / "copy")
+
+    return copied
