@@ -9,7 +9,7 @@ import hashlib
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,13 @@ import numpy as np
 from pipeline import params
 from pipeline.console import UserError, progress, run
 from pipeline.images import decode, hashing, parallel, sheets
-from pipeline.images.items import Content, Item, Problem
+from pipeline.images.items import IMAGE_SUFFIXES, Content, Item, Problem, is_visible
 from pipeline.images.sources import Source, open_source
 from pipeline.manifest import write_manifest
 from pipeline.outputs import whole, write_json
 
 LISTED = 50  # broken images named when there are too many
+SIDES = ("train", "val", "test")  # of equal images on several official sides, the last side keeps its own
 BROKEN = {"unreadable", "truncated", "not_an_image", "empty_file", "too_large"}
 
 
@@ -68,7 +69,7 @@ def inspect_all(source: Source) -> tuple[list[dict[str, Any]], dict[str, list[np
     ):
         if item.label is None and not BROKEN.intersection(fact["issues"]):
             fact["issues"].append("no_label")
-            fact["reason"] = "not in a class folder"
+            fact["reason"] = "not in a class folder" if is_visible(item.path) else "hidden"
         elif thumbnail is not None and item.label is not None:
             thumbnails[item.label].append(thumbnail)
         rows.append({"path": item.path, "label": item.label, "official_split": item.split, **fact})
@@ -109,46 +110,56 @@ def unusable_facts(content: Content) -> dict[str, Any]:
 
 def compare(rows: list[dict[str, Any]]) -> None:
     """Find equal contents, add their issues, and give every row its status."""
+    leaked = set()
     groups = defaultdict(list)
     for row in rows:
-        if not BROKEN.intersection(row["issues"]):
+        if status(set(row["issues"])) != "quarantined":
             groups[row["sha256"]].append(row)
     for group in groups.values():
         if len(group) > 1:
             labels = {row["label"] for row in group}
-            sides = {row["official_split"] for row in group}
+            sides = {row["official_split"] or "train" for row in group}
             found = ["exact_duplicate"]
             found += ["label_conflict"] * (len(labels) > 1)
-            found += ["split_leak"] * ("test" in sides and len(sides) > 1)
+            found += ["split_leak"] * (len(sides) > 1)
+            kept = max(sides, key=SIDES.index)
             for row in group:
                 row["issues"] += found
+                if (row["official_split"] or "train") != kept:
+                    leaked.add(row["path"])
     for row in rows:
-        row["status"] = status(row)
+        row["status"] = "quarantined" if row["path"] in leaked else status(set(row["issues"]))
 
 
-def status(row: dict[str, Any]) -> str:
-    """`quarantined` if the image can't be used, `warning` if it can but something is odd, else `ok`.
-
-    Of an image that is in the official test set and elsewhere, only the test copy can be used.
-    """
-    issues = set(row["issues"])
-    leaked = "split_leak" in issues and row["official_split"] != "test"
-    if leaked or issues & (BROKEN | {"no_label"}):
+def status(issues: set[str]) -> str:
+    """`quarantined` if the image can't be used, `warning` if it can but something is odd, else `ok`."""
+    if issues & (BROKEN | {"no_label"}):
         return "quarantined"
     return "warning" if issues else "ok"
 
 
+def is_clutter(row: dict[str, Any]) -> bool:
+    """Whether a file is no image and does not say so either: README.md, Thumbs.db, macOS's ._001.jpg."""
+    if not is_visible(row["path"]):
+        return True
+    named_as_image = PurePosixPath(row["path"]).suffix.lower() in IMAGE_SUFFIXES
+    return not named_as_image and bool({"not_an_image", "empty_file"}.intersection(row["issues"]))
+
+
 def stop_if_too_many_broken(name: str, rows: list[dict[str, Any]], most: float) -> None:
-    broken = [row for row in rows if BROKEN.intersection(row["issues"])]
-    if len(broken) <= most * len(rows):
+    images = [row for row in rows if not is_clutter(row)]
+    if not images:
+        raise UserError(f"{name}: none of {len(rows)} files is an image: see datasets.{name}.source in params.yaml")
+    broken = [row for row in images if BROKEN.intersection(row["issues"])]
+    if len(broken) <= most * len(images):
         return
     for row in broken[:LISTED]:
         print(f"{row['path']}: {', '.join(row['issues'])}: {row['reason']}", file=sys.stderr)
     if len(broken) > LISTED:
         print(f"… and {len(broken) - LISTED} more", file=sys.stderr)
     raise UserError(
-        f"{name}: {len(broken)} of {len(rows)} files are broken, more than datasets.{name}.max_quarantined = {most:g}"
-        " allows: mend or remove them, or raise it in params.yaml"
+        f"{name}: {len(broken)} of {len(images)} images are broken,"
+        f" more than datasets.{name}.max_quarantined = {most:g} allows: mend or remove them, or raise it in params.yaml"
     )
 
 

@@ -5,6 +5,7 @@ usage: python -m pipeline.evaluate EXPERIMENT
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ def main() -> None:
     model = Model(Path("models", name))
     if model.classes != packed.classes:
         raise UserError(f"models/{name} knows other classes than data/packed/{recipe.dataset}: run dvc repro")
+    if model.shape[:3] != (packed.meta["channels"], packed.meta["height"], packed.meta["width"]):
+        raise UserError(f"models/{name} takes images of another size than data/packed/{recipe.dataset}: run dvc repro")
     rows = packed.rows("test")
     if not len(rows):
         raise UserError(f"{recipe.dataset} has no test images: raise datasets.{recipe.dataset}.split.test")
@@ -52,6 +55,8 @@ def main() -> None:
     predictions["predicted"] = [packed.classes[number] for number in best.indices]
     predictions["probability"] = best.values.numpy()
     loss = torch.nn.functional.nll_loss(scores, labels).item()
+    if not math.isfinite(loss):
+        raise UserError(f"the loss of models/{name} on test images is {loss}: train it with a lower optimizer.lr")
     write_reports(Path("reports", name), predictions, packed.classes, loss, model.about)
     draw_samples(Path("reports", name, "samples.png"), packed, rows, predictions)
     accuracy = (labels == best.indices).double().mean().item()

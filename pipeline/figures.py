@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -35,7 +36,8 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
 
 
 def save(figure: Figure, path: Path) -> None:
-    with whole(path) as partial:
+    with whole(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks: boxes, and no more fuss
         figure.savefig(partial, format="png", dpi=100, metadata={"Software": None})
 
 
@@ -48,7 +50,7 @@ def draw_grid(path: Path, tiles: Sequence[Tile]) -> None:
         axes = figure.add_subplot(rows, COLUMNS, position + 1)
         axes.set_axis_off()
         axes.imshow(tile.image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        axes.set_title(tile.title, color=tile.color, fontsize=8)
+        axes.set_title(tile.title, color=tile.color, fontsize=8, parse_math=False)  # a $ in a name is no formula
     save(figure, path)
 
 
@@ -59,8 +61,8 @@ def draw_confusion_matrix(path: Path, counts: np.ndarray, classes: Sequence[str]
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(classes)), classes, rotation=90)
-    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xticks(range(len(classes)), classes, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(classes)), classes, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(classes) <= 20:

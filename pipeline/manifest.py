@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.console import UserError
 from pipeline.outputs import whole
 
 if TYPE_CHECKING:
@@ -42,5 +43,10 @@ def write_manifest(path: Path, rows: list[dict[str, Any]], classes: list[str], s
 
 def read_manifest(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """The table and the class list, in the order that `check` gave it."""
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there: run the stage that makes it first, or all with dvc repro") from None
+    except pa.ArrowInvalid:
+        raise UserError(f"{path} is damaged: remove it and run dvc repro") from None
     return table.to_pandas(), json.loads(table.schema.metadata[b"classes"])

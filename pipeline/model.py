@@ -27,18 +27,19 @@ class Model:
         try:
             self.about: dict[str, Any] = json.loads((folder / "model.json").read_text())
             state = load_file(folder / "model.safetensors")
+            self.classes: list[str] = self.about["classes"]
+            self.shape = Shape(**self.about["shape"])
+            self.mean: list[float] = self.about["preprocessing"]["mean"]
+            self.std: list[float] = self.about["preprocessing"]["std"]
+            self.network = build(namespace(self.about["network"]), self.shape)
+            self.network.load_state_dict(state)
         except FileNotFoundError as error:
-            raise UserError(
-                f"{error.filename or folder} is not there: train it with dvc repro, or dvc pull it"
-            ) from None
-        except (json.JSONDecodeError, SafetensorError) as error:
-            raise UserError(f"{folder} holds no whole model ({error}): train it again or dvc pull it") from None
-        self.classes: list[str] = self.about["classes"]
-        self.shape = Shape(**self.about["shape"])
-        self.mean: list[float] = self.about["preprocessing"]["mean"]
-        self.std: list[float] = self.about["preprocessing"]["std"]
-        self.network = build(namespace({**self.about["network"], "weights": None}), self.shape)
-        self.network.load_state_dict(state)
+            missing = error.filename or folder / "model.safetensors"
+            raise UserError(f"{missing} is not there: train it with dvc repro, or dvc pull it") from None
+        # ValueError: no JSON or no UTF-8; the rest: entries are missing, or the weights are another network's
+        except (ValueError, SafetensorError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder} holds no whole model ({reason}): train it again or dvc pull it") from None
         self.network.eval()
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:

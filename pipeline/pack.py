@@ -64,6 +64,7 @@ def write_images(
     Sequential writes keep memory flat, and a full disk is an error here (a sparse memory map would be killed by
     SIGBUS). Returns mean and std per channel over the images that train, in [0, 1], and the sha256 of the file.
     """
+    image_size = int(np.prod(shape[1:]))  # counts as well: small files can become large arrays
     to_pixels = partial(pixels, height=shape[1], width=shape[2], channels=shape[3])
     total = np.zeros(shape[3], np.int64)  # exact: sums of integers do not depend on their order
     total_of_squares = np.zeros(shape[3], np.int64)
@@ -73,7 +74,7 @@ def write_images(
             file, {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         )
         images = parallel.ordered_map(
-            to_pixels, contents(source, wanted), lambda task: parallel.content_size(task[1]), crashed
+            to_pixels, contents(source, wanted), lambda task: parallel.content_size(task[1]) + image_size, crashed
         )
         for id_, trains_, image in zip(
             wanted, trains, progress(images, total=len(wanted), unit=" images"), strict=True

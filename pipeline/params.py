@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline.console import UserError
-from pipeline.recipes import Experiment, Fraction, Positive, Strict, hint
+from pipeline.recipes import Experiment, Fraction, Seed, Strict, hint
 
 FILE = Path("params.yaml")
+Pixels = Annotated[int, Field(gt=0, le=8192)]  # a side of a packed image
 
 
 class PublishedFile(Strict):
@@ -51,8 +53,8 @@ class Split(Strict):
 class Dataset(Strict):
     """What to check, split and pack."""
 
-    source: str
-    image_size: Positive | list[Positive]
+    source: Annotated[str, Field(min_length=1)]
+    image_size: Pixels | list[Pixels]
     channels: Literal[1, 3] = 3
     split: Split = Split()
     classes: list[str] | None = None  # names for formats that only number their classes
@@ -82,7 +84,7 @@ Name = Annotated[str, AfterValidator(a_name)]
 class Params(Strict):
     """Everything that can be tuned."""
 
-    seed: int
+    seed: Seed
     downloads: dict[Name, Download] = {}
     datasets: dict[Name, Dataset] = {}
     experiments: dict[Name, Experiment] = {}
@@ -103,7 +105,7 @@ class Params(Strict):
 
 def pick(entries: dict[str, Any], section: str, name: str) -> Any:
     if name not in entries:
-        raise UserError(f"{FILE}: {section} has no entry '{name}'{hint(name, entries)}; it has: {', '.join(entries)}")
+        raise UserError(f"{FILE}: {section} has no entry {name!r}{hint(name, entries)}; it has: {', '.join(entries)}")
     return entries[name]
 
 
@@ -123,12 +125,14 @@ def load() -> Params:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         problem = " ".join((error.problem or "not valid YAML").split())
         raise UserError(f"{FILE}{where}: {problem}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, 2020-13-45, !!int x, …
         raise UserError(f"{FILE}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict | None):
+        raise UserError(f"{FILE}: found a {type(raw).__name__}; expected the keys {', '.join(Params.model_fields)}")
     try:
-        params = Params.model_validate(raw if isinstance(raw, dict) else {})
+        params = Params.model_validate(raw or {})
     except ValidationError as error:
-        raise UserError(f"{FILE}: {in_one_line(error, raw)}") from None
+        raise UserError(f"{FILE}: {in_one_line(error, raw or {})}") from None
     for name, experiment in params.experiments.items():
         check_experiment(name, experiment, params)
     return params
@@ -140,7 +144,7 @@ def check_experiment(name: str, experiment: Experiment, params: Params) -> None:
     if experiment.dataset not in params.datasets:
         known = ", ".join(params.datasets)
         raise UserError(
-            f"{where}.dataset = '{experiment.dataset}': no such data set"
+            f"{where}.dataset = {experiment.dataset!r}: no such data set"
             f"{hint(experiment.dataset, params.datasets)}; datasets has: {known}"
         )
     dataset = params.datasets[experiment.dataset]
@@ -152,22 +156,40 @@ def check_experiment(name: str, experiment: Experiment, params: Params) -> None:
 
 def in_one_line(error: ValidationError, raw: Any) -> str:
     """The first faulty key with its value and what was expected there."""
-    faults = [(dotted_path(fault["loc"], raw), fault) for fault in error.errors()]
+    faults = [(dotted_path(fault, raw), fault) for fault in error.errors()]
     path, fault = faults[0]
-    expected = dict.fromkeys(f["msg"].removeprefix("Value error, ") for p, f in faults if p == path)
-    value = "" if fault["type"] in ("value_error", "missing") else f" = {fault['input']!r}"
-    return f"{path}{value}: {' or '.join(expected)}" if path else " or ".join(expected)
+    if fault["loc"][-1:] != ("[key]",):
+        # Each member of a union has its say: the one that looked deepest is the one that was meant
+        inside = (f for f in faults if f[0] == path or f[0].startswith(f"{path}."))
+        path, fault = max(inside, key=lambda f: len(f[0]))
+    expected = " or ".join(dict.fromkeys(f["msg"].removeprefix("Value error, ") for p, f in faults if p == path))
+    value, choices = fault["input"], ""
+    if fault["type"] == "union_tag_invalid":
+        path, value, choices = f"{path}.name", value["name"], fault["ctx"]["expected_tags"]
+        expected = f"Input should be one of {choices}"
+    elif fault["type"] == "union_tag_not_found":
+        path, expected = f"{path}.name", "Field required"
+    elif fault["type"] == "literal_error":
+        choices = fault["ctx"]["expected"]
+    if isinstance(value, str):
+        expected += hint(value, re.findall("'([^']+)'", choices))
+    without_value = fault["type"] in ("value_error", "missing", "union_tag_not_found") or fault["loc"][-1] == "[key]"
+    where = path if without_value else f"{path} = {value!r}"
+    return f"{where}: {expected}" if where else expected
 
 
-def dotted_path(location: tuple[int | str, ...], raw: Any) -> str:
+def dotted_path(fault: Any, raw: Any) -> str:
     """pydantic's location without the names of union members, which stand in no file."""
+    location = fault["loc"]
     keys, value = [], raw
-    for position, part in enumerate(location):
-        last = position == len(location) - 1
-        if isinstance(value, dict) and (part in value or (last and isinstance(part, str))):
-            keys.append(str(part))
+    for part in location:
+        is_missing = fault["type"] == "missing" and part is location[-1]
+        if isinstance(value, dict) and (part in value or is_missing):
+            keys.append(part)
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            keys.append(str(part))
+            keys.append(part)
             value = value[part]
-    return ".".join(keys)
+    if location and location[-1] == "[key]" and fault["input"] not in keys:
+        keys.append(fault["input"])  # as it stands in the file: 2020-01-01, null, …
+    return ".".join(text if (text := str(key)).isprintable() else repr(text) for key in keys)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.model import Model
 
 BATCH = 64
+GRID = 240  # images: more can't be looked at, and take minutes to draw
 
 
 def main() -> int:
@@ -36,18 +37,23 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.top < 1:
         raise UserError(f"--top {arguments.top}: expected 1 or more")
-    files = [file for pattern in arguments.images for file in expand(pattern)]
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may be any bytes
+    found = {pattern: expand(pattern) for pattern in arguments.images}
+    files = [file for pattern in arguments.images for file in found[pattern]]
     if not files:
-        raise UserError(f"no files in {', '.join(arguments.images)}")
+        raise UserError(f"no files in {', '.join(map(repr, arguments.images))}")
+    without = [pattern for pattern in found if not found[pattern]]
+    for pattern in without:
+        print(f"{pattern!r}: no files", file=sys.stderr)
 
     from pipeline.model import Model
 
     model = Model(arguments.model)
     answers = []
-    tiles = []
+    tiles: list[tuple[dict[str, Any], np.ndarray]] = []
     for answer, pixels in classify(model, files, arguments.top):
         answers.append(answer)
-        if pixels is not None:
+        if arguments.grid and pixels is not None and len(tiles) < GRID:
             tiles.append((answer, pixels))
         if "error" in answer:
             print(f"{answer['path']}: {answer['error']}", file=sys.stderr)
@@ -57,20 +63,26 @@ def main() -> int:
             )
     if arguments.json:
         print(json.dumps(answers, indent=2, ensure_ascii=False))
+    sys.stdout.flush()  # here a closed pipe is noticed without a traceback
     if arguments.grid:
+        if len(tiles) == GRID < len(answers):
+            print(f"{arguments.grid}: only the first {GRID} images", file=sys.stderr)
         draw(arguments.grid, tiles)
-    return 1 if any("error" in answer for answer in answers) else 0
+    return 1 if without or any("error" in answer for answer in answers) else 0
 
 
 def expand(pattern: str) -> list[Path]:
     """A file, the visible files of a folder and all below it, or what matches a pattern."""
+    if not pattern:  # a variable that is not set, not this folder
+        return []
     path = Path(pattern)
     if path.is_dir():
         found = (file for file in path.rglob("*") if file.is_file())
         return sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
     if path.exists() or not glob.has_magic(pattern):
         return [path]  # one that is missing is reported like any that can't be read
-    return [file for match in sorted(glob.glob(pattern, recursive=True)) for file in expand(match)]
+    matches = sorted(glob.glob(pattern, recursive=True))
+    return list(dict.fromkeys(file for match in matches for file in expand(match)))  # ** matches folder and file
 
 
 def classify(model: Model, files: list[Path], top: int) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
@@ -107,9 +119,8 @@ def draw(path: Path, answered: list[tuple[dict[str, Any], np.ndarray]]) -> None:
     tiles = []
     for answer, pixels in answered:
         best = answer["predictions"][0]
-        tiles.append(
-            figures.Tile(pixels, f"{Path(answer['path']).name}\n{best['class']} {best['probability']:.0%}", "black")
-        )
+        name = Path(answer["path"]).name.encode("utf-8", "backslashreplace").decode()
+        tiles.append(figures.Tile(pixels, f"{name}\n{best['class']} {best['probability']:.0%}", "black"))
     figures.draw_grid(path, tiles)
 
 

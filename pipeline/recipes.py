@@ -11,19 +11,21 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipeline.networks import convolved
 
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
 
 
 def hint(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    by_lower_case = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
+    return f" (did you mean '{by_lower_case[close[0]]}'?)" if close else ""
 
 
 class Strict(BaseModel):
     """No coercion, no unknown keys, no change after validation."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -32,7 +34,7 @@ class Strict(BaseModel):
             for key in value:
                 if key not in cls.model_fields:
                     allowed = ", ".join(cls.model_fields)
-                    raise ValueError(f"unknown key '{key}'{hint(str(key), cls.model_fields)}; allowed: {allowed}")
+                    raise ValueError(f"unknown key {str(key)!r}{hint(str(key), cls.model_fields)}; allowed: {allowed}")
         return value
 
 
@@ -155,7 +157,7 @@ class Experiment(Strict):
     epochs: Positive
     batch_size: Positive | Literal["full"]
     shuffle: bool = True  # false: in file order
-    seed: int | None = None  # instead of the pipeline's own
+    seed: Seed | None = None  # instead of the pipeline's own
     whole_train: bool = False  # train on val too, for studies that pick nothing
     normalize: Literal["none", "symmetric", "imagenet", "dataset"] | Normalization = "dataset"
     augment: Augment = Augment()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.console import UserError
 
@@ -51,13 +52,21 @@ def locked_stages() -> dict[str, Any]:
 
 
 def read_result(name: str) -> Result | None:
-    """Collect what is on disk of an experiment; None, with a note, where its reports are not there.
+    """Collect what is on disk of an experiment; None, with a note, where its reports are not there or of another model.
 
     Raises UserError for an experiment that was never trained here.
     """
     stages = locked_stages()
     if f"train@{name}" not in stages:
         raise UserError(f"{LOCK} has no train@{name}: run dvc repro evaluate@{name}")
+    evaluated = stages.get(f"evaluate@{name}", {})
+    model = Path("models", name)
+    # while the stage itself runs, the lock still tells of the evaluation before
+    if not os.environ.get("DVC_STAGE", "").endswith(f"evaluate@{name}") and (
+        locked_md5s(evaluated, "deps").get(model.as_posix()) != locked_md5s(stages[f"train@{name}"])[model.as_posix()]
+    ):
+        print(f"{name}: trained but not evaluated since; run dvc repro evaluate@{name}")
+        return None
     folder = Path("reports", name)
     if not ((folder / "metrics.json").exists() and (folder / "history.csv").exists()):
         print(f"{name}: {folder} is not here; dvc repro or git checkout brings it")
@@ -65,7 +74,7 @@ def read_result(name: str) -> Result | None:
     locked_params = stages[f"train@{name}"]["params"]["params.yaml"]
     recipe = locked_params[f"experiments.{name}"]
     dataset = recipe["dataset"]
-    model = Path("models", name, "model.json")
+    about = model / "model.json"
     with (folder / "history.csv").open(newline="") as file:
         history = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
     return Result(
@@ -75,14 +84,14 @@ def read_result(name: str) -> Result | None:
         history=history,
         metrics=json.loads((folder / "metrics.json").read_text()),
         digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
-        fingerprint=json.loads(model.read_text())["fingerprint"] if model.exists() else None,
-        hash=result_hash(folder, locked_md5s(stages.get(f"evaluate@{name}", {}))),
+        fingerprint=json.loads(about.read_text())["fingerprint"] if about.exists() else None,
+        hash=result_hash(folder, locked_md5s(evaluated)),
         files=sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")),
     )
 
 
-def locked_md5s(stage: dict[str, Any]) -> dict[str, str]:
-    return {out["path"]: out["md5"] for out in stage.get("outs", [])}
+def locked_md5s(stage: dict[str, Any], kind: Literal["deps", "outs"] = "outs") -> dict[str, str]:
+    return {entry["path"]: entry["md5"] for entry in stage.get(kind, [])}
 
 
 def result_hash(folder: Path, locked: dict[str, str]) -> str:

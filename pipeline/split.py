@@ -65,12 +65,14 @@ def draw(name: str, table: pd.DataFrame, wanted: dict[str, float], seed: int) ->
     group of every class. Raises UserError for a class with too few different images for its sides.
     """
     free = table[table.split == "train"]
-    # a group takes the class of its first image: contradicting labels do not tear it apart
-    groups = free.groupby("sha256", sort=False).agg(label=("label", "first"), size=("label", "size"))
+    # A group takes the first class of its images by name: contradicting labels do not tear it apart
+    groups = free.groupby("sha256").agg(label=("label", "min"), size=("label", "size"))
     groups["order"] = [order(seed, content) for content in groups.index]
+    groups = groups.sort_values("order")
     sides = [side for side in ("test", "val") if wanted[side] > 0]
     side_of = {}
-    for label, members in groups.sort_values("order").groupby("label"):
+    for label in sorted(set(table.label)):  # a class that is in no group has no image to train on
+        members = groups[groups.label == label]
         if len(members) <= len(sides):
             sides_and = " and ".join([*reversed(sides), "train"])
             raise UserError(

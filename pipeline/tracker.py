@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-UNSEEN_CHANGES = ("dvc.lock", "reports")  # what every run of the pipeline changes by itself
+UNSEEN_CHANGES = ("dvc.lock", "reports", "*.gitignore")  # what the pipeline changes by itself
 
 
 def tracking_uri() -> str:
@@ -29,8 +29,9 @@ def root() -> Path:
 @contextmanager
 def connected() -> Iterator[Tracker]:
     """A Tracker on the tracking URI. Raises OSError at once where no server answers."""
+    # a server that accepts connections and never answers costs less than a minute
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     uri = tracking_uri()
     address = urlsplit(uri)
@@ -44,7 +45,7 @@ def connected() -> Iterator[Tracker]:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     # processes that make the schema of a new database at once stand in each other's way
-    with FileLock(root() / "mlflow.db.lock") if uri.startswith("sqlite") else nullcontext():
+    with FileLock(f"{uri.removeprefix('sqlite:///')}.lock") if uri.startswith("sqlite") else nullcontext():
         yield Tracker(MlflowClient(uri), uri)
 
 
@@ -52,14 +53,19 @@ class Tracker:
     def __init__(self, client: Any, uri: str) -> None:
         self.client = client
         # a database keeps no files: artifacts go beside it; a server knows where its own go
-        self.artifacts = None if uri.startswith("http") else (root() / "mlartifacts").resolve().as_uri()
+        self.artifacts = (root() / "mlartifacts").resolve().as_uri() if "sql" in urlsplit(uri).scheme else None
 
     def experiment(self, dataset: str) -> str:
         """The id of the MLflow experiment of a data set, made when it is missing."""
         found = self.client.get_experiment_by_name(dataset)
         if found is None:
             location = self.artifacts and f"{self.artifacts}/{dataset}"
-            return self.client.create_experiment(dataset, artifact_location=location)
+            try:
+                return self.client.create_experiment(dataset, artifact_location=location)
+            except Exception:  # another process of a `dvc queue` may have been faster
+                found = self.client.get_experiment_by_name(dataset)
+                if found is None:
+                    raise
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
@@ -121,7 +127,9 @@ class Tracker:
     def log_test_metrics(self, run_id: str, metrics: dict[str, float]) -> None:
         counts = ("parameters", "trainable_parameters")
         self.log_params(run_id, {key: metrics[key] for key in counts})
-        self.log_metrics(run_id, [(f"test_{key}", value, 0) for key, value in metrics.items() if key not in counts])
+        known = self.client.get_run(run_id).data.metrics
+        points = [(f"test_{key}", value, 0) for key, value in metrics.items() if key not in counts]
+        self.log_metrics(run_id, [point for point in points if point[0] not in known])
 
     def log_metrics(self, run_id: str, points: list[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric

@@ -28,7 +28,7 @@ def main() -> None:
     recipe, seed = everything.experiment(name), everything.seed_of(name)
 
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from pipeline.networks import Shape, build
     from pipeline.training import loop
@@ -67,18 +67,18 @@ def main() -> None:
     inputs = [recipe.model_dump(mode="json"), seed, [sha256(file) for file in files], code()]
     environment = [device.type, threads, torch.__version__]
     identity = fingerprint(name, inputs)
-    saved = CHECKPOINTS / f"{name}-{fingerprint(identity, environment)}.pt"
+    saved = CHECKPOINTS / name / f"{fingerprint(identity, environment)}.pt"
     with live.Logger(name, identity) as logger:
         history = loop.train(model, recipe, data, validation, seed, saved, logger.log)
 
     with whole(Path("models", name)) as folder:
         folder.mkdir()
         state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+        # `save_file` makes a file that only its owner may read, whatever the umask
+        (folder / "model.safetensors").write_bytes(save(state))
         write_json(folder / "model.json", {**description, "fingerprint": identity})
     write_history(Path("reports", name, "history.csv"), history)
-    for stale in CHECKPOINTS.glob(f"{name}-*.pt"):
-        remove(stale)
+    remove(CHECKPOINTS / name)
     last = history[-1]
     print(
         ", ".join(

@@ -83,6 +83,8 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
     if len(data) < header or data[:4] != bytes([0, 0, 8, dimensions]):
         raise UserError(f"{file}: not an idx file of {dimensions}-dimensional unsigned bytes")
     shape = struct.unpack(f">{dimensions}I", data[4:header])
+    if 0 in shape[1:]:
+        raise UserError(f"{file}: its header says {shape}: images without pixels")
     if len(data) - header != np.prod(shape, dtype=np.int64):
         raise UserError(f"{file}: {len(data) - header} bytes of data, but its header says {shape}; fetch it again")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)

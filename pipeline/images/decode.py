@@ -24,6 +24,7 @@ SUFFIXES = {
     ".jpg": "JPEG MPO", ".jpeg": "JPEG MPO", ".jpe": "JPEG MPO", ".png": "PNG", ".gif": "GIF", ".bmp": "BMP",
     ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM",
 }  # fmt: skip
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb: a quarter of a GB as RGB
 ORIENTATION = 0x0112  # EXIF tag
@@ -68,6 +69,8 @@ def decode(content: Content, path: str) -> Decoded:
             image.verify()
             image = Image.open(io.BytesIO(content), formats=FORMATS)
         image.load()
+        if image.mode not in MODES:
+            raise Unusable("unreadable", f"colour mode {image.mode}")
     except Unusable:
         raise
     except Exception as error:  # decoders raise whatever they like

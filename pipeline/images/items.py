@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -46,7 +47,7 @@ def is_visible(path: str) -> bool:
 def label_by_folder(items: Iterable[Item]) -> None:
     """Set `label` and `split` from the path: [wrapping folders/][train|val|test/]class/[…/]file.
 
-    A file above the class folders keeps `None`.
+    A file that is hidden, above the class folders or beside the folders of splits keeps `None`.
     """
     parents = {item.path: PurePosixPath(item.path).parts[:-1] for item in items}
     folders = {parents[path][:depth] for path in parents if is_visible(path) for depth in range(len(parents[path]) + 1)}
@@ -58,8 +59,8 @@ def label_by_folder(items: Iterable[Item]) -> None:
     root: tuple[str, ...] = ()
     while len(children.get(root, [])) == 1 and children.get((*root, children[root][0])):
         root = (*root, children[root][0])
-    names = {name.lower() for name in children.get(root, [])}
-    has_splits = "train" in {SPLIT_NAMES.get(name) for name in names} and names <= SPLIT_NAMES.keys()
+    splits = {SPLIT_NAMES.get(name.lower()) for name in children.get(root, [])}
+    has_splits = "train" in splits and (bool(splits & {"val", "test"}) or None not in splits)
 
     for item in items:
         below = parents[item.path][len(root) :]
@@ -68,16 +69,23 @@ def label_by_folder(items: Iterable[Item]) -> None:
         if has_splits:
             item.split = SPLIT_NAMES.get(below[0].lower())
             below = below[1:]
-        item.label = below[0] if below and is_visible("/".join(below[:1])) else None
+            if item.split is None:
+                continue
+        item.label = below[0] if below and is_visible(item.path) else None
 
 
 def number_repeats(items: Iterable[Item]) -> None:
     """Make ids unique: an archive may hold one name twice; the second becomes `name#2`."""
-    seen: dict[str, int] = {}
+    taken = {item.path for item in items}
+    seen: Counter[str] = Counter()
     for item in items:
-        seen[item.path] = count = seen.get(item.path, 0) + 1
-        if count > 1:
-            item.path = f"{item.path}#{count}"
+        name = item.path
+        seen[name] += 1
+        if seen[name] > 1:
+            while f"{name}#{seen[name]}" in taken:
+                seen[name] += 1
+            item.path = f"{name}#{seen[name]}"
+            taken.add(item.path)
 
 
 def sort_classes(labels: Iterable[str]) -> list[str]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 import numpy as np
@@ -105,36 +108,59 @@ class Workers:
 
     def __init__(self) -> None:
         self.pool: ProcessPoolExecutor | None = None
+        resource_tracker.ensure_running()  # here, because it lets Ctrl-C through again: see `ctrl_c_later`
 
     def submit(self, function: Callable[[T], Any], chunk: list[T]) -> Future[list[Any]]:
-        try:
-            return self.started().submit(apply, function, chunk)
-        except BrokenProcessPool:  # broken by an earlier chunk whose result is still to be read
-            lost: Future[list[Any]] = Future()
-            lost.set_exception(BrokenProcessPool())
-            return lost
+        with ctrl_c_later():  # interrupted half-way, the pool would not know a worker that it has just started
+            try:
+                return self.started().submit(apply, function, chunk)
+            except BrokenProcessPool:  # broken by an earlier chunk whose result is still to be read
+                lost: Future[list[Any]] = Future()
+                lost.set_exception(BrokenProcessPool())
+                return lost
 
     def started(self) -> ProcessPoolExecutor:
         if self.pool is None:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["pipeline.images.decode", "pipeline.images.hashing"])
-            self.pool = ProcessPoolExecutor(cores(), mp_context=context, initializer=leave_ctrl_c_to_parent)
+            self.pool = ProcessPoolExecutor(
+                cores(),
+                mp_context=context,
+            )
         return self.pool
 
     def stop(self) -> None:
         if self.pool is not None:
-            processes = list((self.pool._processes or {}).values())
-            self.pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.kill()
-            for process in processes:
-                process.join()
-            self.pool = None
+            with ctrl_c_later():
+                for process in list((self.pool._processes or {}).values()):
+                    process.kill()
+                # A result cut short would be waited for as long as somebody can still write
+                self.pool._result_queue._writer.close()  # type: ignore[attr-defined]
+                self.pool.shutdown(cancel_futures=True)  # waits: its thread must not outlive it to the exit
+                self.pool = None
 
 
 def apply(function: Callable[[T], Any], chunk: list[T]) -> list[Any]:
     return [function(item) for item in chunk]
 
 
-def leave_ctrl_c_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def ctrl_c_later() -> Iterator[None]:
+    """Hold Ctrl-C back until the end of the block.
+
+    Processes that are started meanwhile inherit the signal mask and leave Ctrl-C to their parent for good. The mask
+    is not enough for the parent: the signal finds another of its threads, such as those of BLAS.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only that one is ever interrupted
+        yield
+        return
+    held_back: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: held_back.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if held_back:
+            signal.raise_signal(signal.SIGINT)

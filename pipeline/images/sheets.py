@@ -27,7 +27,7 @@ def thumbnail(image: Image.Image) -> np.ndarray:
 
 
 def file_name(number: int, label: str) -> str:
-    return f"{number:03d}-{re.sub(r'[^A-Za-z0-9_-]+', '-', label)}.png"
+    return f"{number:03d}-{re.sub(r'[^A-Za-z0-9_-]+', '-', label)[:100]}.png"
 
 
 def draw_contact_sheet(path: Path, tiles: list[np.ndarray]) -> None:

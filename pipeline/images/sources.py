@@ -6,6 +6,7 @@ fixed order; `read` yields their contents in that order, one at a time, and neve
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import os
 import re
@@ -35,7 +36,10 @@ from pipeline.images.items import (
 LARGEST_FILE = 512 * 1024**2  # bytes of one encoded image
 # A link made by DVC leads into its cache, which may lie anywhere
 DVC_CACHE_FILE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
-BROKEN_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError)
+BROKEN_ARCHIVE = (
+    *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
+    *(NotImplementedError, UnicodeDecodeError),
+)
 
 
 class Source(Protocol):
@@ -67,13 +71,31 @@ def open_source(path: Path, class_names: list[str] | None = None) -> Source:
 
 def open_archive(path: Path, class_names: list[str] | None) -> Source:
     with told_as_archive(path):
-        if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
+        if path.suffix.lower() == ".zip" or begins_like_zip(path):
             return Zip(path)
-        with tarfile.open(path) as archive:
-            members = archive.getmembers()
+        members = tar_members(path)
         if arrays.is_cifar(members):
             return arrays.CifarBinary(path, members)
         return Tar(path, members)
+
+
+def begins_like_zip(path: Path) -> bool:
+    """Not `zipfile.is_zipfile`: that looks at the end, where a tar may hold a zip."""
+    with path.open("rb") as file:
+        return file.read(4) in (b"PK\3\4", b"PK\5\6")
+
+
+def tar_members(path: Path) -> list[tarfile.TarInfo]:
+    """All members; tarfile takes a damaged header for the end, and the members after it would be lost in silence."""
+    with tarfile.open(path) as archive:
+        members = archive.getmembers()
+        assert archive.fileobj is not None
+        archive.fileobj.seek(archive.offset)
+        if any(archive.fileobj.read(tarfile.BLOCKSIZE)):
+            raise tarfile.ReadError(f"damaged after {len(members)} members")
+        while archive.fileobj.read(1024**2):  # to the checksum at the end of a compressed one
+            pass
+    return members
 
 
 @contextmanager
@@ -82,8 +104,7 @@ def told_as_archive(path: Path) -> Iterator[None]:
         yield
     except BROKEN_ARCHIVE as error:
         raise UserError(
-            f"{path}: not a whole zip or tar archive ({' '.join(str(error).split())}):"
-            " it may be truncated; fetch it again"
+            f"{path}: not a whole zip or tar archive ({in_one_line(error)}): it may be truncated; fetch it again"
         ) from None
 
 
@@ -109,10 +130,10 @@ class Files(ABC):
         try:
             with self.open_item(opened, item) as file:
                 data = file.read(LARGEST_FILE + 1)
+        except (*BROKEN_ARCHIVE, OSError) as error:
+            return Problem("unreadable", in_one_line(error))
         except RuntimeError:  # zipfile's only way to say so
             return Problem("unreadable", "encrypted")
-        except (*BROKEN_ARCHIVE, OSError) as error:
-            return Problem("unreadable", " ".join(str(error).split()))
         if len(data) > LARGEST_FILE:
             return Problem("too_large", f"more than {LARGEST_FILE // 1024**2} MB")
         return data
@@ -159,7 +180,9 @@ class Folder(Files):
 class Zip(Files):
     def __init__(self, path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
-            super().__init__(path, [Item(info.filename, info) for info in archive.infolist() if not info.is_dir()])
+            # `is_dir` fails for a member without a name
+            files = [info for info in archive.infolist() if not info.filename.endswith("/")]
+        super().__init__(path, [Item(info.filename.removeprefix("./"), info) for info in files])
 
     @contextmanager
     def opened(self) -> Iterator[zipfile.ZipFile]:
@@ -191,6 +214,11 @@ class Tar(Files):
         file = opened.extractfile(item.key)
         assert file is not None
         return file
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error says; of tarfile's list of all that it tried, the headline."""
+    return " ".join(str(error).partition("\n")[0].removesuffix(":").split()) or type(error).__name__
 
 
 def kind(member: tarfile.TarInfo) -> str:

@@ -22,7 +22,7 @@ class Transfer(nn.Module):
     def __init__(self, network: Any, shape: Shape, weights: Path | None) -> None:
         super().__init__()
         self.frozen = network.freeze
-        self.backbone = backbone(network.backbone, pretrained=weights is not None)
+        self.backbone = backbone(network.backbone, pretrained=network.weights is not None)
         if weights is not None:
             load_weights(self.backbone, weights, network.backbone)
         self.head = nn.Sequential(
@@ -54,8 +54,8 @@ def backbone(name: str, pretrained: bool) -> nn.Module:
     if options:
         model.transform_input = pretrained  # these two were trained on other means than the rest
     head = next(part for part in HEADS if hasattr(model, part))
-    # SqueezeNet's head is convolutional and does the pooling too
-    pools = any(isinstance(module, nn.Conv2d) for module in getattr(model, head).modules())
+    # SqueezeNet's head is convolutional and does the pooling too, as does MaxViT's
+    pools = any(isinstance(module, nn.Conv2d | nn.AdaptiveAvgPool2d) for module in getattr(model, head).modules())
     setattr(model, head, nn.AdaptiveAvgPool2d(1) if pools else nn.Identity())
     return model
 

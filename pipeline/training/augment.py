@@ -19,7 +19,10 @@ def augment(images: Tensor, recipe: Any, generator: Generator) -> Tensor:
         return images
     count = len(images)
     angle = (2 * torch.rand(count, generator=generator) - 1) * recipe.rotation * torch.pi / 180
-    mirror = 1 - 2 * (torch.rand(count, generator=generator) < recipe.horizontal_flip).float()
+    flipped = torch.rand(count, generator=generator) < recipe.horizontal_flip
+    if not recipe.rotation:  # nothing to sample: exact, and faster
+        return torch.where(flipped.view(-1, 1, 1, 1).to(images.device), images.flip(-1), images)
+    mirror = 1 - 2 * flipped.float()
     height, width = images.shape[-2:]
     cos, sin, none = angle.cos(), angle.sin(), torch.zeros(count)
     # grid coordinates run from -1 to 1 on both sides: scale the shear terms to keep the angles of other than squares

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pipeline.console import UserError
 from pipeline.outputs import whole
 
 if TYPE_CHECKING:
@@ -23,15 +24,25 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history
         "optimizer": optimizer.state_dict(),
         "history": history,
     }
-    with whole(path) as partial:
-        torch.save(state, partial)
+    with whole(path) as partial, partial.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch hides a full disk in one
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Row]:
-    """Restore model and optimizer in place and return the history; if there is no checkpoint, an empty one."""
+    """Restore model and optimizer in place and return the history; if there is no checkpoint, an empty one.
+
+    Raises UserError for a file that is damaged.
+    """
     if not path.exists():
         return []
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"], strict=False)
-    optimizer.load_state_dict(state["optimizer"])
-    return state["history"]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+        return state["history"]
+    except Exception as error:  # unpickling raises whatever it likes
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is no whole checkpoint ({reason}): remove it to train from the start") from None

@@ -26,9 +26,11 @@ RESIDENT_SHARE = 0.5  # of the memory of the device that images may take
 
 
 class Packed:
-    """`data/packed/<data set>`: images, and for each its path, class and split."""
+    """`data/packed/<data set>`: images, and for each its path, class and split. Raises UserError if it is not there."""
 
     def __init__(self, folder: Path) -> None:
+        if not (folder / "meta.json").exists():
+            raise UserError(f"{folder} is not there: run dvc repro pack@{folder.name}, or dvc pull it")
         self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
         self.images = np.load(folder / "images.npy", mmap_mode="r")  # (N, H, W, C) uint8
         self.index = pd.read_parquet(folder / "index.parquet")
@@ -46,10 +48,13 @@ class Packed:
             return self.meta["mean"], self.meta["std"]
         mean, std = NORMALIZATIONS[chosen] if isinstance(chosen, str) else (chosen.mean, chosen.std)
         channels = self.meta["channels"]
+        if len(mean) not in (1, 3) or len(std) != len(mean):
+            raise UserError(
+                f"params.yaml: normalize has {len(mean)} means and {len(std)} stds for {channels} channels;"
+                " expected 1 or 3 of each"
+            )
         if channels == 1:  # of colour statistics, their mean
             return [sum(mean) / len(mean)], [sum(std) / len(std)]
-        if len(mean) not in (1, channels) or len(std) != len(mean):
-            raise UserError(f"params.yaml: normalize has {len(mean)} means and {len(std)} stds for {channels} channels")
         repeats = channels // len(mean)
         return mean * repeats, std * repeats
 
@@ -91,7 +96,8 @@ class Batches:
             pixels = self.resident[indices]
         else:
             chosen = self.rows[indices if isinstance(indices, slice) else indices.cpu().numpy()]
-            pixels = torch.from_numpy(self.mapped[chosen]).permute(0, 3, 1, 2).to(self.device)
+            # contiguous: sums in another order of memory would end in other bits than those of resident images
+            pixels = torch.from_numpy(self.mapped[chosen]).permute(0, 3, 1, 2).contiguous().to(self.device)
         images = pixels.float()
         if change is not None:
             images = change(images)

@@ -17,9 +17,9 @@ def place(compute: Any) -> tuple[torch.device, int]:
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(wanted)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # `meta` would only fail here
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
             f"params.yaml: compute.device = '{wanted}' can't be used here ({reason}); try auto or cpu"
         ) from None

@@ -16,7 +16,8 @@ from pipeline.training import checkpoint
 from pipeline.training.augment import augment
 from pipeline.training.data import Batches
 
-EVALUATION_BATCH = 1000
+EVALUATION_BATCH = 1000  # images, if they are small:
+EVALUATION_VALUES = 2**24  # pixels × channels in a batch; what a network makes of them takes many times their memory
 Row = dict[str, float | int | None]  # of history.csv
 
 
@@ -43,18 +44,28 @@ def train(
         torch.manual_seed(seed * 1_000_003 + epoch)  # dropout
         draws = Generator().manual_seed(seed * 1_000_003 + epoch)  # order and augmentation
         loss, accuracy = train_epoch(model, recipe, data, optimizer, draws, epoch)
-        if not math.isfinite(loss):
-            last = (
-                f"the last good state is that of epoch {epoch - 1}, in {saved}" if epoch > 1 else "in its first epoch"
-            )
-            raise UserError(f"the loss became {loss} in epoch {epoch}; {last}: try a lower optimizer.lr")
+        check_finite(loss, model, epoch, saved)
         row: Row = {"epoch": epoch, "train_loss": loss, "train_accuracy": accuracy}
         if validation is not None:
-            row["val_loss"], row["val_accuracy"] = evaluate(model, validation)
+            loss, accuracy = evaluate(model, validation)
+            check_finite(loss, model, epoch, saved)
+            row |= {"val_loss": loss, "val_accuracy": accuracy}
         history.append(row)
         checkpoint.save(saved, model, optimizer, history)
         on_epoch(history)
     return history
+
+
+def check_finite(loss: float, model: nn.Module, epoch: int, saved: Path) -> None:
+    """Raise UserError for a loss that is no finite number, or weights that the last step made so."""
+    if not math.isfinite(loss):
+        broken = f"the loss became {loss}"
+    elif not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
+        broken = "weights became infinite"
+    else:
+        return
+    kept = f" (the last good state, of epoch {epoch - 1}, is in {saved})" if epoch > 1 else ""
+    raise UserError(f"{broken} in epoch {epoch}{kept}: try a lower optimizer.lr")
 
 
 def train_epoch(
@@ -71,6 +82,8 @@ def train_epoch(
     starts = list(range(0, count, size))
     if count % size == 1 and len(starts) > 1 and has_batch_norm(model):
         starts.pop()  # one image has no variance: it joins the batch before
+    if size == 1 and any(module.training for module in model.modules() if isinstance(module, nn.BatchNorm1d)):
+        raise UserError("params.yaml: batch_size = 1: batch norm has no variance of one image; expected 2 or more")
     bar = progress(total=len(starts), desc=f"epoch {epoch}/{recipe.epochs}", unit=" batches")
     for start, stop in zip(starts, [*starts[1:], count], strict=True):
         indices = slice(start, stop) if order is None else order[start:stop]
@@ -92,7 +105,8 @@ def train_epoch(
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    """Whether statistics of a batch count: a frozen backbone uses its own."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules())
 
 
 def penalised_weights(model: nn.Module, regularization: Any) -> list[Tensor]:
@@ -123,10 +137,11 @@ def make_optimizer(model: nn.Module, recipe: Any) -> torch.optim.Optimizer:
 def log_probabilities(model: nn.Module, data: Batches) -> Tensor:
     """(N, classes) float32 on the CPU, in the order of `data`."""
     model.eval()
+    size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // math.prod(data.mapped.shape[1:])))
     with torch.inference_mode():
         parts = [
-            F.log_softmax(model(data.batch(slice(start, start + EVALUATION_BATCH))[0]), dim=1)
-            for start in range(0, len(data), EVALUATION_BATCH)
+            F.log_softmax(model(data.batch(slice(start, start + size))[0]), dim=1)
+            for start in range(0, len(data), size)
         ]
         return torch.cat(parts).cpu()
 

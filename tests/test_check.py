@@ -1,0 +1,638 @@
+"""The stage `check`: a row for every file, a verdict for each, and nothing that one bad image can stop."""
+
+from __future__ import annotations
+
+import io
+import json
+import operator
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from conftest import REPOSITORY, Project, class_folders, failed_in_one_line, picture, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.images import parallel
+from pipeline.images.decode import Unusable, decode
+from pipeline.images.items import Problem
+
+COLUMNS = [
+    "path", "label", "official_split", "width", "height", "mode", "format", "bytes", "sha256", "phash", "status",
+    "issues", "reason",
+]  # fmt: skip
+
+
+class Checked(NamedTuple):
+    rows: dict[str, dict[str, Any]]
+    classes: list[str]
+    summary: dict[str, Any]
+    root: Path
+
+
+def checked(project: Project, name: str) -> Checked:
+    """What `check` left behind."""
+    table = pq.read_table(project.root / f"data/checked/{name}.parquet")
+    assert table.column_names == COLUMNS
+    rows = table.to_pylist()
+    by_path = {row["path"]: row for row in rows}
+    assert len(by_path) == len(rows)
+    classes = json.loads(table.schema.metadata[b"classes"])
+    summary = json.loads((project.root / f"reports/{name}/check.json").read_text())
+    return Checked(by_path, classes, summary, project.root)
+
+
+def no_output(project: Project) -> None:
+    assert not [path for top in ("data", "reports") for path in (project.root / top).rglob("*") if path.is_file()]
+
+
+def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def photo(seed: int) -> Image.Image:
+    return picture(seed, 40, 50).resize((200, 160))
+
+
+def with_orientation(value: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return encoded(photo(30 + value), "JPEG", exif=exif)
+
+
+def png_of_any_size(width: int, height: int) -> bytes:
+    """A PNG that claims any size in a few bytes."""
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT": zlib.compress(b""), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 0x55]) + data[position + 1 :]
+
+
+JPEG, PNG = encoded(photo(1), "JPEG"), encoded(photo(2), "PNG")
+
+# Files of one class, and what check must find in each: status, issues, a word of the reason
+ZOO: dict[str, tuple[bytes, str, list[str], str]] = {
+    "good.jpg": (JPEG, "ok", [], ""),
+    "good.JPEG": (encoded(photo(3), "JPEG"), "ok", [], ""),
+    "good.png": (PNG, "ok", [], ""),
+    "good.gif": (encoded(photo(4).convert("L"), "GIF"), "warning", ["unexpected_mode"], ""),
+    "good.webp": (encoded(photo(5), "WEBP"), "ok", [], ""),
+    "good.tif": (encoded(photo(6), "TIFF"), "ok", [], ""),
+    "good.ppm": (encoded(photo(7), "PPM"), "ok", [], ""),
+    "good.bmp": (encoded(photo(8), "BMP"), "ok", [], ""),
+    "one_pixel.png": (encoded(picture(9, 1, 1), "PNG"), "ok", [], ""),
+    "thin.png": (encoded(picture(10, 1, 3000), "PNG"), "ok", [], ""),
+    "no suffix": (encoded(photo(11), "PNG"), "ok", [], ""),
+    "upright.jpg": (with_orientation(1), "ok", [], ""),
+    "orientation_99.jpg": (with_orientation(99), "ok", [], ""),
+    "broken_exif.jpg": (encoded(photo(12), "JPEG", exif=b"Exif\0\0garbage"), "ok", [], ""),
+    "rotated.jpg": (with_orientation(6), "warning", ["exif_rotated"], ""),
+    "mirrored.jpg": (with_orientation(2), "warning", ["exif_rotated"], ""),
+    "png_named.jpg": (encoded(photo(13), "PNG"), "warning", ["format_mismatch"], ""),
+    "jpeg_named.png": (encoded(photo(14), "JPEG"), "warning", ["format_mismatch"], ""),
+    "cmyk.jpg": (encoded(photo(15).convert("CMYK"), "JPEG"), "warning", ["unexpected_mode"], ""),
+    "alpha.png": (encoded(photo(16).convert("RGBA"), "PNG"), "warning", ["unexpected_mode"], ""),
+    "palette.png": (encoded(photo(17).convert("P"), "PNG"), "warning", ["unexpected_mode"], ""),
+    "empty.jpg": (b"", "quarantined", ["empty_file"], "0 bytes"),
+    "text.jpg": (b"not found", "quarantined", ["not_an_image"], ""),
+    "page.png": (b"<!DOCTYPE html><html>", "quarantined", ["not_an_image"], ""),
+    "svg.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "quarantined", ["not_an_image"], ""),
+    "postscript.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "quarantined", ["not_an_image"], ""),
+    "random.jpg": (np.random.default_rng(1).bytes(5000), "quarantined", ["not_an_image"], ""),
+    "magic.jpg": (b"\xff\xd8", "quarantined", ["unreadable"], "header"),
+    "cut.jpg": (JPEG[: len(JPEG) // 2], "quarantined", ["truncated"], "truncated"),
+    "cut_at_the_end.jpg": (JPEG[:-2], "quarantined", ["truncated"], "truncated"),
+    "cut.png": (PNG[: len(PNG) // 2], "quarantined", ["truncated"], "runcated"),
+    "no_end.png": (PNG[:-12], "quarantined", ["truncated"], "truncated"),
+    "checksum.png": (flipped(PNG, len(PNG) // 2), "quarantined", ["unreadable"], "checksum"),
+    "lab.tif": (encoded(photo(18).convert("LAB"), "TIFF"), "quarantined", ["unreadable"], "LAB"),
+    "bomb.png": (encoded(Image.new("1", (9500, 9500)), "PNG"), "quarantined", ["too_large"], "9500×9500"),
+    "big_bomb.png": (png_of_any_size(60_000, 60_000), "quarantined", ["too_large"], "pixels"),
+    "Thumbs.db": (b"\xd0\xcf\x11\xe0" + bytes(300), "quarantined", ["not_an_image"], ""),
+    ".DS_Store": (b"\0\0\0\1Bud1", "quarantined", ["not_an_image"], ""),
+    "._good.jpg": (b"\0\5\x16\7" + bytes(90), "quarantined", ["not_an_image"], ""),
+    ".hidden.png": (encoded(photo(19), "PNG"), "quarantined", ["no_label"], "hidden"),
+    "copy_of_hidden.png": (encoded(photo(19), "PNG"), "ok", [], ""),
+    "copy 1.png": (encoded(photo(20), "PNG"), "warning", ["exact_duplicate"], ""),
+    "copy 2.jpg": (encoded(photo(20), "PNG"), "warning", ["format_mismatch", "exact_duplicate"], ""),
+    "both.png": (encoded(photo(21), "PNG"), "warning", ["exact_duplicate", "label_conflict"], ""),
+    "deep/folder.jpg/x.png": (encoded(photo(22), "PNG"), "ok", [], ""),
+}
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Checked:
+    """One run of check over a folder with everything that can be wrong with a file."""
+    project = Project(tmp_path_factory.mktemp("zoo"))
+    folder = class_folders(project.root / "in", {"dog": 12})
+    for name, (content, *_) in ZOO.items():
+        (folder / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "cat" / name).write_bytes(content)
+    (folder / "dog/both.png").write_bytes(ZOO["both.png"][0])
+    (folder / "loose.png").write_bytes(encoded(photo(40), "PNG"))
+    (folder / "notes.txt").write_text("some notes")
+    (folder / "__MACOSX/cat").mkdir(parents=True)
+    (folder / "__MACOSX/cat/._good.jpg").write_bytes(b"\0\5\x16\7")
+    (folder / "cat/link.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "cat/pipe.png")
+    Path(os.fsdecode(os.fsencode(folder) + b"/cat/caf\xe9\n.png")).write_bytes(encoded(photo(41), "PNG"))
+    project.dataset("photos", "in", max_quarantined=1)
+    project.must_run("check", "photos")
+    return checked(project, "photos")
+
+
+in_the_zoo = pytest.mark.xdist_group("zoo")  # in one process: its fixture is made once
+
+
+@in_the_zoo
+@pytest.mark.parametrize("name", ZOO)
+def test_the_verdict_on_every_kind_of_file(zoo: Checked, name: str) -> None:
+    content, status, issues, word = ZOO[name]
+    row = zoo.rows[f"cat/{name}"]
+    assert (row["status"], row["issues"]) == (status, issues), row
+    assert row["bytes"] == len(content)
+    decodes = not {"unreadable", "truncated", "not_an_image", "empty_file", "too_large"}.intersection(issues)
+    assert decodes == (row["width"] is not None) == (row["phash"] is not None) == (row["mode"] is not None)
+    assert word in (row["reason"] or "") and (row["reason"] is None) == (status != "quarantined")
+
+
+@in_the_zoo
+def test_facts_of_a_good_image(zoo: Checked) -> None:
+    row = zoo.rows["cat/good.jpg"]
+    assert (row["label"], row["official_split"], row["width"], row["height"]) == ("cat", None, 200, 160)
+    assert (row["mode"], row["format"], len(row["sha256"]), len(row["phash"])) == ("RGB", "JPEG", 64, 16)
+    assert (zoo.rows["cat/rotated.jpg"]["width"], zoo.rows["cat/rotated.jpg"]["height"]) == (200, 160)  # as stored
+
+
+@in_the_zoo
+def test_every_file_has_a_row_and_keeps_its_place(zoo: Checked) -> None:
+    others = {
+        "cat/link.png": ["unreadable"], "cat/pipe.png": ["not_an_image"], "loose.png": ["no_label"],
+        "notes.txt": ["not_an_image"], "__MACOSX/cat/._good.jpg": ["not_an_image"], "cat/caf\\xe9\n.png": [],
+        "dog/both.png": ["exact_duplicate", "label_conflict"],
+    }  # fmt: skip
+    assert {path: zoo.rows[path]["issues"] for path in others} == others
+    dogs = {f"dog/{number:03d}.png" for number in range(12)}
+    assert set(zoo.rows) == {f"cat/{name}" for name in ZOO} | others.keys() | dogs
+    assert all(zoo.rows[dog]["status"] == "ok" and zoo.rows[dog]["label"] == "dog" for dog in dogs)
+    assert zoo.rows["loose.png"]["label"] is None and zoo.classes == ["cat", "dog"]
+
+
+@in_the_zoo
+def test_the_report_counts_what_the_table_holds(zoo: Checked) -> None:
+    table = pd.DataFrame(zoo.rows.values())
+    summary = zoo.summary
+    assert summary["files"] == len(table)
+    assert summary["status"] == {name: (table.status == name).sum() for name in ("ok", "warning", "quarantined")}
+    assert summary["issues"] == Counter(issue for issues in table.issues for issue in issues)
+    usable = table[table.status != "quarantined"]
+    assert summary["classes"] == {label: (usable.label == label).sum() for label in ("cat", "dog")}
+    for side in ("width", "height"):
+        described = table[side].dropna().astype(float).describe()
+        assert (
+            list(summary[side]) == ["count", "mean", "std", "min", "25%", "50%", "75%", "max"] == list(described.index)
+        )
+        np.testing.assert_allclose(list(summary[side].values()), described, atol=1e-6)
+    assert summary["width"]["std"] > 100
+
+
+@in_the_zoo
+def test_pictures_for_people(zoo: Checked) -> None:
+    report = zoo.root / "reports/photos"
+    with Image.open(report / "sizes.png") as image:
+        image.load()
+        assert image.width > 300 and len(set(image.convert("L").tobytes())) > 10
+    sheets = sorted(path.name for path in (report / "contact_sheets").iterdir())
+    assert sheets == ["000-cat.png", "001-dog.png"]
+    for sheet in sheets:
+        with Image.open(report / "contact_sheets" / sheet) as image:
+            assert np.asarray(image).std() > 10  # not blank
+    assert not list(zoo.root.rglob(".*.partial"))
+
+
+def test_a_contact_sheet_shows_an_image_upright(project: Project) -> None:
+    folder = project.root / "in"
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+        left_red = Image.new("RGB", (96, 96), "blue")
+        left_red.paste("red", (0, 0, 48, 96))
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turn it a quarter to the right: red comes to the top
+        left_red.save(folder / label / "1.jpg", quality=95, exif=exif)
+    project.dataset("photos", "in")
+    project.must_run("check", "photos")
+    with Image.open(project.root / "reports/photos/contact_sheets/000-a.png") as sheet:
+        top, bottom = np.asarray(sheet)[10, 50], np.asarray(sheet)[90, 50]
+    assert top[0] > 200 > 60 > top[2] and bottom[2] > 200 > 60 > bottom[0]
+
+
+def test_odd_class_names(project: Project) -> None:
+    names = ["10", "9", "a/b".replace("/", "∕"), "c" * 250, "..x", "日本", "with space"]
+    class_folders(project.root / "in", dict.fromkeys(names, 2))
+    project.dataset("photos", "in")
+    project.must_run("check", "photos")
+    result = checked(project, "photos")
+    assert result.classes == sorted(name for name in names if not name.startswith("."))
+    sheets = list((project.root / "reports/photos/contact_sheets").iterdir())
+    assert len(sheets) == len(result.classes)
+
+
+def test_classes_that_are_numbers(project: Project) -> None:
+    class_folders(project.root / "in/train", {"10": 1, "9": 1, "0": 1})
+    class_folders(project.root / "in/test", {"10": 1})
+    project.dataset("photos", "in")
+    project.must_run("check", "photos")
+    result = checked(project, "photos")
+    assert result.classes == list(result.summary["classes"]) == ["0", "9", "10"]
+    # test/10 repeats the first picture of train
+    assert {path: (row["status"], row["issues"]) for path, row in result.rows.items() if row["issues"]} == {
+        "train/10/000.png": ("quarantined", ["exact_duplicate", "split_leak"]),
+        "test/10/000.png": ("warning", ["exact_duplicate", "split_leak"]),
+    }
+
+
+def test_of_equal_images_on_several_sides_one_side_stays(project: Project) -> None:
+    members = {
+        "train/a/1": 1, "train/a/again": 1, "val/a/1": 1, "test/a/1": 1, "test/b/1": 1,
+        "train/a/2": 2, "val/b/2": 2, "train/a/3": 3, "train/b/3": 3, "test/.hidden/4": 4, "train/b/4": 4,
+        "train/a/5": 5, "val/a/6": 6, "test/a/7": 7, "train/b/8": 8,
+    }  # fmt: skip
+    with zipfile.ZipFile(project.root / "in.zip", "w") as archive:
+        for name, seed in members.items():
+            archive.writestr(f"{name}.png", encoded(picture(seed), "PNG"))
+    project.dataset("photos", "in.zip")
+    project.must_run("check", "photos")
+    rows = checked(project, "photos").rows
+    duplicate, leak, conflict = "exact_duplicate", "split_leak", "label_conflict"
+    quarantined = {path[:-4] for path, row in rows.items() if row["status"] == "quarantined"}
+    assert quarantined == {"train/a/1", "train/a/again", "val/a/1", "train/a/2", "test/.hidden/4"}
+    assert set(rows["test/b/1.png"]["issues"]) == set(rows["train/a/1.png"]["issues"]) == {duplicate, leak, conflict}
+    assert rows["val/b/2.png"]["issues"] == [duplicate, conflict, leak]
+    assert rows["train/a/3.png"]["issues"] == [duplicate, conflict]
+    assert rows["train/b/4.png"]["issues"] == []
+
+
+# Too many broken images
+
+
+def test_more_broken_images_than_allowed_stop_the_pipeline(project: Project) -> None:
+    folder = class_folders(project.root / "in", {"cat": 30, "dog": 30})
+    for number in range(6):
+        (folder / "dog" / f"{number:03d}.png").write_bytes(b"" if number else b"<html>")
+    project.dataset("photos", "in", max_quarantined=0.09)
+    ran = project.run("check", "photos")
+    failed_in_one_line(ran, "6 of 60 images", "datasets.photos.max_quarantined = 0.09")
+    assert ran.err.splitlines()[:2] == [
+        "dog/000.png: not_an_image: not in a known image format", "dog/001.png: empty_file: 0 bytes"
+    ]  # fmt: skip
+    no_output(project)
+    project.dataset("photos", "in", max_quarantined=0.1)
+    project.must_run("check", "photos")
+    assert checked(project, "photos").summary["status"] == {"ok": 54, "warning": 0, "quarantined": 6}
+
+
+def test_a_long_list_of_broken_images_ends(project: Project) -> None:
+    with zipfile.ZipFile(project.root / "in.zip", "w") as archive:
+        for number in range(120):
+            archive.writestr(f"c{number % 2}/{number}.jpg", b"")
+    project.dataset("photos", "in.zip", max_quarantined=0.5)
+    ran = project.run("check", "photos")
+    failed_in_one_line(ran, "120 of 120 images")
+    assert ran.err.count("empty_file") == 50 and "… and 70 more" in ran.err
+
+
+def test_what_does_not_claim_to_be_an_image_is_not_counted_as_broken(project: Project) -> None:
+    with zipfile.ZipFile(project.root / "mac.zip", "w") as archive:
+        for number in range(8):
+            path = f"pets/c{number % 2}/{number}.png"
+            archive.writestr(path, encoded(picture(number), "PNG"))
+            archive.writestr(f"__MACOSX/{path.replace(str(number) + '.', '._' + str(number) + '.')}", b"\0\5\x16\7")
+        for name in ("pets/.DS_Store", "pets/c0/.DS_Store", "pets/c0/Thumbs.db", "README.md", "pets/c1/.gitkeep"):
+            archive.writestr(name, b"" if "keep" in name else b"x")
+    project.dataset("photos", "mac.zip", max_quarantined=0)
+    project.must_run("check", "photos")
+    result = checked(project, "photos")
+    assert result.classes == ["c0", "c1"] and len(result.rows) == 21
+    assert result.summary["status"] == {"ok": 8, "warning": 0, "quarantined": 13}
+
+
+def test_no_image_at_all(project: Project) -> None:
+    (project.root / "in/a").mkdir(parents=True)
+    (project.root / "in/a/notes.txt").write_text("notes")
+    (project.root / "in/README.md").write_text("notes")
+    project.dataset("photos", "in", max_quarantined=1)
+    failed_in_one_line(project.run("check", "photos"), "none of 2 files is an image")
+    no_output(project)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("missing", "is not there"),
+        ("empty", "is empty"),
+        ("page.zip", "not a whole zip"),
+        ("cut.tar.gz", "not a whole"),
+    ],
+)
+def test_a_source_that_can_not_be_opened(project: Project, source: str, words: str) -> None:
+    (project.root / "empty").mkdir()
+    (project.root / "page.zip").write_text("<html>")
+    with tarfile.open(project.root / "cut.tar.gz", "w:gz") as archive:
+        archive.add(class_folders(project.root / "in", {"a": 9, "b": 9}), "in")
+    os.truncate(project.root / "cut.tar.gz", 3000)
+    project.dataset("photos", source)
+    failed_in_one_line(project.run("check", "photos"), source, words)
+    no_output(project)
+
+
+# Workers
+
+
+# The workers evaluate Python: a function of this module would make each of them import it
+EXIT = "__import__('os')._exit(9)"
+CRASH = "__import__('os').kill(__import__('os').getpid(), __import__('signal').SIGSEGV)"
+HANG = "__import__('time').sleep(60)"
+
+
+def crashed(item: object, problem: Problem) -> str:
+    return f"{problem.code}: {problem.reason}"
+
+
+def test_a_decoder_that_crashes_takes_nobody_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "CHUNK_ITEMS", 8)
+    down = {3: EXIT, 13: EXIT, 14: CRASH, 37: EXIT}
+    tasks = [down.get(number, f"{number} * {number}") for number in range(40)]
+    results = list(parallel.ordered_map(eval, tasks, len, crashed))
+    assert results == ["unreadable: its decoder crashed" if n in down else n * n for n in range(40)]
+
+
+def test_a_decoder_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(parallel.ordered_map(eval, ["1"], len, crashed)) == [1]  # the server of workers runs
+    monkeypatch.setattr(parallel, "CHUNK_ITEMS", 4)
+    monkeypatch.setattr(parallel, "SECONDS_PER_CHUNK", 3)
+    tasks = [HANG if number == 4 else str(number) for number in range(10)]
+    results = list(parallel.ordered_map(eval, tasks, len, crashed))
+    assert results == [0, 1, 2, 3, "unreadable: not decoded in 3 s", 5, 6, 7, 8, 9]
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.lists(st.integers(-9, 9), max_size=700), st.integers(1, 2_000_000))
+def test_ordered_map_is_map(numbers: list[int], size: int) -> None:
+    results = parallel.ordered_map(operator.neg, numbers, lambda item: size, crashed)
+    assert list(results) == [-number for number in numbers]
+
+
+def test_no_more_is_read_than_is_worked_on() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    results = parallel.ordered_map(operator.neg, items(), lambda item: parallel.CHUNK_BYTES, crashed)
+    assert next(results) == 0
+    assert len(taken) <= 3 * parallel.cores() + 2
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_an_error_of_our_own_is_not_swallowed() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        list(parallel.ordered_map(operator.neg, items(), lambda item: 1, crashed))
+
+
+def group_members(group: int) -> list[str]:
+    """Command lines of the processes of a group, without those that are dead and only wait to be reaped."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            command = stat.with_name("cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(its_group) == group and state not in "ZX":
+            found.append(command)
+    return found
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize(("processes", "pause"), [(2, 0.0), (3, 0.0), (3, 0.1), (4, 0.0), (5, 0.7)])
+def test_ctrl_c_ends_everything_at_once(project: Project, processes: int, pause: float) -> None:
+    """At several moments: while the first worker starts, when all have, in the middle of the work."""
+    slow = encoded(Image.new("RGB", (3000, 3000)), "PNG", compress_level=1)
+    with zipfile.ZipFile(project.root / "in.zip", "w") as archive:
+        for number in range(400):
+            archive.writestr(f"c{number % 2}/{number}.png", slow + bytes([number % 256]) * number)
+    project.dataset("photos", "in.zip")
+    process = subprocess.Popen(
+        project.command("check", "photos"), cwd=project.root, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        until(lambda: len(group_members(process.pid)) >= min(processes, 2 + parallel.cores()))
+        time.sleep(pause)
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+        until(lambda: not group_members(process.pid), 5)
+    finally:
+        if group_members(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert process.returncode == 130
+    assert err.splitlines() == ["interrupted: nothing half-written is left; run it again to go on"], err
+    assert out == ""
+    no_output(project)
+
+
+ONE_CORE = (
+    "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+def outputs(project: Project) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(project.root)): path.read_bytes()
+        for top in ("data", "reports")
+        for path in sorted((project.root / top).rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="can't choose cores here")
+def test_the_same_bytes_again_and_with_one_core(project: Project) -> None:
+    folder = class_folders(project.root / "in", {"cat": 200, "dog": 150}, height=30)
+    (folder / "cat/000.png").write_bytes(b"<html>")
+    (folder / "dog/000.png").write_bytes(JPEG[:900])
+    project.dataset("photos", "in")
+    project.must_run("check", "photos")
+    first = outputs(project)
+    assert len(first) == 5
+    project.must_run("check", "photos")
+    assert outputs(project) == first
+    for name in first:
+        (project.root / name).unlink()
+    ran = run(
+        [sys.executable, "-c", ONE_CORE, *project.command("check", "photos")], project.root, PYTHONPATH=str(REPOSITORY)
+    )
+    assert ran.status == 0, ran.err
+    assert outputs(project) == first
+
+
+# Real files
+
+TRUNCATED = (
+    "no_eoi.jpg no_iend.png second_half_zero.jpg trunc_10pct.jpg trunc_50pct.jpg trunc_50pct.png "
+    "trunc_50pct_progressive.jpg trunc_90pct.jpg trunc_99pct.jpg trunc_header.jpg"
+)
+NOT_AN_IMAGE = (
+    "DS_Store dangling_link.jpg directory.jpg html_named.jpg lfs_pointer.jpg loop_link.jpg one_byte.jpg pdf_named.jpg "
+    "random.jpg svg_named.jpg text_named.jpg thumbs.db"
+)
+TOO_LARGE = "bomb_11968sq_1bit.png bomb_20032sq_1bit.png dims_12000.jpg pixel_flood_64250.jpg ztxt_bomb.png"
+UNREADABLE = "bad_huffman.jpg dims_zero.jpg idat_bad_crc.png idat_crc_only.png no_dqt.jpg soi_only.jpg"
+ODD_MODES = "animated.gif bilevel.png cmyk.jpg gray16.png la.png palette_trns.png rgba.png"
+GOOD = (
+    "all_black.jpg exif_corrupt.jpg exif_orientation_99.jpg gray.jpg multipage.tif one_pixel.jpg progressive.jpg "
+    "thin_1x2000.jpg trailing_garbage.jpg trailing_zip.jpg"
+)
+HOSTILE: dict[str, tuple[str, set[str]]] = {
+    **dict.fromkeys(TRUNCATED.split(), ("quarantined", {"truncated"})),
+    **dict.fromkeys(NOT_AN_IMAGE.split(), ("quarantined", {"not_an_image"})),
+    **dict.fromkeys(TOO_LARGE.split(), ("quarantined", {"too_large"})),
+    **dict.fromkeys(UNREADABLE.split(), ("quarantined", {"unreadable"})),
+    **dict.fromkeys(["zero_byte.jpg", "directory.jpg/.keep"], ("quarantined", {"empty_file"})),
+    **dict.fromkeys(ODD_MODES.split(), ("warning", {"unexpected_mode"})),
+    **dict.fromkeys([f"exif_orientation_{number}.jpg" for number in (3, 6, 8)], ("warning", {"exif_rotated"})),
+    **dict.fromkeys(["bmp_named.jpg", "png_named.jpg", "webp_named.jpg"], ("warning", {"format_mismatch"})),
+    **dict.fromkeys(["good_photo.jpg", "name with spaces & ünï.jpg"], ("warning", {"exact_duplicate"})),
+    "gif_named.jpg": ("warning", {"format_mismatch", "unexpected_mode"}),
+    "jpeg_named.png": ("warning", {"format_mismatch", "exact_duplicate"}),
+    **dict.fromkeys(GOOD.split(), ("ok", set())),
+}
+UNDECIDED = {
+    "animated_trunc.gif",
+    "bitflips_scan.jpg",
+    "dims_lie_taller.jpg",
+    "zeroed_block.jpg",
+    "jpeg_magic_random.jpg",
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(data_mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Checked:
+    project = Project(tmp_path_factory.mktemp("hostile"))
+    project.dataset("hostile", str(data_mirror / "hostile/hostile.tar.gz"), max_quarantined=1)
+    project.must_run("check", "hostile")
+    return checked(project, "hostile")
+
+
+@pytest.mark.xdist_group("hostile")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_verdict_on_a_hostile_file(hostile: Checked, name: str) -> None:
+    row = hostile.rows[f"hostile/{name}"]
+    assert (row["status"], set(row["issues"])) == HOSTILE[name], row
+
+
+@pytest.mark.xdist_group("hostile")
+def test_every_hostile_file_has_a_row(hostile: Checked, data_mirror: Path) -> None:
+    index = pd.read_csv(data_mirror / "hostile/INDEX.tsv", sep="\t", comment="#")
+    expected = {*index.file, "hostile/directory.jpg/.keep"}
+    assert set(hostile.rows) == expected == {f"hostile/{name}" for name in HOSTILE.keys() | UNDECIDED}
+
+
+def test_the_cats_and_dogs_with_their_real_blemishes(project: Project, data_mirror: Path) -> None:
+    project.dataset("cats-dogs", str(data_mirror / "cats-dogs/cats-dogs-sample.zip"), 32, split={"test": 0.25})
+    project.must_run("check", "cats-dogs")
+    rows, classes, summary, _ = checked(project, "cats-dogs")
+    assert (len(rows), classes) == (2004, ["Cat", "Dog"])
+    assert {path: row["issues"] for path, row in rows.items() if row["issues"]} == {
+        "PetImages/Cat/666.jpg": ["empty_file"], "PetImages/Dog/11702.jpg": ["empty_file"],
+        "PetImages/Cat/Thumbs.db": ["not_an_image"], "PetImages/Dog/Thumbs.db": ["not_an_image"],
+        "PetImages/Dog/2027.jpg": ["exact_duplicate"], "PetImages/Dog/3082.jpg": ["exact_duplicate"],
+    }  # fmt: skip
+    assert summary["status"] == {"ok": 1998, "warning": 2, "quarantined": 4}
+    assert summary["width"] == {
+        "count": 2000, "mean": 403.54, "std": 109.37566, "min": 59, "25%": 320, "50%": 440, "75%": 499, "max": 1023
+    }  # fmt: skip
+    assert (summary["height"]["mean"], summary["height"]["std"]) == (358.6585, 97.645206)
+
+    project.must_run("split", "cats-dogs")
+    splits = pd.read_parquet(project.root / "data/splits/cats-dogs.parquet").set_index("path").split
+    assert splits["PetImages/Dog/2027.jpg"] == splits["PetImages/Dog/3082.jpg"]
+    assert splits.value_counts().to_dict() == pytest.approx({"train": 1300, "val": 200, "test": 500}, abs=2)
+
+
+def test_mnist_as_published(project: Project, data_mirror: Path) -> None:
+    project.dataset("mnist", str(data_mirror / "mnist"), 28, channels=1)
+    project.must_run("check", "mnist")
+    table = pd.read_parquet(project.root / "data/checked/mnist.parquet")
+    assert table.official_split.value_counts().to_dict() == {"train": 60_000, "test": 10_000}
+    assert list(table.label[:5]) == ["5", "0", "4", "1", "9"] and set(table.status) == {"ok"}
+    assert list(table.path.iloc[[0, 60_000]]) == ["train/00000", "test/00000"]
+    assert set(table.width) == set(table.height) == {28}
+
+    project.must_run("split", "mnist")
+    splits = pd.read_parquet(project.root / "data/splits/mnist.parquet")
+    assert splits.split.value_counts().to_dict() == pytest.approx(
+        {"train": 54_000, "val": 6_000, "test": 10_000}, abs=5
+    )
+    assert (splits[splits.split == "test"].path.str.startswith("test/")).all()
+
+
+# The decoder by itself
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([encoded(picture(1, 9, 7), form) for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=5),
+    st.floats(0, 1),
+)
+def test_any_damage_ends_in_pixels_or_a_reason(data: bytes, changes: list[tuple[float, int]], kept: float) -> None:
+    damaged = bytearray(data)
+    for where, value in changes:
+        damaged[int(where * len(data))] = value
+    content = bytes(damaged[: round(kept * len(data))])
+    try:
+        decoded = decode(content, "x.png")
+    except Unusable as problem:
+        reason = problem
+    else:
+        assert decoded.image.size[0] * decoded.image.size[1] > 0 and decoded.image.convert("RGB").tobytes()
+        return
+    assert reason.code in {"unreadable", "truncated", "not_an_image", "empty_file", "too_large"}
+    assert reason.reason and len(reason.reason.splitlines()) == 1

@@ -1,0 +1,316 @@
+"""The stage `evaluate`, with a model whose every answer is known: it names the class of the nearest brightness."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import Project, failed_in_one_line
+from PIL import Image
+from safetensors.torch import save_file
+from sklearn import metrics
+
+from pipeline import evaluate
+from pipeline.console import UserError
+
+SIDE = 4
+BRIGHTNESS = {"ant": 0.1, "bee": 0.4, "cat": 0.8}
+SHARPNESS = 20.0
+Evaluate = Callable[[], Path]
+
+
+@pytest.fixture(autouse=True)
+def _restore_torch() -> Iterator[None]:
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode(mode)
+
+
+def write_images(root: Path, rows: list[tuple[str, str, float]], classes: list[str]) -> None:
+    """Pack grey images, one for each label, split and brightness."""
+    folder = root / "data/packed/greys"
+    folder.mkdir(parents=True, exist_ok=True)
+    values = np.array([round(255 * brightness) for _, _, brightness in rows], np.uint8)
+    np.save(folder / "images.npy", np.tile(values[:, None, None, None], (1, SIDE, SIDE, 1)))
+    table = pd.DataFrame(rows, columns=["label", "split", "brightness"])
+    table["path"] = [f"{label}/{number:03d}.png" for number, label in enumerate(table.label)]
+    table[["path", "label", "split"]].to_parquet(folder / "index.parquet")
+    meta = {"classes": classes, "height": SIDE, "width": SIDE, "channels": 1, "mean": [0.5], "std": [0.2]}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def write_model(root: Path, brightness: dict[str, float], **changes: Any) -> None:
+    """Scores are linear in the mean m of an image: -(m - c)² + m² for a class of brightness c."""
+    centres = torch.tensor(list(brightness.values()))
+    state = {
+        "1.weight": SHARPNESS * (2 * centres).view(-1, 1).repeat(1, SIDE * SIDE) / SIDE**2,
+        "1.bias": -SHARPNESS * centres**2,
+    }
+    folder = root / "models/greys-near"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "model.safetensors")
+    network = {"name": "mlp", "hidden": [], "activation": "relu", "batch_norm": False, "dropout": 0.0}
+    about = {
+        "network": {**network, "log_softmax": False, "initialization": "default"},
+        "shape": {"channels": 1, "height": SIDE, "width": SIDE, "classes": len(brightness)},
+        "classes": list(brightness),
+        "preprocessing": {"mean": [0.0], "std": [1.0]},
+        "parameters": 123,
+        "trainable_parameters": 45,
+    }
+    (folder / "model.json").write_text(json.dumps({**about, **changes}))
+
+
+def answer(value: float, brightness: dict[str, float] = BRIGHTNESS) -> tuple[str, float]:
+    """What the model must say of an image: class and probability."""
+    value = round(255 * value) / 255
+    scores = np.array([SHARPNESS * (2 * centre * value - centre**2) for centre in brightness.values()])
+    probabilities = np.exp(scores) / np.exp(scores).sum()
+    return list(brightness)[probabilities.argmax()], probabilities.max()
+
+
+def mixed_rows() -> list[tuple[str, str, float]]:
+    """30 test images of all classes, right and wrong, between images that train and validate."""
+    draw = np.random.default_rng(5)
+    labels = draw.choice(list(BRIGHTNESS), 70)
+    values = [float(np.clip(BRIGHTNESS[label] + draw.normal(0, 0.2), 0, 1)) for label in labels]
+    splits = (["train", "test", "val", "test", "train", "test", "train"] * 10)[:70]
+    return list(zip(labels, splits, values, strict=True))
+
+
+@pytest.fixture
+def evaluated(project: Project, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+    """Run the stage in this process; any warning is an error."""
+    project.dataset("greys", "data/raw/greys", SIDE, channels=1)
+    project.experiment("greys-near", "greys", compute={"device": "cpu", "threads": 1})
+    project.command("evaluate")
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(sys, "argv", ["evaluate", "greys-near"])
+
+    def run() -> Path:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            evaluate.main()
+        return project.root / "reports/greys-near"
+
+    return run
+
+
+@pytest.fixture
+def mixed(project: Project) -> list[tuple[str, str, float]]:
+    """A project with images of `mixed_rows` and the model for them. Returns the test rows."""
+    write_images(project.root, mixed_rows(), list(BRIGHTNESS))
+    write_model(project.root, BRIGHTNESS)
+    return [row for row in mixed_rows() if row[1] == "test"]
+
+
+def read_predictions(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "predictions.parquet")
+
+
+def test_every_test_image_has_its_answer_once(mixed: list[tuple[str, str, float]], evaluated: Evaluate) -> None:
+    predictions = read_predictions(evaluated())
+    assert list(predictions) == ["path", "label", "predicted", "probability"]
+    paths = [f"{label}/{i:03d}.png" for i, (label, split, _) in enumerate(mixed_rows()) if split == "test"]
+    assert list(predictions.path) == paths
+    assert list(predictions.label) == [label for label, _, _ in mixed]
+    expected = [answer(value) for _, _, value in mixed]
+    assert list(predictions.predicted) == [name for name, _ in expected]
+    assert predictions.probability.to_numpy() == pytest.approx([each for _, each in expected], abs=1e-5)
+    assert predictions.probability.between(1 / 3, 1).all()
+    assert set(predictions.predicted) == set(BRIGHTNESS)
+    assert 0.3 < (predictions.label == predictions.predicted).mean() < 0.95
+
+
+def test_reports_are_what_scikit_learn_says_of_the_predictions(
+    mixed: list[tuple[str, str, float]], evaluated: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = evaluated()
+    predictions = read_predictions(folder)
+    truth, predicted, classes = predictions.label, predictions.predicted, list(BRIGHTNESS)
+    written = json.loads((folder / "metrics.json").read_text())
+    assert list(written) == ["accuracy", "loss", "macro_f1", "parameters", "trainable_parameters"]
+    assert written["accuracy"] == pytest.approx(metrics.accuracy_score(truth, predicted))
+    assert written["macro_f1"] == pytest.approx(metrics.f1_score(truth, predicted, average="macro"))
+    assert (written["parameters"], written["trainable_parameters"]) == (123, 45)
+
+    values = np.array([round(255 * value) / 255 for _, _, value in mixed])
+    centres = np.array(list(BRIGHTNESS.values()))
+    scores = SHARPNESS * (2 * values[:, None] * centres - centres**2)
+    probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    assert written["loss"] == pytest.approx(metrics.log_loss(truth, probabilities, labels=classes), rel=1e-4)
+
+    report = metrics.classification_report(truth, predicted, output_dict=True)
+    assert json.loads((folder / "classification_report.json").read_text()) == report
+    assert (folder / "classification_report.txt").read_text() == metrics.classification_report(
+        truth, predicted, digits=4
+    )
+    table = pd.read_csv(folder / "confusion_matrix.csv")
+    assert list(table) == ["actual", "predicted", "count"]
+    assert table["count"].sum() == len(mixed)
+    matrix = table["count"].to_numpy().reshape(3, 3)
+    assert (matrix == metrics.confusion_matrix(truth, predicted, labels=classes)).all()
+    assert list(table.actual) == [name for name in classes for _ in classes]
+    assert list(table.predicted) == classes * 3
+    printed = capsys.readouterr()
+    accuracy, loss = written["accuracy"], written["loss"]
+    assert printed.out == f"greys-near: accuracy {accuracy:.4f}, loss {loss:.4f} on 30 test images\n"
+    assert printed.err == ""
+
+
+def test_same_bytes_every_time(mixed: list[tuple[str, str, float]], evaluated: Evaluate) -> None:
+    names = {
+        "metrics.json", "classification_report.json", "classification_report.txt", "confusion_matrix.csv",
+        "predictions.parquet", "confusion_matrix.png", "samples.png",
+    }  # fmt: skip
+    written = []
+    for _ in range(2):
+        folder = evaluated()
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert written[0].keys() == names
+    assert written[0] == written[1]
+
+
+def colors(tile: np.ndarray) -> set[str]:
+    """What a part of a picture of grey images has besides grey."""
+    red, green, blue = (tile[..., channel].astype(int) for channel in range(3))
+    found = set()
+    if ((red > green + 80) & (red > blue + 80)).sum() > 20:
+        found.add("red")
+    if ((green > red + 80) & (green > blue + 80)).sum() > 20:
+        found.add("green")
+    return found
+
+
+def test_titles_of_samples_tell_right_from_wrong(project: Project, evaluated: Evaluate) -> None:
+    rights = [True, False, False, True, True, False, False, True]
+    rows = [("ant" if right else "cat", "test", BRIGHTNESS["ant"]) for right in rights]
+    write_images(project.root, [*rows, ("bee", "train", 0.4)], list(BRIGHTNESS))
+    write_model(project.root, BRIGHTNESS)
+    with Image.open(evaluated() / "samples.png") as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGB"))
+    halves = np.array_split(pixels, 2)
+    tiles = [tile for half in halves for tile in np.array_split(half, 6, axis=1)]
+    expected = [{"green"} if right else {"red"} for right in rights] + [set()] * 4
+    assert [colors(tile) for tile in tiles] == expected
+
+
+def test_samples_are_spread_over_all_test_images(project: Project, evaluated: Evaluate) -> None:
+    """Files are in order of their class: the first 24 would show but one."""
+    rows = [(name, "test", value) for name, value in BRIGHTNESS.items() for _ in range(40)]
+    write_images(project.root, rows, list(BRIGHTNESS))
+    write_model(project.root, BRIGHTNESS)
+    with Image.open(evaluated() / "samples.png") as image:
+        grey = np.asarray(image.convert("L"))
+    for value in BRIGHTNESS.values():  # about 8 tiles of each brightness, 130 × 130 pixels
+        assert 6 * 100**2 < (grey == round(255 * value)).sum() < 10 * 150**2
+
+
+def test_confusion_matrix_picture_opens_and_shows_its_counts(
+    project: Project, mixed: list[tuple[str, str, float]], evaluated: Evaluate
+) -> None:
+    def blue() -> int:
+        with Image.open(evaluated() / "confusion_matrix.png") as image:
+            assert image.format == "PNG"
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        return int((pixels[..., 2] > pixels[..., 0] + 60).sum())
+
+    mixed_picture = blue()
+    write_images(project.root, [(name, "test", value) for name, value in BRIGHTNESS.items()], list(BRIGHTNESS))
+    assert mixed_picture > 1000 and blue() > 1000
+    write_images(project.root, [("ant", "test", 0.1)], list(BRIGHTNESS))  # two rows of zeros: no division by zero
+    assert blue() > 300
+
+
+@pytest.mark.parametrize(
+    ("rows", "accuracy", "macro_f1"),
+    [
+        # nothing is ever called cat
+        ([("ant", 0.1), ("bee", 0.4), ("cat", 0.4), ("cat", 0.1)], 0.5, (2 / 3 + 2 / 3 + 0) / 3),
+        # no test image is a cat, but one is called so
+        ([("ant", 0.1), ("bee", 0.4), ("bee", 0.8)], 2 / 3, (1 + 2 / 3 + 0) / 3),
+        # one class only, all right
+        ([("bee", 0.4)], 1.0, 1 / 3),
+        # nothing right at all
+        ([("ant", 0.4), ("bee", 0.8), ("cat", 0.1)], 0.0, 0.0),
+    ],
+    ids=["never predicted", "without images", "one image", "all wrong"],
+)
+def test_classes_that_are_missing(
+    project: Project,
+    evaluated: Evaluate,
+    capsys: pytest.CaptureFixture[str],
+    rows: list[tuple[str, float]],
+    accuracy: float,
+    macro_f1: float,
+) -> None:
+    write_images(project.root, [(label, "test", value) for label, value in rows], list(BRIGHTNESS))
+    write_model(project.root, BRIGHTNESS)
+    folder = evaluated()
+    written = json.loads((folder / "metrics.json").read_text())
+    assert written["accuracy"] == pytest.approx(accuracy)
+    assert written["macro_f1"] == pytest.approx(macro_f1)
+    assert len(pd.read_csv(folder / "confusion_matrix.csv")) == 9
+    assert set(BRIGHTNESS) < json.loads((folder / "classification_report.json").read_text()).keys()
+    assert capsys.readouterr().err == ""
+
+
+def test_class_names_of_all_kinds(project: Project, evaluated: Evaluate) -> None:
+    """Dollars would be a formula, and no font has every script."""
+    names = {"$\\frac{$": 0.0, "猫 😀": 0.3, "a, \"b\"": 0.6, "5": 0.9}  # fmt: skip
+    write_images(project.root, [(name, "test", value) for name, value in names.items()], list(names))
+    write_model(project.root, names)
+    folder = evaluated()
+    table = pd.read_csv(folder / "confusion_matrix.csv", dtype={"actual": str, "predicted": str})
+    hits = table[table.actual == table.predicted]
+    assert list(hits.actual) == list(names)
+    assert list(hits["count"]) == [1] * 4
+    assert list(read_predictions(folder).predicted) == list(names)
+
+
+def test_model_and_images_that_do_not_belong_together(project: Project, evaluated: Evaluate) -> None:
+    write_images(project.root, [("ant", "train", 0.1), ("bee", "val", 0.4)], list(BRIGHTNESS))
+    with pytest.raises(UserError, match=r"models/greys-near/model\.json is not there"):
+        evaluated()
+    write_model(project.root, BRIGHTNESS)
+    with pytest.raises(UserError, match="greys has no test images"):
+        evaluated()
+    write_images(project.root, [("ant", "test", 0.1)], ["ant", "cat", "bee"])  # the same, in another order
+    with pytest.raises(UserError, match="other classes"):
+        evaluated()
+    write_images(project.root, [("ant", "test", 0.1)], list(BRIGHTNESS))
+    meta = project.root / "data/packed/greys/meta.json"
+    meta.write_text(meta.read_text().replace('"width": 4', '"width": 5'))
+    with pytest.raises(UserError, match="another size"):
+        evaluated()
+    meta.unlink()
+    with pytest.raises(UserError, match="data/packed/greys is not there"):
+        evaluated()
+    assert not (project.root / "reports").exists()
+
+
+def test_model_whose_scores_are_no_numbers(project: Project, evaluated: Evaluate) -> None:
+    write_images(project.root, [("ant", "test", 0.1)], list(BRIGHTNESS))
+    write_model(project.root, {**BRIGHTNESS, "cat": math.nan})
+    with pytest.raises(UserError, match="loss of models/greys-near on test images is nan"):
+        evaluated()
+    assert not (project.root / "reports").exists()
+
+
+def test_as_a_process(project: Project, mixed: list[tuple[str, str, float]], evaluated: Evaluate) -> None:
+    ran = project.must_run("evaluate", "greys-near")
+    assert ran.out.startswith("greys-near: accuracy 0.")
+    assert ran.err == ""
+    (project.root / "models/greys-near/model.safetensors").write_bytes(b"half")
+    failed_in_one_line(project.run("evaluate", "greys-near"), "models/greys-near holds no whole model")

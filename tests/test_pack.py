@@ -1,0 +1,433 @@
+"""The stage `pack`: the pixels that train, the same bytes every time, or one line and nothing."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Project, class_folders, failed_in_one_line, picture, run
+from PIL import Image
+from PIL.Image import Transpose
+
+from pipeline.images.decode import decode, to_size, upright
+from pipeline.manifest import SPLIT, write_manifest
+
+# What a camera that was turned stores: the picture that is upright, turned the other way round
+AS_STORED = {
+    1: None, 2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_90, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_270,
+}  # fmt: skip
+
+
+class Packed(NamedTuple):
+    images: np.ndarray
+    index: pd.DataFrame
+    meta: dict[str, Any]
+
+
+def packed(project: Project, name: str = "photos") -> Packed:
+    folder = project.root / "data/packed" / name
+    assert sorted(path.name for path in folder.iterdir()) == ["images.npy", "index.parquet", "meta.json"]
+    assert [path.name for path in folder.parent.iterdir() if ".partial" in path.name] == []
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    return Packed(images, pd.read_parquet(folder / "index.parquet"), json.loads((folder / "meta.json").read_text()))
+
+
+def prepare(project: Project, name: str = "photos", *stages: str) -> None:
+    for stage in stages or ("check", "split", "pack"):
+        project.must_run(stage, name)
+
+
+def split_by_hand(project: Project, rows: list[tuple[str, str, str]], name: str = "photos") -> None:
+    """What `split` would leave, without running check and split."""
+    table = [{"path": path, "label": label, "split": side} for path, label, side in rows]
+    write_manifest(project.root / f"data/splits/{name}.parquet", table, sorted({row[1] for row in rows}), SPLIT)
+
+
+def decoded(image: Image.Image, form: str = "PNG", **options: Any) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return decode(stream.getvalue(), "x").image
+
+
+def pixels(image: Image.Image, channels: int) -> np.ndarray:
+    return to_size(upright(image, channels), image.height, image.width)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("pack"))
+    class_folders(project.root / "in", {"b": 30, "a": 40}, height=20, width=16)
+    (project.root / "in/a/broken.png").write_bytes(b"")
+    project.dataset("photos", "in", [10, 8], max_quarantined=0.1)
+    prepare(project)
+    return project
+
+
+together = pytest.mark.xdist_group("pack")  # in one process: its fixture is made once
+
+
+@together
+def test_one_array_its_index_and_what_is_known_of_it(photos: Project) -> None:
+    images, index, meta = packed(photos)
+    assert isinstance(images, np.memmap) and images.flags.c_contiguous
+    assert (images.shape, images.dtype) == ((70, 10, 8, 3), np.uint8)
+    splits = pd.read_parquet(photos.root / "data/splits/photos.parquet")
+    pd.testing.assert_frame_equal(index, splits)
+    assert list(index.columns) == ["path", "label", "split"]
+    assert (meta["images"], meta["height"], meta["width"], meta["channels"]) == (70, 10, 8, 3)
+    assert meta["classes"] == ["a", "b"]
+    assert meta["sha256"] == hashlib.sha256(images.tobytes()).hexdigest()
+    train = images[(index.split == "train").to_numpy()] / 255
+    np.testing.assert_allclose(meta["mean"], train.mean((0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(meta["std"], train.std((0, 1, 2)), atol=1e-5)
+    whole = images / 255  # statistics of all images would be others
+    assert np.abs(whole.mean((0, 1, 2)) - meta["mean"]).max() > 1e-4
+    assert set(meta["preprocessing"]) == {"orientation", "transparency", "resize", "crop"}
+
+
+@together
+def test_every_row_of_the_index_is_its_image(photos: Project) -> None:
+    images, index, _ = packed(photos)
+    for position, path in enumerate(index.path):
+        with Image.open(photos.root / "in" / path) as image:  # 20 × 16 to 10 × 8: exactly half
+            half = image.resize((8, 10), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(images[position], half)
+
+
+@together
+def test_the_same_bytes_again(photos: Project) -> None:
+    folder = photos.root / "data/packed/photos"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    prepare(photos, "photos", "pack")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    text = before["meta.json"].decode()
+    assert str(photos.root) not in text and os.uname().nodename not in text
+
+
+# Orientation, modes, sizes
+
+
+def test_every_orientation_is_packed_upright(project: Project) -> None:
+    rows = []
+    for label in ("a", "b"):
+        (project.root / "in" / label).mkdir(parents=True)
+        true = picture(ord(label), 12, 8)
+        smooth = true.resize((64, 96), Image.Resampling.BICUBIC)
+        for value, turn in AS_STORED.items():
+            exif = Image.Exif()
+            exif[0x0112] = value
+            for suffix, original, options in [
+                ("png", true, {}), ("tif", true, {}), ("webp", true, {"lossless": True}),
+                ("jpg", smooth, {"quality": 100, "subsampling": 0}),
+            ]:  # fmt: skip
+                stored = original.transpose(turn) if turn is not None else original
+                path = f"{label}/{value}.{suffix}"
+                stored.save(project.root / "in" / path, exif=exif, **options)
+                rows.append((path, label, "train"))
+    split_by_hand(project, sorted(rows))
+    project.dataset("photos", "in", [12, 8])
+    prepare(project, "photos", "pack")
+    images, index, _ = packed(project)
+    for image, path in zip(images, index.path, strict=True):
+        upright_one = images[list(index.path).index(f"{path[0]}/1.{path.rpartition('.')[2]}")]
+        difference = np.abs(image.astype(int) - upright_one)
+        assert difference.max() <= (6 if path.endswith("jpg") else 0), path
+        if not path.endswith("jpg"):
+            np.testing.assert_array_equal(image, picture(ord(path[0]), 12, 8))
+
+
+@pytest.mark.parametrize("value", [0, 9, 99, 65535])
+def test_an_orientation_that_makes_no_sense_turns_nothing(value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    np.testing.assert_array_equal(pixels(decoded(picture(1), exif=exif), 3), picture(1))
+
+
+GREY = np.random.default_rng(3).integers(0, 256, (6, 5), np.uint8)
+COLOUR = np.random.default_rng(4).integers(0, 256, (6, 5, 3), np.uint8)
+ALPHA = np.random.default_rng(5).integers(0, 256, (6, 5), np.uint8)
+OPACITY = ALPHA[:, :, None] / 255
+
+
+def luma(colour: np.ndarray) -> np.ndarray:
+    """ITU-R 601-2, as Pillow documents it."""
+    return colour @ np.array([299, 587, 114]) / 1000
+
+
+def with_transparent_colour() -> Image.Image:
+    image = Image.fromarray(COLOUR)
+    image.info["transparency"] = tuple(int(value) for value in COLOUR[0, 0])
+    return image
+
+
+def palette(transparency: int | None = None) -> Image.Image:
+    image = Image.fromarray(GREY // 64, "L")
+    image = Image.frombytes("P", image.size, image.tobytes())
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    if transparency is not None:
+        image.info["transparency"] = transparency
+    return image
+
+
+PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]])[GREY // 64]
+HOLE = COLOUR.copy()
+HOLE[(COLOUR == COLOUR[0, 0]).all(-1)] = 255
+WIDE = np.random.default_rng(6).integers(0, 65536, (6, 5)).astype(np.uint16)
+MODES: dict[str, tuple[Image.Image, str, np.ndarray]] = {
+    "L": (Image.fromarray(GREY), "PNG", GREY),
+    "RGB": (Image.fromarray(COLOUR), "PNG", COLOUR),
+    "1": (Image.fromarray(GREY > 99), "PNG", (GREY > 99) * 255),
+    "LA": (Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA)]), "PNG",
+           GREY * OPACITY[..., 0] + 255 * (1 - OPACITY[..., 0])),
+    "RGBA": (Image.fromarray(np.dstack([COLOUR, ALPHA])), "PNG", COLOUR * OPACITY + 255 * (1 - OPACITY)),
+    "RGB with a transparent colour": (with_transparent_colour(), "PNG", HOLE),
+    "P": (palette(), "PNG", PALETTE),
+    "P with a transparent colour": (palette(1), "PNG", np.where((GREY // 64 == 1)[..., None], 255, PALETTE)),
+    "P of a GIF": (palette(1), "GIF", np.where((GREY // 64 == 1)[..., None], 255, PALETTE)),
+    "16 bits": (Image.fromarray(WIDE), "PNG", WIDE // 256),
+    "16 bits in a TIFF": (Image.fromarray(WIDE), "TIFF", WIDE // 256),
+    "16 bits big-endian": (Image.fromarray(WIDE.astype(">u2")), "TIFF", WIDE // 256),
+    "32 bits that hold 16": (Image.fromarray(WIDE.astype(np.int32)), "TIFF", WIDE // 257),
+    "32 bits that hold 8": (Image.fromarray(GREY.astype(np.int32)), "TIFF", GREY),
+    "float": (Image.fromarray(GREY.astype(np.float32)), "TIFF", GREY),
+    "CMYK": (Image.fromarray(np.dstack([COLOUR, ALPHA]), "CMYK"), "TIFF", (255 - COLOUR) * (1 - OPACITY)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_colour_mode_as_a_person_sees_it(mode: str, channels: int) -> None:
+    image, form, expected = MODES[mode]
+    seen = pixels(decoded(image, form), channels)
+    assert (seen.shape, seen.dtype) == ((6, 5, channels), np.uint8)
+    if channels == 1 and expected.ndim == 3:
+        expected = luma(expected)
+    difference = np.abs(seen - expected.reshape(6, 5, -1).astype(float))
+    assert difference.max() <= 1.5
+
+
+def test_a_turned_image_with_alpha_and_16_bits_is_turned_too() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for mode in ("RGBA", "16 bits", "P with a transparent colour"):
+        image, form, _ = MODES[mode]
+        turned = upright(decoded(image, form, exif=exif), 3)
+        still = upright(decoded(image, form), 3)
+        np.testing.assert_array_equal(turned, still.transpose(Transpose.ROTATE_270))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "rows", "columns"),
+    [
+        (16, 8, (8, 8), slice(4, 12), slice(0, 8)),  # portrait: the middle
+        (8, 16, (8, 8), slice(0, 8), slice(4, 12)),  # landscape
+        (8, 8, (4, 8), slice(2, 6), slice(0, 8)),  # [height, width]
+        (8, 8, (8, 4), slice(0, 8), slice(2, 6)),
+        (28, 28, (28, 28), slice(0, 28), slice(0, 28)),  # nothing to do
+    ],
+)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_the_centre_is_cut_out(
+    height: int, width: int, size: tuple[int, int], rows: slice, columns: slice, mode: str
+) -> None:
+    image = picture(1, height, width, mode)
+    expected = np.asarray(image)[rows, columns]
+    np.testing.assert_array_equal(to_size(image, *size), expected.reshape(*size, -1))
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(60, 20), (20, 60), (31, 57), (1, 90), (90, 1), (1, 1), (3, 2), (10, 10)]
+)
+@pytest.mark.parametrize("size", [(10, 10), (6, 18), (1, 1)])
+def test_any_shape_becomes_the_wanted_size_without_distortion(height: int, width: int, size: tuple[int, int]) -> None:
+    ramp = np.linspace(0, 255, height)[:, None] + np.zeros(width)
+    result = to_size(Image.fromarray(ramp.astype(np.uint8)), *size)[:, :, 0].astype(float)
+    assert result.shape == size
+    scale = max(size[0] / height, size[1] / width)
+    visible = size[0] / (height * scale)  # the share of the height that the crop leaves
+    if height >= 20:
+        assert abs((result[-1] - result[0]).mean() - 255 * visible * (1 - 1 / size[0])) < 16
+    assert abs(result.mean() - ramp.mean()) < 8 or height == 1
+    assert result.std(axis=1).max() < 1e-9  # columns stay alike
+
+
+def test_downscaling_averages_instead_of_dropping_pixels() -> None:
+    stripes = np.zeros((64, 64), np.uint8)
+    stripes[:, ::2] = 255
+    result = to_size(Image.fromarray(stripes), 8, 8)
+    assert np.abs(result[:, 1:-1].astype(int) - 127).max() < 8
+
+
+def test_one_and_three_channels(project: Project) -> None:
+    class_folders(project.root / "in", {"a": 3, "b": 3}, height=8, width=8)
+    paths = [(f"{label}/{number:03d}.png", label, "train") for label in "ab" for number in range(3)]
+    split_by_hand(project, paths)
+    project.dataset("photos", "in", 8)
+    prepare(project, "photos", "pack")
+    colour = np.array(packed(project).images)
+    project.dataset("photos", "in", 8, channels=1)
+    prepare(project, "photos", "pack")
+    grey, _, meta = packed(project)
+    assert (grey.shape, colour.shape) == ((6, 8, 8, 1), (6, 8, 8, 3))
+    assert np.abs(grey[..., 0] - luma(colour)).max() <= 1
+    assert len(meta["mean"]) == len(meta["std"]) == 1
+
+
+# Array formats
+
+
+def test_idx_files_from_end_to_end(project: Project) -> None:
+    folder = project.root / "in"
+    folder.mkdir()
+    random = np.random.default_rng(2)
+    arrays = {}
+    for split, count in (("train", 60), ("t10k", 20)):
+        images = random.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 3
+        arrays[split] = images, labels
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+            (folder / f"{split}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    project.dataset("mnist", "in", 28, channels=1, split={"val": 0.1}, classes=["nil", "one", "two"])
+    prepare(project, "mnist")
+    images, index, meta = packed(project, "mnist")
+    np.testing.assert_array_equal(images[:60, :, :, 0], arrays["train"][0])
+    np.testing.assert_array_equal(images[60:, :, :, 0], arrays["t10k"][0])
+    assert meta["classes"] == ["nil", "one", "two"]
+    assert list(index.label) == [meta["classes"][label] for label in np.concatenate([a[1] for a in arrays.values()])]
+    assert list(index.split[60:]) == ["test"] * 20 and index.split.value_counts()["val"] == 6
+
+
+# What goes wrong
+
+
+@pytest.fixture
+def three_each(project: Project) -> Project:
+    class_folders(project.root / "in", {"a": 3, "b": 3}, height=8, width=8)
+    split_by_hand(project, [(f"{label}/{number:03d}.png", label, "train") for label in "ab" for number in range(3)])
+    project.dataset("photos", "in")
+    return project
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_source_that_changed_after_check(three_each: Project) -> None:
+    prepare(three_each, "photos", "pack")
+    before = everything(three_each.root / "data")
+    image = three_each.root / "in/a/001.png"
+    content = image.read_bytes()
+    for damaged in (b"", content[:100], b"<html>"):
+        image.write_bytes(damaged)
+        ran = three_each.run("pack", "photos")
+        failed_in_one_line(ran, "a/001.png", "the source has changed", "dvc repro")
+        assert everything(three_each.root / "data") == before
+    image.unlink()
+    failed_in_one_line(three_each.run("pack", "photos"), "a/001.png", "the source has changed")
+    shutil.rmtree(three_each.root / "in/b")
+    failed_in_one_line(three_each.run("pack", "photos"), "a/001.png", "the source has changed")
+    shutil.rmtree(three_each.root / "in")
+    failed_in_one_line(three_each.run("pack", "photos"), "in is not there")
+    assert everything(three_each.root / "data") == before
+
+
+def test_a_new_image_waits_for_check(three_each: Project) -> None:
+    prepare(three_each, "photos", "pack")
+    before = everything(three_each.root / "data")
+    picture(99).save(three_each.root / "in/a/0005.png")
+    prepare(three_each, "photos", "pack")
+    assert everything(three_each.root / "data") == before
+
+
+def test_before_split_has_run(project: Project) -> None:
+    project.dataset("photos", "in")
+    failed_in_one_line(project.run("pack", "photos"), "data/splits/photos.parquet is not there", "dvc repro")
+    assert not (project.root / "data").exists()
+
+
+def test_what_a_killed_run_left_is_swept_away(three_each: Project) -> None:
+    litter = three_each.root / "data/packed/.photos.partial"
+    litter.mkdir(parents=True)
+    (litter / "images.npy").write_bytes(b"half")
+    prepare(three_each, "photos", "pack")
+    assert packed(three_each).images.shape == (6, 8, 8, 3) and not litter.exists()
+
+
+@pytest.fixture
+def small_disk(three_each: Project) -> Iterator[Path]:
+    """A file system of 1 MB where the packed images go."""
+    folder = three_each.root / "data/packed"
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("may not mount a file system here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("size", [300, 240])  # the third image does not fit; the sixth
+def test_a_full_disk(three_each: Project, small_disk: Path, size: int) -> None:
+    three_each.dataset("photos", "in", size)
+    failed_in_one_line(three_each.run("pack", "photos"), "No space left on device")
+    assert list(small_disk.iterdir()) == []
+    three_each.dataset("photos", "in", 8)
+    prepare(three_each, "photos", "pack")
+    before = everything(small_disk)
+    three_each.dataset("photos", "in", size)
+    failed_in_one_line(three_each.run("pack", "photos"), "No space left on device")
+    assert everything(small_disk) == before and len(before) == 3
+    assert [path.name for path in small_disk.iterdir()] == ["photos"]
+
+
+def test_a_folder_that_may_not_be_written(three_each: Project) -> None:
+    (three_each.root / "data/packed").write_text("a file where the folder should be")
+    failed_in_one_line(three_each.run("pack", "photos"), "data/packed")
+
+
+PEAK = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // (1 if sys.platform != "darwin" else 1024))
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_images(project: Project) -> None:
+    peaks = {}
+    side = 160
+    for count in (300, 3000):
+        with zipfile.ZipFile(project.root / "in.zip", "w") as archive:
+            for number in range(count):
+                stream = io.BytesIO()
+                Image.new("RGB", (4, 4), (number % 256, number // 256, 9)).save(stream, "PNG")
+                archive.writestr(f"c{number % 2}/{number:04d}.png", stream.getvalue())
+        split_by_hand(project, [(f"c{n % 2}/{n:04d}.png", f"c{n % 2}", "train") for n in range(count)])
+        project.dataset("photos", "in.zip", side)
+        command = project.command("pack", "photos")
+        repository = str(Path(__file__).parents[1])
+        ran = run([sys.executable, "-c", PEAK, *command], project.root, PYTHONPATH=repository)
+        status, peaks[count] = map(int, ran.out.split())
+        assert status == 0, ran.err
+        assert packed(project).images.shape == (count, side, side, 3)
+    grown = (peaks[3000] - peaks[300]) * 1024
+    assert grown < 0.25 * 2700 * side * side * 3, peaks  # kB; the array grew by 207 MB

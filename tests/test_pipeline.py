@@ -1,0 +1,433 @@
+"""The stages under DVC: what they depend on, what runs again and what does not, and what survives an interruption."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ENVIRONMENT, REPOSITORY, Clone
+from ruamel.yaml import YAML
+
+needs_digits = pytest.mark.xdist_group("digits")
+CopyOf = Callable[[Clone], Clone]
+MLP, CNN = "digits-mlp", "digits-cnn"
+
+# runs a stage and tells, at its end, which modules of the project it has imported
+IMPORTS = """
+import atexit, json, pathlib, runpy, sys
+here, name = pathlib.Path.cwd() / "pipeline", sys.argv[1]
+
+def tell():
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    own = {pathlib.Path(file) for file in files if file and pathlib.Path(file).is_relative_to(here)}
+    print(json.dumps([path.relative_to(here.parent).as_posix() for path in own]))
+
+atexit.register(tell)
+sys.argv = sys.argv[1:]
+runpy.run_module(f"pipeline.{name}", run_name="__main__", alter_sys=True)
+"""
+
+
+def files_below(root: Path, *folders: str) -> dict[str, bytes]:
+    """The content of each file that is there, by path."""
+    paths = (path for folder in folders for path in (root / folder).rglob("*"))
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+
+
+def results(clone: Clone) -> dict[str, bytes]:
+    """Every output of the stages, and the lock."""
+    found = files_below(clone.root, "data", "models", "reports")
+    return {"dvc.lock": (clone.root / "dvc.lock").read_bytes(), **found}
+
+
+def assert_same(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
+    assert sorted(found) == sorted(expected)
+    assert not [path for path in expected if found[path] != expected[path]]
+
+
+def module_deps(stage: str, network: str = "") -> set[str]:
+    """The project's modules among the `deps` of a stage in dvc.yaml."""
+    stages = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    deps = [dep.replace("${item.network.name}", network) for dep in stages[stage]["do"]["deps"]]
+    return {dep for dep in deps if dep.endswith(".py")}
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.fixture(scope="module")
+def scratch(digits: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A copy of `digits` for tests that put back what they change."""
+    root = tmp_path_factory.mktemp("scratch") / "copy"
+    shutil.copytree(digits.root, root, symlinks=True)
+    return Clone(root)
+
+
+# --- what a stage depends on ---
+
+
+@needs_digits
+@pytest.mark.parametrize(
+    ("stage", "network", "command"),
+    [
+        ("download", "", ["download", "digits"]),
+        ("check", "", ["check", "digits"]),
+        ("split", "", ["split", "digits"]),
+        ("pack", "", ["pack", "digits"]),
+        ("weights", "", ["download", "--weights", MLP]),
+        ("train", "mlp", ["train", MLP]),
+        ("train", "cnn", ["train", CNN]),
+        ("evaluate", "mlp", ["evaluate", MLP]),
+        ("evaluate", "cnn", ["evaluate", CNN]),
+    ],
+)
+def test_a_stage_names_the_modules_it_imports(scratch: Clone, stage: str, network: str, command: list[str]) -> None:
+    if stage in ("download", "weights"):  # else there is nothing to fetch, and less to import
+        folder = scratch.root / "data" / ("raw/digits" if stage == "download" else f"weights/{MLP}")
+        shutil.rmtree(folder)
+    if stage == "train":
+        edit(scratch.root / "params.yaml", "epochs: 40", "epochs: 1")
+        edit(scratch.root / "params.yaml", "epochs: 20", "epochs: 1")
+    ran = scratch.must_run("python", "-c", IMPORTS, *command)
+    scratch.must_run("git", "checkout", "-q", "params.yaml")
+    imported = {*json.loads(ran.out.splitlines()[-1]), f"pipeline/{command[0]}.py"}
+    assert imported == module_deps(stage, network)
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_a_transfer_network_needs_its_own_module_and_no_other(clone: Clone, stage: str) -> None:
+    ran = clone.must_run("python", "-c", IMPORTS, "networks.transfer")
+    imported = set(json.loads(ran.out.splitlines()[-1]))
+    wanted = module_deps(stage, "transfer")
+    assert imported <= wanted and "pipeline/networks/layers.py" in imported
+    assert wanted - module_deps(stage, "mlp") == {"pipeline/networks/transfer.py"}
+
+
+# --- what runs again ---
+
+
+@needs_digits
+def test_nothing_runs_twice(digits: Clone) -> None:
+    before = results(digits)
+    ran = digits.must_run("dvc", "repro", "--glob", "evaluate@digits-*")
+    assert "Data and pipelines are up to date." in ran.out
+    assert "Running stage" not in ran.out
+    assert_same(results(digits), before)
+
+
+@needs_digits
+def test_running_everything_again_gives_the_same_bytes_elsewhere(digits: Clone, copy_of: CopyOf) -> None:
+    copy = copy_of(digits)
+    ran = copy.must_run("dvc", "repro", "--force", f"evaluate@{CNN}", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    for stage in ("download@digits", "check@digits", "split@digits", "pack@digits", f"train@{CNN}", f"evaluate@{CNN}"):
+        assert f"Running stage '{stage}'" in ran.out
+    assert_same(results(copy), results(digits))
+
+
+@needs_digits
+def test_outputs_tell_nothing_of_the_machine(digits: Clone) -> None:
+    # as whole words: a short host name can stand in compressed pixels by chance
+    private = (str(digits.root), str(digits.root.parent), socket.gethostname(), time.strftime("%Y-%m-%d"))
+    word = re.compile(rb"(?<![\w-])(" + b"|".join(re.escape(text.encode()) for text in private) + rb")(?![\w-])")
+    files = results(digits)
+    assert len(files) > 20
+    assert not [
+        (path, found[0])
+        for path, content in files.items()
+        if (found := word.search(content)) and (len(found[0]) > 6 or content.isascii())
+    ]
+
+
+CODE = "\nUNUSED = 1\n"
+
+
+@needs_digits
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        ("params.yaml", "epochs: 40", "epochs: 41", {f"train@{MLP}"}),
+        (
+            "pipeline/training/loop.py", "", CODE,
+            {f"train@{MLP}", f"train@{CNN}", f"evaluate@{MLP}", f"evaluate@{CNN}"},
+        ),
+        ("pipeline/split.py", "", CODE, {"split@digits"}),
+        ("pipeline/networks/cnn.py", "", CODE, {f"train@{CNN}", f"evaluate@{CNN}"}),
+        ("pipeline/track.py", "", CODE, set()),
+        ("pipeline/tracker.py", "", CODE, set()),
+        ("pipeline/results.py", "", CODE, set()),
+        ("params.yaml", "max_quarantined: 0.01", "max_quarantined: 0.02", set()),  # of another data set
+        ("params.yaml", "val: 0.1, test: 0.2", "val: 0.2, test: 0.2", {"check@digits", "split@digits", "pack@digits"}),
+    ],
+    ids=lambda value: value.removeprefix("pipeline/") if isinstance(value, str) else None,
+)  # fmt: skip
+def test_an_edit_makes_stale_what_it_concerns(
+    scratch: Clone, digits: Clone, file: str, old: str, new: str, expected: set[str]
+) -> None:
+    put_back(scratch, digits)
+    path = scratch.root / file
+    edit(path, old, new) if old else path.write_text(path.read_text() + new)
+    status = json.loads(scratch.must_run("dvc", "status", "--json").out)
+    scratch.must_run("git", "checkout", "-q", file)
+    # data sets that were never downloaded here are stale anyhow
+    assert {stage for stage in status if "@digits" in stage} == expected
+
+
+def put_back(scratch: Clone, digits: Clone) -> None:
+    """Give the outputs that other tests made anew the bytes that DVC knows."""
+    for path, content in results(digits).items():
+        file = scratch.root / path
+        if not file.exists() or file.read_bytes() != content:
+            file.unlink(missing_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+
+
+@needs_digits
+def test_lost_results_come_from_the_run_cache(digits: Clone, copy_of: CopyOf) -> None:
+    copy = copy_of(digits)
+    for folder in ("models", "reports", "data"):
+        shutil.rmtree(copy.root / folder)
+    (copy.root / "dvc.lock").unlink()
+    ran = copy.must_run("dvc", "repro", "--glob", "evaluate@digits-*")
+    run = {line.split("'")[1] for line in ran.out.splitlines() if line.startswith("Running stage")}
+    # what may not be fetched again is kept by `persist`, which has no run-cache
+    assert run == {"download@digits", f"weights@{MLP}", f"weights@{CNN}"}
+    for stage in (f"train@{MLP}", f"evaluate@{CNN}", "check@digits", "pack@digits"):
+        assert f"Stage '{stage}' is cached - skipping run, checking out outputs" in ran.out
+    expected = results(digits)
+    order = YAML(typ="safe").load
+    assert order(results(copy)["dvc.lock"].decode()) == order(expected["dvc.lock"].decode())
+    kept = {path: content for path, content in results(copy).items() if path in expected and path != "dvc.lock"}
+    outputs = {path: content for path, content in expected.items() if "digits" in path}
+    assert_same({path: content for path, content in kept.items() if path in outputs}, outputs)
+
+
+# --- interruptions ---
+
+
+class Started:
+    """A command in a session of its own, killed with all its processes at the end of the test."""
+
+    def __init__(self, clone: Clone, *command: str, **environment: str) -> None:
+        self.clone = clone
+        self.process = subprocess.Popen(
+            [str(REPOSITORY / ".venv/bin" / command[0]), *command[1:]],
+            cwd=clone.root, env={**ENVIRONMENT, "PYTHONUNBUFFERED": "1", **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def wait_for(self, condition: Callable[[], Any], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            if self.process.poll() is not None:
+                out, err = self.process.communicate()
+                raise AssertionError(f"ended early with {self.process.returncode}: {out}{err}")
+            assert time.monotonic() < end, "it took too long"
+            time.sleep(0.01)
+
+    def send(self, number: signal.Signals) -> tuple[int, str, str]:
+        """Send a signal to all its processes and return its exit status and what it said."""
+        os.killpg(self.process.pid, number)
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out, err
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.communicate()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Started]]:
+    started: list[Started] = []
+
+    def begin(clone: Clone, *command: str, **environment: str) -> Started:
+        started.append(Started(clone, *command, **environment))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.close()
+
+
+def checkpoints(clone: Clone, name: str = MLP) -> set[Path]:
+    return set((clone.root / ".checkpoints" / name).glob("[!.]*.pt"))
+
+
+def partials(clone: Clone) -> list[Path]:
+    return [path for folder in ("data", "models", "reports") for path in (clone.root / folder).rglob(".*.partial")]
+
+
+@needs_digits
+def test_killed_training_goes_on_to_the_same_bytes(
+    digits: Clone, copy_of: CopyOf, start: Callable[..., Started]
+) -> None:
+    copy = copy_of(digits)
+    repro = start(copy, "dvc", "repro", "--force", "--single-item", f"train@{MLP}")
+    repro.wait_for(lambda: checkpoints(copy))
+    repro.send(signal.SIGKILL)  # DVC too, as when the power fails
+    assert not (copy.root / "models" / MLP).exists()
+
+    # by force, because DVC's cache knows the result already
+    ran = copy.must_run("dvc", "repro", "--force", "--single-item", f"train@{MLP}")
+    resumed = [line for line in ran.out.splitlines() if line.startswith("resuming after epoch ")]
+    assert len(resumed) == 1 and resumed[0].endswith(" of 40")
+    assert 1 <= int(resumed[0].split()[3]) < 40
+    assert_same(results(copy), results(digits))
+    assert not (copy.root / ".checkpoints" / MLP).exists()
+
+
+@needs_digits
+def test_interrupted_training_goes_on_only_with_the_same_inputs(
+    digits: Clone, copy_of: CopyOf, start: Callable[..., Started]
+) -> None:
+    copy = copy_of(digits)
+    train = ("python", "-m", "pipeline.train", MLP)
+    other = copy.root / ".checkpoints" / f"{MLP}-wide" / "1.pt"  # of another experiment whose name begins alike
+    other.parent.mkdir(parents=True)
+    other.touch()
+    interrupted = start(copy, *train)
+    interrupted.wait_for(lambda: checkpoints(copy))
+    status, _, err = interrupted.send(signal.SIGINT)
+    assert status == 130, err
+    assert err.startswith("interrupted") and len(err.splitlines()) == 1
+    (saved,) = checkpoints(copy)
+    assert not partials(copy)
+
+    meta = copy.root / "data/packed/digits/meta.json"
+    changes = {
+        copy.root / "params.yaml": ("lr: 0.002", "lr: 0.003"),
+        meta: ('"mean"', '"mean" '),
+        copy.root / "pipeline/training/loop.py": ("EVALUATION_BATCH = 1000", "EVALUATION_BATCH = 1001"),
+    }
+    for file, (old, new) in changes.items():
+        original, known = file.read_bytes(), checkpoints(copy)
+        file.chmod(0o644)
+        edit(file, old, new)
+        changed = start(copy, *train)
+        changed.wait_for(lambda known=known: checkpoints(copy) - known)
+        status, out, err = changed.send(signal.SIGINT)
+        assert status == 130, err
+        assert f"{MLP}: " in out and "resuming" not in out, f"{file.name} changed: {out}"
+        file.write_bytes(original)
+    assert saved.exists()
+
+    ran = copy.must_run(*train)
+    assert "resuming after epoch" in ran.out
+    assert_same(results(copy), results(digits))
+    assert not checkpoints(copy) and other.exists()
+
+
+@needs_digits
+def test_interrupted_evaluation_ends_without_a_traceback(
+    digits: Clone, copy_of: CopyOf, start: Callable[..., Started]
+) -> None:
+    copy = copy_of(digits)
+    evaluate = start(copy, "python", "-m", "pipeline.evaluate", MLP)
+    loaded = Path(f"/proc/{evaluate.process.pid}/maps")
+    if not loaded.exists():
+        pytest.skip("only /proc tells how far a process has come")
+    evaluate.wait_for(lambda: "safetensors" in loaded.read_text())
+    status, _, err = evaluate.send(signal.SIGINT)
+    assert status == 130, err
+    assert err.startswith("interrupted") and len(err.splitlines()) == 1
+    assert not partials(copy)
+    copy.must_run("python", "-m", "pipeline.evaluate", MLP)
+    assert_same(results(copy), results(digits))
+
+
+# --- what DVC shows ---
+
+
+@needs_digits
+def test_metrics_of_experiments_are_shown_side_by_side(digits: Clone) -> None:
+    shown = json.loads(digits.must_run("dvc", "metrics", "show", "--json").out)[""]["data"]
+    for name in (MLP, CNN):
+        path = f"reports/{name}/metrics.json"
+        assert shown[path]["data"] == json.loads((digits.root / path).read_text())
+        assert shown[path]["data"]["accuracy"] > 0.95
+
+
+@needs_digits
+def test_plots_hold_curves_and_counts(digits: Clone, tmp_path: Path) -> None:
+    ran = digits.must_run("dvc", "plots", "show", "--json", "-o", str(tmp_path / "json"))
+    shown = json.loads(ran.out)
+    assert [error for error in shown["errors"] if "digits" in error.get("source", error["name"])] == []
+
+    def points(plot: str) -> list[dict[str, Any]]:
+        (figure,) = shown["data"][plot]
+        content = figure["content"]
+        return (json.loads(content) if isinstance(content, str) else content)["data"]["values"]
+
+    counts = list(csv.DictReader((digits.root / f"reports/{CNN}/confusion_matrix.csv").open()))
+    assert len(counts) == 100 and sum(int(row["count"]) for row in counts) == 359
+    cells = {
+        (row["actual"], row["predicted"]): str(row["count"]) for row in points(f"reports/{CNN}/confusion_matrix.csv")
+    }
+    assert cells == {(row["actual"], row["predicted"]): row["count"] for row in counts}
+
+    curve = points("digits accuracy")
+    assert {row["filename::field"] for row in curve} == {
+        f"{name}/history.csv::{field}" for name in (MLP, CNN) for field in ("train_accuracy", "val_accuracy")
+    }
+    history = list(csv.DictReader((digits.root / f"reports/{MLP}/history.csv").open()))
+    own = [row for row in curve if row["filename::field"] == f"{MLP}/history.csv::val_accuracy"]
+    assert [(row["epoch"], row["dvc_inferred_y_value"]) for row in own] == [
+        (r["epoch"], r["val_accuracy"]) for r in history
+    ]
+
+    ran = digits.must_run("dvc", "plots", "show", "-o", str(tmp_path / "page"))
+    assert "digits" not in ran.err, ran.err
+    page = (tmp_path / "page/index.html").read_text()
+    assert "digits loss" in page and f"reports/{CNN}/confusion_matrix.csv" in page
+
+
+def test_charts_name_experiments_that_exist() -> None:
+    yaml = YAML(typ="safe")
+    experiments = yaml.load((REPOSITORY / "params.yaml").read_text())["experiments"]
+    charts = yaml.load((REPOSITORY / "dvc.yaml").read_text())["plots"]
+    for chart in charts:
+        ((name, properties),) = chart.items()
+        shown = {Path(file).parent.name for file in properties["y"]}
+        assert shown == {key for key, item in experiments.items() if item["dataset"] == name.rsplit(" ", 1)[0]}
+
+
+@needs_digits
+def test_an_experiment_in_a_temporary_copy_is_logged_to_the_project(digits: Clone, copy_of: CopyOf) -> None:
+    from mlflow import MlflowClient
+
+    copy = copy_of(digits)
+    (copy.root / "mlflow.db").unlink()  # its artifacts are where the original is
+    ran = copy.must_run(
+        "dvc", "exp", "run", "--temp", "--name", "short", "-S", f"experiments.{MLP}.epochs=1", f"evaluate@{MLP}"
+    )
+    run_stages = [line.split("'")[1] for line in ran.out.splitlines() if line.startswith("Running stage")]
+    assert run_stages == [f"train@{MLP}", f"evaluate@{MLP}"]
+    assert_same(results(copy), results(digits))
+
+    client = MlflowClient(f"sqlite:///{copy.root}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    assert run.data.tags["dvc.exp_name"] == "short"
+    assert run.data.params["epochs"] == "1" and run.info.status == "FINISHED"
+    assert client.list_artifacts(run.info.run_id)
+
+    shown = json.loads(copy.must_run("dvc", "exp", "show", "--json").out)
+    (baseline,) = [revision for revision in shown if revision["rev"] != "workspace"]
+    (experiment,) = [one for group in baseline["experiments"] for one in group["revs"]]
+    assert experiment["name"] == "short"
+    metrics = experiment["data"]["metrics"][f"reports/{MLP}/metrics.json"]["data"]
+    assert metrics["accuracy"] == pytest.approx(run.data.metrics["test_accuracy"])

@@ -1,0 +1,333 @@
+"""`python -m pipeline.predict`: what it prints, and that it says what `evaluate` said of the same images."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, class_folders, failed_in_one_line, picture
+from PIL import Image
+
+from pipeline import predict
+from pipeline.console import run
+from pipeline.images.decode import ORIENTATION
+
+pytestmark = pytest.mark.xdist_group("predict")
+CLASSES = ["ant", "bee", "cat"]
+Predict = Callable[..., Ran]
+
+
+def write_odd_images(folder: Path) -> None:
+    """Images of one class that need turning, flattening, converting or cropping; none is broken."""
+    turned = Image.Exif()
+    turned[ORIENTATION] = 6
+    picture(90, 9, 31).save(folder / "turned.jpg", exif=turned, quality=95)
+    picture(91, 20, 20, "L").save(folder / "grey.png")
+    picture(92, 16, 12, "RGBA").save(folder / "transparent.png")
+    picture(93, 41, 7).save(folder / "tall.png")
+    picture(94, 3, 50).save(folder / "wide.bmp")
+    picture(95, 30, 30).convert("P").save(folder / "palette.gif")
+    picture(96, 30, 20).convert("CMYK").save(folder / "print.jpg", quality=95)
+    Image.fromarray(np.arange(0, 60000, 100, dtype=np.uint16).reshape(20, 30)).save(folder / "deep.png")
+    picture(97, 24, 24).save(folder / "mit Leerzeichen, ü 猫 [1] $x$.png")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with one evaluated model; tests must leave its files as they are."""
+    project = Project(tmp_path_factory.mktemp("predict"))
+    photos = project.root / "photos"
+    class_folders(photos / "train", dict.fromkeys(CLASSES, 6))
+    class_folders(photos / "test", dict.fromkeys(CLASSES, 2), height=14, width=9)
+    write_odd_images(photos / "test/bee")
+    project.dataset("photos", "photos", [8, 6])
+    project.experiment("photos-cnn", "photos", network={"name": "cnn", "convolutions": [6], "hidden": [8]}, epochs=12)
+    for stage in ("check", "split", "pack"):
+        project.must_run(stage, "photos")
+    for stage in ("train", "evaluate"):
+        project.must_run(stage, "photos-cnn")
+    return project
+
+
+@pytest.fixture
+def asked(trained: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Predict:
+    """Run predict in this process, in the project's folder; an exception not meant for people comes through."""
+    monkeypatch.chdir(trained.root)
+
+    def ask(*arguments: str, model: str = "models/photos-cnn") -> Ran:
+        monkeypatch.setattr(sys, "argv", ["predict", "--model", model, *arguments])
+        with pytest.raises(SystemExit) as raised:
+            run(predict.main)
+        return Ran(raised.value.code if isinstance(raised.value.code, int) else 99, *capsys.readouterr())
+
+    return ask
+
+
+def names(ran: Ran) -> list[str]:
+    """The files that have a line on stdout."""
+    return [line.rpartition(": ")[0] for line in ran.out.splitlines()]
+
+
+def test_says_of_an_image_what_evaluate_said(trained: Project, asked: Predict) -> None:
+    ran = asked("--json", "photos/test")
+    assert ran.status == 0, ran.err
+    evaluated = pd.read_parquet(trained.root / "reports/photos-cnn/predictions.parquet")
+    by_path = {f"photos/{row.path}": row for row in evaluated.itertuples()}
+    answers = json.loads(ran.out)
+    assert [answer["path"] for answer in answers] == sorted(by_path)
+    assert len(answers) == 6 + 9
+    for answer in answers:
+        (best,) = answer["predictions"]
+        row = by_path[answer["path"]]
+        assert best["class"] == row.predicted, answer
+        assert best["probability"] == pytest.approx(row.probability, abs=1e-5), answer
+    # the model does tell these images apart, so that equal answers mean equal pixels
+    assert evaluated.probability.round(4).nunique() > 10
+
+
+def test_turned_image_is_seen_as_a_person_sees_it(asked: Predict, tmp_path: Path) -> None:
+    pixels = picture(1, 30, 30)
+    turned = Image.Exif()
+    turned[ORIENTATION] = 3
+    pixels.save(tmp_path / "plain.png")
+    pixels.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "turned.png", exif=turned)
+    pixels.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "upside-down.png")
+    lines = asked("--top", "3", str(tmp_path)).out.splitlines()
+    plain, same, other = (line.rpartition(".png: ")[2] for line in lines)
+    assert plain == same
+    assert plain != other
+
+
+def test_one_line_for_each_file(asked: Predict) -> None:
+    ran = asked("photos/test/ant/001.png", "photos/test/ant/000.png", "photos/train/cat")
+    assert ran.status == 0
+    assert ran.err == ""
+    cats = [f"photos/train/cat/{number:03d}.png" for number in range(6)]
+    assert names(ran) == ["photos/test/ant/001.png", "photos/test/ant/000.png", *cats]
+    for line in ran.out.splitlines():
+        label, probability = line.rpartition(": ")[2].split()
+        assert label in CLASSES
+        assert 1 / 3 < float(probability) <= 1
+
+
+def test_classes_in_order_of_their_probability(asked: Predict) -> None:
+    (best,) = json.loads(asked("--json", "photos/test/ant/000.png").out)
+    for top in (2, 3, 100):
+        (answer,) = json.loads(asked("--json", "--top", str(top), "photos/test/ant/000.png").out)
+        predictions = answer["predictions"]
+        assert len(predictions) == min(top, 3)
+        assert predictions[0] == best["predictions"][0]
+        probabilities = [each["probability"] for each in predictions]
+        assert probabilities == sorted(probabilities, reverse=True)
+    assert {each["class"] for each in predictions} == set(CLASSES)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+    (line,) = asked("--top", "3", "photos/test/ant/000.png").out.splitlines()
+    expected = ", ".join(f"{each['class']} {each['probability']:.4f}" for each in predictions)
+    assert line == f"photos/test/ant/000.png: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("photos/train/*/000.png", [f"photos/train/{label}/000.png" for label in CLASSES]),
+        ("photos/train/[ab]*", [f"photos/train/{label}/{n:03d}.png" for label in CLASSES[:2] for n in range(6)]),
+        ("photos/train/**", [f"photos/train/{label}/{n:03d}.png" for label in CLASSES for n in range(6)]),
+        ("photos/test/bee/00?.png", ["photos/test/bee/000.png", "photos/test/bee/001.png"]),
+        ("photos/test/bee/mit*", ["photos/test/bee/mit Leerzeichen, ü 猫 [1] $x$.png"]),
+        # brackets and all: a file of that very name comes first
+        ("photos/test/bee/mit Leerzeichen, ü 猫 [1] $x$.png", ["photos/test/bee/mit Leerzeichen, ü 猫 [1] $x$.png"]),
+    ],
+)
+def test_patterns(asked: Predict, pattern: str, found: list[str]) -> None:
+    ran = asked(pattern)
+    assert ran.status == 0
+    assert names(ran) == found
+
+
+def test_hidden_files_of_a_folder_are_left_out(asked: Predict, tmp_path: Path) -> None:
+    (tmp_path / "visible/.hidden").mkdir(parents=True)
+    for place in ("visible/.a.png", "visible/.hidden/b.png"):
+        picture(1).save(tmp_path / place)
+    failed_in_one_line(asked(str(tmp_path / "visible")), "no files in", "visible")
+    picture(1).save(tmp_path / "visible/c.png")
+    assert names(asked(str(tmp_path / "visible"))) == [str(tmp_path / "visible/c.png")]
+    assert asked(str(tmp_path / "visible/.a.png")).status == 0  # named, it is meant
+
+
+def test_what_can_not_be_read_is_told_and_the_rest_goes_on(asked: Predict, tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "good.png")
+    whole = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "zoo.png").write_bytes(whole)
+    ran = asked(str(tmp_path), str(tmp_path / "missing.png"), str(tmp_path / "*.nothing"))
+    assert ran.status == 1
+    assert names(ran) == [str(tmp_path / "good.png"), str(tmp_path / "zoo.png")]
+    told = ran.err.splitlines()
+    assert len(told) == 5
+    for name, words in {
+        "half.png": "truncated",
+        "empty.jpg": "empty_file",
+        "notes.txt": "not_an_image",
+        "missing.png": "No such file or directory",
+        "*.nothing": "no files",
+    }.items():
+        (line,) = [line for line in told if name in line]
+        assert words in line
+    answers = json.loads(asked("--json", str(tmp_path), str(tmp_path / "missing.png")).out)
+    assert [("error" in answer, "predictions" in answer) for answer in answers] == [
+        *[(True, False), (False, True), (True, False), (True, False), (False, True), (True, False)]
+    ]
+    only_bad = asked("--json", "--grid", str(tmp_path / "grid.png"), str(tmp_path / "notes.txt"))
+    assert only_bad.status == 1
+    assert len(json.loads(only_bad.out)) == 1
+
+
+def test_more_than_one_batch(asked: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = asked("photos")
+    monkeypatch.setattr(predict, "BATCH", 4)
+    in_batches = asked("photos")
+    assert len(at_once.out.splitlines()) == 33
+    assert names(in_batches) == names(at_once)
+    for line, other in zip(at_once.out.splitlines(), in_batches.out.splitlines(), strict=True):
+        assert float(line.split()[-1]) == pytest.approx(float(other.split()[-1]), abs=2e-4)
+
+
+def test_grid(asked: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(14):
+        Image.new("RGB", (20, 20), (10 * number, 255 - 10 * number, 200)).save(tmp_path / f"{number:02d}.png")
+    (tmp_path / "99.txt").write_text("no image")
+    grid = tmp_path / "out/grid.png"
+
+    def seen() -> list[bool]:
+        with Image.open(grid) as image:
+            assert image.format == "PNG"
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        found = []
+        for number in range(14):
+            away = np.abs(pixels - [10 * number, 255 - 10 * number, 200]).max(-1)
+            found.append(bool((away == 0).sum() > 100 * 100))
+        return found
+
+    ran = asked("--grid", str(grid), str(tmp_path))
+    assert ran.status == 1
+    assert len(ran.out.splitlines()) == 14
+    assert seen() == [True] * 14
+    monkeypatch.setattr(predict, "GRID", 9)
+    ran = asked("--grid", str(grid), str(tmp_path / "0*.png"), str(tmp_path / "1*.png"))
+    assert ran.status == 0
+    assert "only the first 9 images" in ran.err
+    assert seen() == [True] * 9 + [False] * 5
+    assert os.listdir(grid.parent) == ["grid.png"]
+    failed_in_one_line(asked("--grid", "models", "photos/test/ant"), "Is a directory")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--top", "0", "photos"], ["--top 0: expected 1 or more"]),
+        (["--top", "-1", "photos"], ["--top -1"]),
+        (["nothing/*.png"], ["no files in 'nothing/*.png'"]),
+        ([""], ["no files in ''"]),  # an unset variable is not the current folder
+    ],
+)
+def test_mistakes_in_the_command(asked: Predict, arguments: list[str], words: list[str]) -> None:
+    ran = asked(*arguments)
+    failed_in_one_line(ran, *words)
+    assert ran.out == ""
+
+
+def test_model_that_is_missing(asked: Predict) -> None:
+    failed_in_one_line(asked("photos", model="models/other"), "models/other/model.json is not there", "dvc repro")
+    failed_in_one_line(asked("photos", model="photos/test/ant/000.png"), "Not a directory")
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("break_", "words"),
+    [
+        (lambda model: (model / "model.safetensors").unlink(), "model.safetensors is not there"),
+        (lambda model: (model / "model.json").unlink(), "model.json is not there"),
+        (lambda model: cut(model / "model.safetensors"), "no whole model"),
+        (lambda model: cut(model / "model.json"), "no whole model"),
+        (lambda model: (model / "model.safetensors").write_bytes(b""), "no whole model"),
+        (lambda model: (model / "model.json").write_bytes(b"\xff\xfe\x00"), "no whole model"),
+        (lambda model: (model / "model.json").write_text("[]"), "no whole model"),
+        (lambda model: (model / "model.json").write_text('{"classes": []}'), "no whole model"),
+        (
+            lambda model: (model / "model.json").write_text(
+                (model / "model.json").read_text().replace('"convolutions": [\n      6', '"convolutions": [\n      5')
+            ),
+            "no whole model",
+        ),
+    ],
+    ids=["no weights", "no json", "half weights", "half json", "empty", "binary", "list", "no keys", "other network"],
+)
+def test_half_a_model(
+    trained: Project, asked: Predict, tmp_path: Path, break_: Callable[[Path], None], words: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(trained.root / "models/photos-cnn", model)
+    assert asked("photos/test/ant", model=str(model)).status == 0
+    break_(model)
+    ran = asked("photos/test/ant", model=str(model))
+    failed_in_one_line(ran, str(model), words)
+    assert ran.out == ""
+    assert len(ran.err) < 600
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline.predict", "--model", "models/photos-cnn", *arguments]
+
+
+def test_name_that_is_not_utf_8_and_a_reader_who_leaves(trained: Project, tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "first.png")
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))).write_bytes((tmp_path / "first.png").read_bytes())
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"}
+    arguments = ["--grid", str(tmp_path / "grid.png"), str(tmp_path)]
+    done = subprocess.run(command(*arguments), cwd=trained.root, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.rpartition("/")[2][:10] for line in done.stdout.splitlines()] == ["first.png:", "\\udcff.png"]
+
+    # nothing reads: the first line that leaves the buffer meets a closed pipe, as after `| head -1`
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.Popen(
+        command("photos"), cwd=trained.root, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    _, told = process.communicate(timeout=120)
+    assert told == ""
+    assert process.returncode == 1
+
+
+def test_ctrl_c(trained: Project, tmp_path: Path) -> None:
+    waits = tmp_path / "waits.png"
+    os.mkfifo(waits)  # an image that never comes
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        command("photos/test/ant/000.png", str(waits)),
+        cwd=trained.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with waits.open("wb"):  # returns when it is opened to be read
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    assert told.startswith("interrupted")

@@ -1,0 +1,156 @@
+"""Two clones and a place that both reach: what one has made, the other gets without running anything."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from configparser import ConfigParser
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, Clone, run
+
+pytestmark = pytest.mark.xdist_group("digits")
+SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
+
+
+def bytes_of(clone: Clone, *folders: str) -> dict[str, bytes]:
+    paths = (path for folder in folders for path in (clone.root / folder).rglob("*"))
+    return {path.relative_to(clone.root).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+
+
+def commit(clone: Clone) -> None:
+    clone.must_run("git", "add", "-A")
+    clone.must_run("git", "commit", "-q", "--allow-empty", "-m", "Results")
+
+
+def git_clone(source: Clone, root: Path) -> Clone:
+    assert run(["git", "clone", "-q", str(source.root), str(root)], source.root).status == 0
+    (root / ".venv").symlink_to(REPOSITORY / ".venv")
+    return Clone(root)
+
+
+def runs_in(clone: Clone) -> dict[str, list[str]]:
+    """The artifacts of each run in the project's MLflow database, by the run's name; one run a name."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{clone.root}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    names = [one.info.run_name for one in found]
+    assert len(names) == len(set(names))
+    assert {one.info.status for one in found} == {"FINISHED"}
+    return {one.info.run_name: [file.path for file in client.list_artifacts(one.info.run_id)] for one in found}
+
+
+def test_the_cache_links_and_no_remote_is_set() -> None:
+    config = ConfigParser()
+    config.read(REPOSITORY / ".dvc/config")
+    assert config["cache"]["type"].strip('"') == "reflink,hardlink,symlink,copy"
+    assert not [section for section in config.sections() if "remote" in section]
+    assert "remote" not in config["core"]
+
+
+def test_a_colleague_gets_everything_without_running_it(
+    digits: Clone, copy_of: Callable[[Clone], Clone], tmp_path: Path
+) -> None:
+    mine = copy_of(digits)
+    mine.must_run("dvc", "remote", "add", "--default", "team", str(tmp_path / "team"))
+    mine.must_run("dvc", "push")
+    commit(mine)
+    theirs = git_clone(mine, tmp_path / "theirs")
+
+    # what git has is enough to log: the rest is named, not needed
+    theirs.must_run("python", "-m", "pipeline.track")
+    from_git = runs_in(theirs)
+    assert sorted(from_git) == ["digits-cnn", "digits-mlp"]
+    assert "metrics.json" in from_git["digits-mlp"] and "samples.png" not in from_git["digits-mlp"]
+
+    # data sets that nobody has run are missing everywhere
+    theirs.must_run("dvc", "pull", "--allow-missing")
+    made = ("data", "models", "reports")
+    assert len(bytes_of(mine, *made)) > 20
+    assert bytes_of(theirs, *made) == bytes_of(mine, *made)
+    ran = theirs.must_run("dvc", "repro", "--glob", "evaluate@digits-*")
+    assert "Data and pipelines are up to date." in ran.out and "Running stage" not in ran.out
+    assert theirs.must_run("git", "status", "--porcelain").out == ""
+
+    ran = theirs.must_run("python", "-m", "pipeline.track")
+    assert "has every result already" in ran.out and runs_in(theirs) == from_git
+    (theirs.root / "mlflow.db").unlink()
+    theirs.must_run("python", "-m", "pipeline.track")
+    pulled = runs_in(theirs)
+    assert sorted(pulled) == sorted(from_git) and "samples.png" in pulled["digits-mlp"]
+
+
+@dataclass
+class Server:
+    port: int
+    key: Path
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Server]:
+    """A real SSH server on this machine that lets this user in with a key made for the test."""
+    if SSHD is None or shutil.which("ssh-keygen") is None:
+        pytest.skip("no sshd on this machine: apt install openssh-server")
+    home = tmp_path / "sshd"
+    home.mkdir()
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # as the system's own start of sshd does
+    for key in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(home / key)], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {
+        "Port": port, "ListenAddress": "127.0.0.1", "HostKey": home / "host", "PidFile": home / "pid",
+        "AuthorizedKeysFile": home / "user.pub", "StrictModes": "no", "UsePAM": "no", "PermitRootLogin": "yes",
+        "PasswordAuthentication": "no", "Subsystem": "sftp internal-sftp",
+    }  # fmt: skip
+    config = home / "config"
+    config.write_text("".join(f"{key} {value}\n" for key, value in options.items()))
+    command = [SSHD, "-D", "-e", "-f", str(config)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert answers(port, server), server.stderr.read() if server.stderr else ""
+            yield Server(port, home / "user")
+        finally:
+            server.kill()
+
+
+def answers(port: int, server: subprocess.Popen[str]) -> bool:
+    for _ in range(100):
+        if server.poll() is not None:
+            return False
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return True
+        except OSError:
+            time.sleep(0.05)
+    server.kill()
+    return False
+
+
+def test_a_model_travels_over_ssh(
+    digits: Clone, copy_of: Callable[[Clone], Clone], sshd: Server, tmp_path: Path
+) -> None:
+    mine = copy_of(digits)
+    commit(mine)
+    theirs = git_clone(mine, tmp_path / "theirs")
+    url = f"ssh://{getpass.getuser()}@127.0.0.1:{sshd.port}{tmp_path}/team"
+    for clone in (mine, theirs):
+        clone.must_run("dvc", "remote", "add", "--local", "team", url)
+        clone.must_run("dvc", "remote", "modify", "--local", "team", "keyfile", str(sshd.key))
+        clone.must_run("dvc", "remote", "modify", "--local", "team", "allow_agent", "false")
+    mine.must_run("dvc", "push", "--remote", "team", "models/digits-mlp")
+    assert not (theirs.root / "models/digits-mlp").exists()
+    theirs.must_run("dvc", "pull", "--remote", "team", "models/digits-mlp")
+    model = bytes_of(theirs, "models/digits-mlp")
+    assert len(model) == 2 and model == bytes_of(mine, "models/digits-mlp")
+    assert theirs.must_run("git", "status", "--porcelain").out == ""

@@ -1,0 +1,492 @@
+"""What MLflow shows, asked through its own client: one run a result, whole, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran
+from ruamel.yaml import YAML
+
+MLP, CNN = "digits-mlp", "digits-cnn"
+needs_digits = pytest.mark.xdist_group("digits")
+by_itself = pytest.mark.xdist_group("tracking")
+
+
+def client_of(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def database(root: Path) -> str:
+    return f"sqlite:///{root}/mlflow.db"
+
+
+def runs_of(client: Any, experiment: str = "digits") -> list[Any]:
+    found = client.get_experiment_by_name(experiment)
+    return client.search_runs([found.experiment_id]) if found else []
+
+
+def steps_of(client: Any, run: Any, metric: str) -> list[int]:
+    return sorted(point.step for point in client.get_metric_history(run.info.run_id, metric))
+
+
+# --- what a run shows, in the project where digits ran ---
+
+
+@pytest.fixture(scope="module")
+def logged(digits: Clone) -> tuple[Any, dict[str, Any]]:
+    """A client of the project's database, and its runs by name."""
+    client = client_of(database(digits.root))
+    found = runs_of(client)
+    assert len(found) == 2
+    return client, {run.info.run_name: run for run in found}
+
+
+@needs_digits
+def test_a_data_set_is_an_experiment_and_an_experiment_a_run(logged: tuple[Any, dict[str, Any]]) -> None:
+    client, runs = logged
+    assert sorted(runs) == [CNN, MLP]
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert {experiment.name for experiment in client.search_experiments()} <= {"digits", "Default"}
+
+
+@needs_digits
+@pytest.mark.parametrize("name", [MLP, CNN])
+def test_parameters_are_those_of_params_yaml(digits: Clone, logged: tuple[Any, dict[str, Any]], name: str) -> None:
+    everything = YAML(typ="safe").load((digits.root / "params.yaml").read_text())
+    recipe = everything["experiments"][name]
+    params = logged[1][name].data.params
+    assert params["optimizer.lr"] == str(recipe["optimizer"]["lr"])
+    assert params["network.hidden"] == str(recipe["network"]["hidden"])
+    assert params["epochs"] == str(recipe["epochs"]) and params["seed"] == str(everything["seed"])
+    assert params["dataset"] == "digits"
+    about = json.loads((digits.root / f"models/{name}/model.json").read_text())
+    assert params["parameters"] == str(about["parameters"])
+
+
+@needs_digits
+@pytest.mark.parametrize("name", [MLP, CNN])
+def test_metrics_are_those_of_the_reports(digits: Clone, logged: tuple[Any, dict[str, Any]], name: str) -> None:
+    import pandas as pd
+
+    client, runs = logged
+    metrics = json.loads((digits.root / f"reports/{name}/metrics.json").read_text())
+    for key in ("accuracy", "loss", "macro_f1"):
+        assert runs[name].data.metrics[f"test_{key}"] == metrics[key]
+    history = pd.read_csv(digits.root / f"reports/{name}/history.csv")
+    assert len(history) > 1
+    for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        points = sorted(client.get_metric_history(runs[name].info.run_id, key), key=lambda point: point.step)
+        assert [(point.step, point.value) for point in points] == list(zip(history.epoch, history[key], strict=True))
+
+
+@needs_digits
+def test_a_run_says_what_made_it(digits: Clone, logged: tuple[Any, dict[str, Any]]) -> None:
+    client, runs = logged
+    run = runs[MLP]
+    lock = YAML(typ="safe").load((digits.root / "dvc.lock").read_text())["stages"]
+    (data,) = run.inputs.dataset_inputs
+    packed = {out["path"]: out["md5"] for out in lock["pack@digits"]["outs"]}["data/packed/digits"]
+    assert (data.dataset.name, data.dataset.digest) == ("digits", packed)
+    tags = run.data.tags
+    assert tags["mlflow.source.git.commit"] == digits.must_run("git", "rev-parse", "HEAD").out.strip()
+    assert tags["git.dirty"] == "false"  # the pipeline's own results are no change
+    assert tags["dvc.stage"] == f"evaluate@{MLP}" and tags["result"]
+    assert tags["result"] != runs[CNN].data.tags["result"]
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert artifacts >= {
+        *("metrics.json", "classification_report.txt", "confusion_matrix.csv", "history.csv"),
+        *("confusion_matrix.png", "samples.png"),
+    }
+    assert (
+        Path(client.download_artifacts(run.info.run_id, "metrics.json")).read_bytes()
+        == (digits.root / f"reports/{MLP}/metrics.json").read_bytes()
+    )
+
+
+@needs_digits
+def test_logging_again_adds_nothing(digits: Clone, logged: tuple[Any, dict[str, Any]]) -> None:
+    client, runs = logged
+    ran = digits.must_run("python", "-m", "pipeline.track")
+    assert "has every result already" in ran.out
+    assert {run.info.run_id for run in runs_of(client)} == {run.info.run_id for run in runs.values()}
+    assert steps_of(client, runs[MLP], "train_loss") == list(range(1, 41))
+
+
+# --- results written by hand: everything that can happen between here and MLflow ---
+
+
+class Results(Project):
+    """A folder with a dvc.lock and reports, as the pipeline leaves them."""
+
+    def add(self, name: str, epochs: int = 3, accuracy: float = 0.5, seed: int = 1) -> None:
+        folder = self.root / "reports" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [
+            f"{epoch},{1 / epoch},{1 - 1 / epoch},{2 / epoch},{0.9 - 0.9 / epoch}" for epoch in range(1, epochs + 1)
+        ]
+        header = "epoch,train_loss,train_accuracy,val_loss,val_accuracy"
+        (folder / "history.csv").write_text("\n".join([header, *rows]) + "\n")
+        metrics = {"accuracy": accuracy, "loss": 1.5, "macro_f1": 0.25, "parameters": 9, "trainable_parameters": 8}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        recipe = {"dataset": "digits", "optimizer": {"name": "adam", "lr": 0.01}, "epochs": epochs}
+        model = {"path": f"models/{name}", "md5": f"{name}-{epochs}"}
+        self.lock(
+            {
+                "pack@digits": {"outs": [{"path": "data/packed/digits", "md5": "abc.dir"}]},
+                f"train@{name}": {
+                    "params": {"params.yaml": {f"experiments.{name}": recipe, "seed": seed}},
+                    "outs": [model],
+                },
+                f"evaluate@{name}": {"deps": [model], "outs": []},
+            }
+        )
+
+    def lock(self, stages: dict[str, Any]) -> None:
+        file = self.root / "dvc.lock"
+        known = json.loads(file.read_text())["stages"] if file.exists() else {}
+        file.write_text(json.dumps({"schema": "2.0", "stages": {**known, **stages}}))
+
+    def track(self, *names: str, **environment: str) -> Ran:
+        return self.run("track", *names, **environment)
+
+    def begin(self, *names: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command("track", *names), cwd=self.root, text=True,
+            env={**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), "DVC_ROOT": str(self.root), **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Results:
+    return Results(tmp_path)
+
+
+class Listener:
+    """A server that accepts connections and never answers."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.uri = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.connections: list[socket.socket] = []
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        try:
+            while True:
+                self.connections.append(self.socket.accept()[0])
+        except OSError:
+            pass  # closed
+
+    def close(self) -> None:
+        for connection in (self.socket, *self.connections):
+            connection.close()
+
+
+@pytest.fixture
+def silent() -> Iterator[Listener]:
+    listener = Listener()
+    yield listener
+    listener.close()
+
+
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], float]]:
+    """A stage that logs to a server that never answers; begun early, because all that a test does is wait for it."""
+    results, listener = Results(tmp_path_factory.mktemp("waiting")), Listener()
+    results.add("a")
+    process = results.begin("a", MLFLOW_TRACKING_URI=listener.uri, DVC_STAGE="evaluate@a")
+    yield process, time.monotonic()
+    process.kill()
+    process.communicate()
+    listener.close()
+
+
+@by_itself
+def test_processes_that_start_together_make_one_database(made: Results, waiting: Any) -> None:
+    names = ["a", "b", "c"]
+    for name in names:
+        made.add(name)
+    processes = [made.begin(name) for name in names]
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0 and "warning" not in err, out + err
+    client = client_of(database(made.root))
+    assert sorted(run.info.run_name for run in runs_of(client)) == names
+    for run in runs_of(client):
+        assert run.info.status == "FINISHED" and steps_of(client, run, "val_loss") == [1, 2, 3]
+
+
+def kill_at(results: Results, call: str, uri: str) -> None:
+    """Run `track a` and let it die, as with SIGKILL, when it comes to that call of the Tracker."""
+    script = (
+        "import os, sys; from pipeline import track, tracker; sys.argv[1:] = ['a'];"
+        f"tracker.Tracker.{call} = lambda *arguments: os._exit(9); track.run(track.main)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=results.root, capture_output=True, text=True, check=False,
+        env={**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": uri},
+    )  # fmt: skip
+    assert ran.returncode == 9, ran.stdout + ran.stderr
+
+
+@by_itself
+def test_a_run_that_was_cut_off_is_completed_and_not_doubled(made: Results) -> None:
+    made.add("a", epochs=600)  # more points than one request takes
+    client = client_of(database(made.root))  # and the same database for all
+    for call in ("log_params", "log_test_metrics", "log_files", "complete"):
+        kill_at(made, call, database(made.root))
+        (run,) = runs_of(client)
+        assert run.info.status == "RUNNING"
+    assert made.track().status == 0
+    (run,) = runs_of(client)
+    assert run.info.status == "FINISHED"
+    for metric in ("train_loss", "val_accuracy"):
+        assert steps_of(client, run, metric) == list(range(1, 601))
+    assert steps_of(client, run, "test_accuracy") == [0]
+    assert len(run.inputs.dataset_inputs) == 1
+
+
+@by_itself
+def test_another_result_is_another_run_and_the_first_stays(made: Results) -> None:
+    made.add("a")
+    assert made.track().status == 0
+    made.add("a", accuracy=0.75)
+    assert made.track("a").status == 0
+    made.add("a")  # as after git checkout of the first
+    assert "has every result already" in made.track("a").out
+    accuracies = [run.data.metrics["test_accuracy"] for run in runs_of(client_of(database(made.root)))]
+    assert sorted(accuracies) == [0.5, 0.75]
+
+
+@by_itself
+def test_a_model_that_was_not_evaluated_lends_its_history_to_no_old_result(made: Results) -> None:
+    made.add("a")
+    retrained = {"path": "models/a", "md5": "another"}
+    made.lock({"train@a": {"params": {}, "outs": [retrained]}})
+    ran = made.track()
+    assert ran.status == 0 and "a: trained but not evaluated since; run dvc repro evaluate@a" in ran.out
+    assert not (made.root / "mlflow.db").exists()
+
+
+@by_itself
+@pytest.mark.parametrize("stage", [True, False])
+def test_an_absent_server_costs_a_line(made: Results, stage: bool) -> None:
+    made.add("a")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # not listening: refused
+        uri = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        begin = time.monotonic()
+        ran = made.track("a", MLFLOW_TRACKING_URI=uri, **({"DVC_STAGE": "evaluate@a"} if stage else {}))
+        assert time.monotonic() - begin < 15
+    assert ran.status == (0 if stage else 1)
+    (line,) = ran.err.splitlines()
+    assert line.startswith(f"warning: not logged to {uri}: ") and "`python -m pipeline.track` logs it later" in line
+
+
+@by_itself
+@pytest.mark.parametrize(
+    ("uri", "word"), [("sqlite:///params.yaml/mlflow.db", "params.yaml"), ("http://127.0.0.1:no", "Port")]
+)
+def test_a_useless_address_costs_a_line(made: Results, uri: str, word: str) -> None:
+    made.add("a")
+    ran = made.track("a", MLFLOW_TRACKING_URI=uri, DVC_STAGE="evaluate@a")
+    assert ran.status == 0
+    (line,) = ran.err.splitlines()
+    assert line.startswith("warning: not logged to ") and word in line
+
+
+@by_itself
+def test_a_mistake_is_an_error_in_one_line(made: Results) -> None:
+    from conftest import failed_in_one_line
+
+    failed_in_one_line(made.track(), "dvc.lock", "dvc repro")
+    made.add("a")
+    failed_in_one_line(made.track("b"), "train@b", "dvc repro evaluate@b")
+    shutil.rmtree(made.root / "reports/a")
+    ran = made.track()
+    assert ran.status == 0 and "nothing to log" in ran.out and "reports/a is not here" in ran.out
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real MLflow server."""
+    home = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        str(REPOSITORY / ".venv/bin/mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", database(home), "--artifacts-destination", str(home / "artifacts"),
+    ]  # fmt: skip
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=home, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (home / "log").read_text()
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@by_itself
+def test_a_server_gets_what_it_missed(made: Results, server: str) -> None:
+    for name in ("a", "b"):
+        made.add(name)
+        ran = made.track(name, MLFLOW_TRACKING_URI="http://127.0.0.1:9", DVC_STAGE=f"evaluate@{name}")
+        assert ran.status == 0 and "warning" in ran.err
+    processes = [made.begin(MLFLOW_TRACKING_URI=server), made.begin("b", MLFLOW_TRACKING_URI=server)]
+    for process in processes:  # at once, on a server that has no experiment yet
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
+    client = client_of(server)
+    found = {run.info.run_name: run for run in runs_of(client)}
+    assert sorted(found) == ["a", "b"]
+    assert found["a"].info.status == "FINISHED" and steps_of(client, found["a"], "train_loss") == [1, 2, 3]
+    assert {file.path for file in client.list_artifacts(found["a"].info.run_id)} == {"history.csv", "metrics.json"}
+    assert f"{server} has every result already" in made.track(MLFLOW_TRACKING_URI=server).out
+    assert not (made.root / "mlflow.db").exists()
+
+
+@by_itself
+def test_a_server_that_never_answers_costs_less_than_a_minute(waiting: tuple[subprocess.Popen[str], float]) -> None:
+    process, begin = waiting
+    _, err = process.communicate(timeout=max(1, begin + 75 - time.monotonic()))
+    assert process.returncode == 0
+    (line,) = err.splitlines()
+    assert line.startswith("warning: not logged to http://127.0.0.1:")
+
+
+# --- while training goes on ---
+
+# trains at once visibly, `pause` seconds an epoch longer than it takes
+TRAIN = """
+import sys, time
+from pipeline import live, train
+live.SHORT, live.LAST_WORDS, pause = 0, float(sys.argv[1]), float(sys.argv[2])
+log = live.Logger.log
+live.Logger.log = lambda logger, history: (log(logger, history), time.sleep(pause))
+sys.argv = ["train", "digits-mlp"]
+train.run(train.main)
+"""
+
+
+@pytest.fixture
+def training(digits: Clone, copy_of: Callable[[Clone], Clone]) -> Clone:
+    """A copy of the project without its MLflow database, which names the original's folders."""
+    copy = copy_of(digits)
+    (copy.root / "mlflow.db").unlink()
+    return copy
+
+
+def live_processes(root: Path) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"--live" in (process / "cmdline").read_bytes() and (process / "cwd").readlink() == root:
+                found.append(int(process.name))
+        except OSError:
+            pass  # it has ended
+    return found
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.1)
+    return found
+
+
+def epochs_in(root: Path) -> int:
+    """How many epochs the database has, without MLflow's client, which would take part in making the tables."""
+    if not (root / "mlflow.db").exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{root}/mlflow.db?mode=ro", uri=True) as connection:
+            return connection.execute("select count(*) from metrics where key = 'train_loss'").fetchone()[0]
+    except sqlite3.OperationalError:  # no such table yet
+        return 0
+
+
+@needs_digits
+@pytest.mark.skipif(not Path("/proc").exists(), reason="only /proc tells which processes are left")
+def test_epochs_appear_while_training_goes_on_and_survive_its_death(digits: Clone, training: Clone) -> None:
+    command = [sys.executable, "-c", TRAIN]
+    killed = subprocess.Popen([*command, "30", "0.5"], cwd=training.root, env=ENVIRONMENT)
+    try:
+        wait_until(lambda: epochs_in(training.root) >= 2)
+        first = epochs_in(training.root)
+        wait_until(lambda: epochs_in(training.root) > first)
+        client = client_of(database(training.root))
+        (run,) = runs_of(client)
+        assert killed.poll() is None and run.info.status == "RUNNING"
+        assert run.data.params["optimizer.lr"] == "0.002" and run.data.tags["fingerprint"]
+        assert live_processes(training.root)
+    finally:
+        killed.kill()
+        killed.wait()
+    wait_until(lambda: not live_processes(training.root), seconds=20)
+
+    training.must_run("python", "-c", TRAIN, "30", "0")
+    assert epochs_in(training.root) == 40
+    assert not live_processes(training.root)
+    training.must_run("python", "-m", "pipeline.track")
+    runs = {run.info.run_name: run for run in runs_of(client)}
+    assert runs.keys() == {MLP, CNN} and len(runs_of(client)) == 2
+    assert runs[MLP].info.run_id == run.info.run_id
+    assert runs[MLP].info.status == "FINISHED" and "test_accuracy" in runs[MLP].data.metrics
+    for metric in ("train_loss", "val_accuracy"):
+        assert steps_of(client, runs[MLP], metric) == list(range(1, 41))
+    for file in ("models/digits-mlp/model.safetensors", "reports/digits-mlp/history.csv"):
+        assert (training.root / file).read_bytes() == (digits.root / file).read_bytes()
+
+
+@needs_digits
+@pytest.mark.skipif(not Path("/proc").exists(), reason="only /proc tells which processes are left")
+@pytest.mark.parametrize("kind", ["absent", "silent"])
+def test_a_dead_server_neither_slows_nor_fails_training(
+    digits: Clone, training: Clone, silent: Listener, kind: str
+) -> None:
+    uri = silent.uri if kind == "silent" else "http://127.0.0.1:9"
+    (training.root / "models/digits-mlp/model.safetensors").unlink()
+    begin = time.monotonic()
+    ran = training.run("python", "-c", TRAIN, "1", "0", MLFLOW_TRACKING_URI=uri)
+    assert ran.status == 0, ran.err
+    assert time.monotonic() - begin < 60
+    assert "Traceback" not in ran.err and len(ran.err.splitlines()) <= 1
+    if kind == "silent":
+        assert silent.connections
+    wait_until(lambda: not live_processes(training.root), seconds=10)
+    file = "models/digits-mlp/model.safetensors"
+    assert (training.root / file).read_bytes() == (digits.root / file).read_bytes()
+
+
+@needs_digits
+def test_a_short_training_starts_no_process(training: Clone) -> None:
+    params = training.root / "params.yaml"
+    params.write_text(params.read_text().replace("epochs: 40", "epochs: 1"))
+    ran = training.run("python", "-m", "pipeline.train", MLP, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert ran.status == 0 and ran.err == ""
+    assert not (training.root / "mlflow.db").exists()

@@ -1,0 +1,753 @@
+"""Training: batches, augmentation and the loop, against plain torch; the stage `train`, against interruptions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Project, Ran, failed_in_one_line
+from PIL import Image
+from torch import Generator, Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as torchvision_functional
+
+from pipeline import live, train
+from pipeline.console import UserError, run
+from pipeline.networks import Shape, build
+from pipeline.recipes import Augment, Compute, Experiment, Normalization, Optimizer
+from pipeline.training import checkpoint, data, loop
+from pipeline.training.augment import augment
+from pipeline.training.data import Batches, Packed
+from pipeline.training.device import make_deterministic, place
+
+CPU = torch.device("cpu")
+CLASSES = ["ant", "bee", "cat"]
+SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
+ADAM = {"name": "adam", "lr": 0.01}
+MLP = {"name": "mlp", "hidden": [12]}
+DROPOUT = {"name": "cnn", "convolutions": [4], "padding": 1, "batch_norm": True, "hidden": [8], "dropout": 0.4}
+CHANGES = {"rotation": 15.0, "horizontal_flip": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def _restore_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(live, "SHORT", 1e9)
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    torch.set_num_threads(1)  # so little work is slower on more, above all beside other tests
+    yield
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode(mode)
+
+
+def pack(folder: Path, count: int = 41, height: int = 6, width: int = 5, channels: int = 3, val: int = 7) -> Path:
+    """A packed data set of random images, with classes that can be told apart by their brightness."""
+    draw = np.random.default_rng(7)
+    labels = draw.integers(0, len(CLASSES), count)
+    images = draw.integers(0, 120, (count, height, width, channels)) + 60 * labels[:, None, None, None]
+    folder.mkdir(parents=True)
+    np.save(folder / "images.npy", images.astype(np.uint8))
+    splits = ["train"] * (count - val - 3) + ["val"] * val + ["test"] * 3
+    paths = [f"{number:03d}.png" for number in range(count)]
+    names = [CLASSES[label] for label in labels]
+    pd.DataFrame({"path": paths, "label": names, "split": splits}).to_parquet(folder / "index.parquet")
+    values = images[: count - val - 3].reshape(-1, channels) / 255
+    meta = {"classes": CLASSES, "height": height, "width": width, "channels": channels, "preprocessing": {"crop": "no"}}
+    statistics = {"mean": values.mean(0).tolist(), "std": values.std(0).tolist()}
+    (folder / "meta.json").write_text(json.dumps({**meta, **statistics}))
+    return folder
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Packed:
+    return Packed(pack(tmp_path / "packed"))
+
+
+def recipe(**more: Any) -> Experiment:
+    plain = {"dataset": "things", "network": MLP, "optimizer": SGD, "epochs": 2, "batch_size": 8}
+    return Experiment.model_validate({**plain, **more})
+
+
+def batches(packed: Packed, *splits: str, normalize: Any = "dataset") -> Batches:
+    return Batches(packed, packed.rows(*splits), *packed.normalization(normalize), CPU)
+
+
+def fresh(packed: Packed, experiment: Experiment, seed: int = 1) -> nn.Module:
+    torch.manual_seed(seed)
+    meta = packed.meta
+    return build(experiment.network, Shape(meta["channels"], meta["height"], meta["width"], len(packed.classes)))
+
+
+def fit(packed: Packed, saved: Path, seed: int = 1, **more: Any) -> tuple[nn.Module, list[loop.Row]]:
+    """Train in this process, on the images that train, and validate."""
+    experiment = recipe(**more)
+    model = fresh(packed, experiment, seed)
+    trained, validation = batches(packed, "train"), batches(packed, "val")
+    return model, loop.train(model, experiment, trained, validation, seed, saved)
+
+
+def digest(model: nn.Module) -> str:
+    """Of all weights and statistics, to the bit."""
+    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in model.state_dict().values())).hexdigest()
+
+
+# --- The same mathematics as the usual loop --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("described", "usual"),
+    [
+        (SGD, lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9)),
+        (
+            {**SGD, "nesterov": True, "weight_decay": 0.1},
+            lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.1),
+        ),
+        (ADAM, lambda weights: torch.optim.Adam(weights, lr=0.01)),
+        ({**ADAM, "weight_decay": 0.1}, lambda weights: torch.optim.Adam(weights, lr=0.01, weight_decay=0.1)),
+        (
+            {"name": "adamw", "lr": 0.01, "weight_decay": 0.3},
+            lambda weights: torch.optim.AdamW(weights, lr=0.01, weight_decay=0.3),
+        ),
+    ],
+)
+def test_losses_are_those_of_the_usual_loop(
+    packed: Packed, tmp_path: Path, described: dict[str, Any], usual: Callable[[Any], torch.optim.Optimizer]
+) -> None:
+    model, history = fit(packed, tmp_path / "saved.pt", optimizer=described, epochs=3, shuffle=False)
+
+    expected = fresh(packed, recipe())
+    optimizer = usual(expected.parameters())
+    mean, std = (torch.tensor(packed.meta[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    images = (torch.tensor(np.array(packed.images)).permute(0, 3, 1, 2) / 255 - mean) / std
+    labels = torch.tensor([CLASSES.index(label) for label in packed.index.label])
+    train_rows, val_rows = range(31), slice(31, 38)
+    for row in history:
+        total, hits = 0.0, 0
+        for start in range(0, 31, 8):
+            rows = list(train_rows[start : start + 8])
+            scores = expected(images[rows])
+            loss = nn.CrossEntropyLoss()(scores, labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(rows)
+            hits += int((scores.argmax(1) == labels[rows]).sum())
+        assert row["train_loss"] == pytest.approx(total / 31, rel=1e-4)
+        assert row["train_accuracy"] == pytest.approx(hits / 31)
+        with torch.no_grad():
+            scores = expected(images[val_rows])
+        assert row["val_loss"] == pytest.approx(F.cross_entropy(scores, labels[val_rows]).item(), rel=1e-4)
+        assert row["val_accuracy"] == (scores.argmax(1) == labels[val_rows]).double().mean().item()
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]  # and it learns
+
+
+def test_log_softmax_at_the_end_changes_no_loss(packed: Packed, tmp_path: Path) -> None:
+    _, plain = fit(packed, tmp_path / "a.pt")
+    _, with_it = fit(packed, tmp_path / "b.pt", network={**MLP, "log_softmax": True})
+    for row, other in zip(plain, with_it, strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.parametrize("biases", [True, False])
+def test_l1_adds_its_sign_to_the_gradient(packed: Packed, tmp_path: Path, biases: bool) -> None:
+    one_step = {"optimizer": {"name": "sgd", "lr": 0.5}, "batch_size": "full", "epochs": 1, "shuffle": False}
+    start = fresh(packed, recipe())
+    plain, unpenalised = fit(packed, tmp_path / "a.pt", **one_step)
+    model, penalised = fit(packed, tmp_path / "b.pt", **one_step, regularization={"l1": 0.01, "biases": biases})
+    for (name, before), without, with_it in zip(
+        start.named_parameters(), plain.parameters(), model.parameters(), strict=True
+    ):
+        counts = biases or not name.endswith("bias")
+        expected = without - 0.5 * 0.01 * before.sign() * counts
+        assert torch.allclose(with_it, expected, atol=1e-6), name
+        assert counts == (not with_it.equal(without)), name
+    assert penalised[0]["train_loss"] == unpenalised[0]["train_loss"]  # what is reported stays comparable
+
+
+# --- Order, batches, seeds -------------------------------------------------------------------------------------------
+
+
+class Watched(nn.Module):
+    """Keeps what it is given, as numbers in [0, 255]."""
+
+    def __init__(self, values: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(values, len(CLASSES))
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append((images * 255).round().to(torch.uint8))
+        return self.linear(images.flatten(1))
+
+
+def watch(packed: Packed, saved: Path, seed: int = 1, **more: Any) -> list[Tensor]:
+    model = Watched(int(np.prod(packed.images.shape[1:])))
+    loop.train(model, recipe(normalize="none", **more), batches(packed, "train", normalize="none"), None, seed, saved)
+    return model.seen
+
+
+def test_file_order_without_shuffle(packed: Packed, tmp_path: Path) -> None:
+    seen = watch(packed, tmp_path / "saved.pt", shuffle=False)
+    assert [len(batch) for batch in seen] == [8, 8, 8, 7] * 2
+    in_order = torch.tensor(packed.images[:31]).permute(0, 3, 1, 2)
+    assert torch.cat(seen).equal(torch.cat([in_order, in_order]))
+
+
+def test_shuffled_anew_every_epoch_and_every_image_once(packed: Packed, tmp_path: Path) -> None:
+    seen = torch.cat(watch(packed, tmp_path / "a.pt")).flatten(1)
+    epochs = seen[:31], seen[31:]
+    in_order = torch.tensor(packed.images[:31]).permute(0, 3, 1, 2).flatten(1)
+    for epoch in epochs:
+        assert not epoch.equal(in_order)
+        assert sorted(map(bytes, epoch.numpy())) == sorted(map(bytes, in_order.numpy()))
+    assert not epochs[0].equal(epochs[1])
+    assert torch.cat(watch(packed, tmp_path / "b.pt")).flatten(1).equal(seen)
+    assert not torch.cat(watch(packed, tmp_path / "c.pt", seed=2)).flatten(1).equal(seen)
+
+
+@pytest.mark.parametrize(("size", "sizes"), [("full", [31]), (31, [31]), (1000, [31]), (30, [30, 1]), (1, [1] * 31)])
+def test_sizes_of_batches(packed: Packed, tmp_path: Path, size: Any, sizes: list[int]) -> None:
+    assert [len(batch) for batch in watch(packed, tmp_path / "saved.pt", batch_size=size, epochs=1)] == sizes
+
+
+def test_last_image_joins_the_batch_before_it_under_batch_norm(packed: Packed, tmp_path: Path) -> None:
+    described = {"name": "mlp", "hidden": [4], "batch_norm": True}
+    steps = []
+    for size in (30, 10):  # 31 images
+        model, _ = fit(packed, tmp_path / f"{size}.pt", network=described, batch_size=size, epochs=1)
+        steps.append(model[2].num_batches_tracked.item())
+    assert steps == [1, 3]
+    with pytest.raises(UserError, match=r"batch_size = 1: batch norm"):
+        fit(packed, tmp_path / "1.pt", network=described, batch_size=1)
+
+
+class WithFrozenNorm(Watched):
+    def __init__(self, values: int) -> None:
+        super().__init__(values)
+        self.norm = nn.BatchNorm1d(values)
+
+    def train(self, mode: bool = True) -> WithFrozenNorm:
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+def test_frozen_batch_norm_takes_a_batch_of_one(packed: Packed, tmp_path: Path) -> None:
+    model = WithFrozenNorm(90)
+    loop.train(model, recipe(batch_size=30, epochs=1), batches(packed, "train"), None, 1, tmp_path / "saved.pt")
+    assert [len(batch) for batch in model.seen] == [30, 1]
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adam"])
+def test_same_seed_same_bytes_also_after_an_interruption(
+    packed: Packed, tmp_path: Path, optimizer: dict[str, Any]
+) -> None:
+    everything = {"network": DROPOUT, "augment": CHANGES, "optimizer": optimizer, "epochs": 4}
+    model, history = fit(packed, tmp_path / "a.pt", **everything)
+    again, same = fit(packed, tmp_path / "b.pt", **everything)
+    other, _ = fit(packed, tmp_path / "c.pt", seed=2, **everything)
+    assert digest(again) == digest(model) and same == history
+    assert digest(other) != digest(model)
+
+    class Interruption(Exception):
+        pass
+
+    def after_two(history: list[loop.Row]) -> None:
+        if len(history) == 2:
+            raise Interruption
+
+    experiment = recipe(**everything)
+    trained, validation = batches(packed, "train"), batches(packed, "val")
+    saved = tmp_path / "interrupted.pt"
+    with pytest.raises(Interruption):
+        loop.train(fresh(packed, experiment), experiment, trained, validation, 1, saved, after_two)
+    torch.manual_seed(99)  # another process has drawn other numbers by then
+    epochs = []
+    resumed = fresh(packed, experiment, seed=77)
+    total = loop.train(resumed, experiment, trained, validation, 1, saved, lambda rows: epochs.append(len(rows)))
+    assert epochs == [3, 4]  # it did go on from there
+    assert total == history
+    assert digest(resumed) == digest(model)
+
+
+@pytest.mark.parametrize("change", [{"network": {**DROPOUT, "dropout": 0.0}}, {"augment": {}}])
+def test_dropout_and_augmentation_take_part(packed: Packed, tmp_path: Path, change: dict[str, Any]) -> None:
+    everything = {"network": DROPOUT, "augment": CHANGES}
+    with_it, _ = fit(packed, tmp_path / "a.pt", **everything)
+    without, _ = fit(packed, tmp_path / "b.pt", **{**everything, **change})
+    assert digest(with_it) != digest(without)
+
+
+def test_checkpoint_leaves_out_frozen_weights_and_keeps_statistics(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(100, 100).requires_grad_(False), nn.BatchNorm1d(100), nn.Linear(100, 2))
+    optimizer = torch.optim.Adam([each for each in model.parameters() if each.requires_grad])
+    checkpoint.save(tmp_path / "saved.pt", model, optimizer, [{"epoch": 1}])
+    state = torch.load(tmp_path / "saved.pt", weights_only=True)
+    assert set(state["model"]) == {name for name in model.state_dict() if not name.startswith("0.")}
+    assert checkpoint.load(tmp_path / "saved.pt", model, optimizer) == [{"epoch": 1}]
+    assert checkpoint.load(tmp_path / "none.pt", model, optimizer) == []
+    for damaged in (b"", (tmp_path / "saved.pt").read_bytes()[:500]):
+        (tmp_path / "saved.pt").write_bytes(damaged)
+        with pytest.raises(UserError, match="no whole checkpoint") as raised:
+            checkpoint.load(tmp_path / "saved.pt", model, optimizer)
+        assert "\n" not in str(raised.value)
+
+
+# --- Losses that are no numbers --------------------------------------------------------------------------------------
+
+
+def test_loss_that_is_no_number_stops_and_keeps_the_last_good_state(packed: Packed, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.pt"
+    experiment = recipe(epochs=5, batch_size="full", optimizer={"name": "sgd", "lr": 0.01})
+    model = fresh(packed, experiment)
+    good = []
+
+    def ruin(history: list[loop.Row]) -> None:
+        good.append(digest(model))
+        if len(history) == 2:
+            model[1].weight.data[0, 0] = torch.nan
+
+    with pytest.raises(UserError) as raised:
+        loop.train(model, experiment, batches(packed, "train"), None, 1, saved, ruin)
+    message = str(raised.value)
+    assert "the loss became nan in epoch 3" in message and "of epoch 2" in message and str(saved) in message
+    assert "\n" not in message
+    restored = fresh(packed, experiment, seed=5)
+    assert len(checkpoint.load(saved, restored, loop.make_optimizer(restored, experiment.optimizer))) == 2
+    assert digest(restored) == good[1]
+
+
+def test_weights_that_the_last_step_ruined_are_no_good_state(packed: Packed, tmp_path: Path) -> None:
+    """The loss of the first epoch is that of the weights before its one step."""
+    huge = {"name": "sgd", "lr": 1e38, "weight_decay": 1e3}
+    with pytest.raises(UserError, match=r"in epoch 1: try a lower optimizer\.lr"):
+        fit(packed, tmp_path / "saved.pt", optimizer=huge, batch_size="full")
+    assert not (tmp_path / "saved.pt").exists()
+
+
+def test_loss_on_validation_images_counts(packed: Packed, tmp_path: Path) -> None:
+    broken = batches(packed, "val")
+    broken.normalize.shift.fill_(torch.nan)
+    experiment = recipe()
+    with pytest.raises(UserError, match="became nan in epoch 1"):
+        loop.train(fresh(packed, experiment), experiment, batches(packed, "train"), broken, 1, tmp_path / "saved.pt")
+    assert not (tmp_path / "saved.pt").exists()
+
+
+# --- Batches and normalisation ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("chosen", "mean", "std"),
+    [
+        ("none", [0] * 3, [1] * 3),
+        ("symmetric", [0.5] * 3, [0.5] * 3),
+        ("imagenet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        (Normalization(mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6]), [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]),
+        (Normalization(mean=[0.2], std=[0.7]), [0.2] * 3, [0.7] * 3),
+        ("dataset", None, None),
+    ],
+)
+def test_normalisation(tmp_path: Path, channels: int, chosen: Any, mean: Any, std: Any) -> None:
+    packed = Packed(pack(tmp_path / "packed", channels=channels))
+    images, labels = batches(packed, "train", normalize=chosen).batch(slice(0, 31))
+    values = torch.tensor(packed.images[:31]).permute(0, 3, 1, 2).double() / 255
+    if chosen == "dataset":
+        assert images.mean((0, 2, 3)).abs().max() < 1e-3
+        assert (images.std((0, 2, 3)) - 1).abs().max() < 1e-2
+        mean, std = values.mean((0, 2, 3)).tolist(), values.std((0, 2, 3), correction=0).tolist()
+    elif channels == 1:
+        mean, std = [sum(mean) / 3], [sum(std) / 3]
+    expected = (values - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
+    assert images.dtype == torch.float32 and images.shape == (31, channels, 6, 5)
+    assert torch.allclose(images.double(), expected, atol=1e-5)
+    assert labels.tolist() == [CLASSES.index(label) for label in packed.index.label[:31]]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("mean", "std"), [([], []), ([0.5] * 2, [0.5] * 2), ([0.5] * 3, [0.5])])
+def test_normalisation_of_another_number_of_channels(
+    tmp_path: Path, channels: int, mean: list[float], std: list[float]
+) -> None:
+    packed = Packed(pack(tmp_path / "packed", channels=channels))
+    with pytest.raises(UserError, match=f"{len(mean)} means and {len(std)} stds for {channels} channels"):
+        packed.normalization(Normalization(mean=mean, std=std))
+
+
+def test_images_on_disk_and_in_memory_train_alike(
+    packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = {"network": DROPOUT, "augment": CHANGES, "optimizer": ADAM}
+    resident = batches(packed, "train")
+    expected, history = fit(packed, tmp_path / "a.pt", **everything)
+    monkeypatch.setattr(data, "RESIDENT_SHARE", 0)
+    mapped = batches(packed, "train")
+    assert resident.resident is not None
+    assert mapped.resident is None
+    for indices in (slice(0, 8), slice(24, 40), torch.tensor([30, 2, 2, 17])):
+        for ours, theirs in zip(resident.batch(indices), mapped.batch(indices), strict=True):
+            assert ours.equal(theirs)
+            assert ours.stride() == theirs.stride()  # kernels add up in the order of memory
+    model, same = fit(packed, tmp_path / "b.pt", **everything)
+    assert same == history
+    assert digest(model) == digest(expected)
+
+
+def test_rows_of_a_split_come_in_file_order_and_leave_out_the_rest(packed: Packed) -> None:
+    assert packed.rows("train", "val").tolist() == list(range(38))
+    assert packed.rows("val").tolist() == list(range(31, 38))
+    assert packed.rows().tolist() == []
+
+
+def test_batch_does_not_change_the_images(packed: Packed) -> None:
+    resident = batches(packed, "train")
+    first = resident.batch(slice(0, 4), lambda images: images.mul_(0))[0]
+    assert not resident.batch(slice(0, 4))[0].equal(first)
+    assert resident.resident is not None
+    assert resident.resident.equal(torch.tensor(packed.images[:31]).permute(0, 3, 1, 2))
+
+
+def test_large_images_are_evaluated_in_small_batches(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fresh(packed, recipe())
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    at_once = loop.log_probabilities(model, batches(packed, "train", "val"))
+    assert sizes == [38]
+    monkeypatch.setattr(loop, "EVALUATION_VALUES", 15 * 6 * 5 * 3)
+    assert torch.allclose(loop.log_probabilities(model, batches(packed, "train", "val")), at_once, atol=1e-6)
+    assert sizes[1:] == [15, 15, 8]
+    monkeypatch.setattr(loop, "EVALUATION_VALUES", 1)
+    loop.log_probabilities(model, batches(packed, "val"))
+    assert sizes[4:] == [1] * 7
+
+
+# --- Augmentation ----------------------------------------------------------------------------------------------------
+
+
+def scene(height: int, width: int) -> Tensor:
+    """One smooth image (1, 3, H, W) in [0, 255] without any symmetry."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    waves = [torch.sin(5 * x + 2 * y), torch.cos(3 * x - 4 * y), torch.sin(2 * x * y + 6 * y)]
+    return (127.5 + 127.5 * torch.stack(waves)).unsqueeze(0)
+
+
+def generator(seed: int = 3) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def test_nothing_to_change_changes_nothing() -> None:
+    images = scene(9, 7).repeat(5, 1, 1, 1)
+    assert augment(images, Augment(), generator()).equal(images)
+    assert torch.allclose(augment(images, Augment(rotation=1e-9), generator()), images, atol=0.01)
+
+
+def test_flip_alone_is_exact() -> None:
+    images = torch.rand(64, 3, 9, 7)
+    assert augment(images, Augment(horizontal_flip=1), generator()).equal(images.flip(3))
+    some = augment(images, Augment(horizontal_flip=0.5), generator())
+    flipped = [one.equal(before.flip(2)) for one, before in zip(some, images, strict=True)]
+    kept = [one.equal(before) for one, before in zip(some, images, strict=True)]
+    assert [a != b for a, b in zip(flipped, kept, strict=True)] == [True] * 64
+    assert 20 < sum(flipped) < 44
+
+
+def test_flip_comes_after_rotation() -> None:
+    images = scene(40, 30).repeat(6, 1, 1, 1)
+    rotated = augment(images, Augment(rotation=40), generator())
+    both = augment(images, Augment(rotation=40, horizontal_flip=1), generator())
+    assert torch.allclose(both, rotated.flip(3), atol=0.01)
+
+
+def as_torchvision(image: Tensor, angle: float) -> Tensor:
+    return torchvision_functional.rotate(image, angle, InterpolationMode.BILINEAR)
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (60, 32), (31, 64)])
+def test_rotation_is_torchvisions_and_pillows(height: int, width: int) -> None:
+    image = scene(height, width)
+    # inside the circle that no rotation takes out of the image, interpolation is all that differs
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    radius = min(height, width) / 2 - 2
+    inside = (y - height / 2) ** 2 + (x - width / 2) ** 2 < radius**2
+    signs = set()
+    for seed in range(6):
+        angle = (2 * torch.rand(1, generator=generator(seed)).item() - 1) * 30
+        rotated = augment(image, Augment(rotation=30), generator(seed))[0]
+        # the range is symmetric: which way a positive angle turns is free, but it is one way
+        same, opposite = (as_torchvision(image, sign * angle)[0] for sign in (1, -1))
+        sign = 1 if (rotated - same).abs().mean() < (rotated - opposite).abs().mean() else -1
+        signs.add(sign)
+        assert (rotated - as_torchvision(image, sign * angle)[0]).abs()[:, inside].max() < 1.5
+        pixels = image[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+        by_pillow = Image.fromarray(pixels).rotate(sign * angle, Image.Resampling.BILINEAR)
+        difference = (rotated.permute(1, 2, 0) - torch.tensor(np.array(by_pillow)).float()).abs()
+        assert difference[inside].max() < 3
+    assert len(signs) == 1
+
+
+def test_every_image_is_turned_by_its_own_angle_within_the_range() -> None:
+    height, width, limit = 64, 40, 25
+    image = torch.zeros(1, 1, height, width)
+    image[..., 4:10, 18:22] = 255  # a mark above the centre
+    turned = augment(image.repeat(200, 1, 1, 1), Augment(rotation=limit), generator())
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    weight = turned[:, 0].sum((1, 2))
+    right = (turned[:, 0] * x).sum((1, 2)) / weight - width / 2
+    up = height / 2 - (turned[:, 0] * y).sum((1, 2)) / weight
+    angles = torch.atan2(right, up).rad2deg()
+    assert angles.abs().max() < limit + 1
+    assert angles.min() < -0.9 * limit and angles.max() > 0.9 * limit
+    assert angles.mean().abs() < 4
+    assert len(angles.round(decimals=3).unique()) > 190
+    assert (right**2 + up**2).sqrt().sub(25).abs().max() < 0.5  # turned, not sheared: this is not a square image
+
+
+def test_what_was_outside_is_black() -> None:
+    image = torch.full((1, 3, 32, 32), 200.0)
+    turned = augment(image.repeat(20, 1, 1, 1), Augment(rotation=180), generator())
+    corners = turned[..., [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners < 1).all(-1).sum() > 20
+    assert turned[..., 16, 16].allclose(torch.tensor(200.0))
+
+
+def test_augmentation_comes_before_normalisation_and_leaves_validation_alone(packed: Packed, tmp_path: Path) -> None:
+    model = Watched(90)
+    images: list[Tensor] = []
+    model.register_forward_pre_hook(lambda module, inputs: images.append(inputs[0].clone()) or None)
+    experiment = recipe(augment={"rotation": 180}, epochs=1, batch_size="full", shuffle=False)
+    validation = batches(packed, "val")
+    loop.train(model, experiment, batches(packed, "train"), validation, 1, tmp_path / "saved.pt")
+    mean, std = (torch.tensor(packed.meta[key]) for key in ("mean", "std"))
+    black = (-mean / std).view(1, 3, 1, 1)
+    assert ((images[0] - black).abs() < 1e-3).all(1).any((1, 2)).sum() > 5
+    assert images[1].equal(validation.batch(slice(0, 7))[0])
+
+
+# --- Where it runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "meta", "xla", "cpu:x"])
+def test_device_that_is_not_there(name: str) -> None:
+    with pytest.raises(UserError, match=r"compute\.device = ") as raised:
+        place(Compute(device=name))
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+def test_threads_are_as_many_as_the_recipe_says() -> None:
+    device, threads = place(Compute(device="cpu", threads=3))
+    assert (device, threads) == (CPU, 3)
+    make_deterministic(device, threads)
+    assert torch.get_num_threads() == 3
+    assert place(Compute())[1] == 3
+
+
+def test_optimizer_leaves_frozen_weights_alone() -> None:
+    model = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2))
+    optimizer = loop.make_optimizer(model, Optimizer(name="adam", lr=0.1, weight_decay=0.5))
+    assert [id(each) for each in optimizer.param_groups[0]["params"]] == [id(each) for each in model[1].parameters()]
+
+
+# --- The stage -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def things(project: Project) -> Project:
+    pack(project.root / "data/packed/things")
+    project.dataset("things", "data/raw/things", [6, 5])
+    return project
+
+
+def stage(project: Project, monkeypatch: pytest.MonkeyPatch, name: str, **more: Any) -> Path:
+    """Run `train` for an experiment in this process. Returns the model's folder."""
+    project.params["experiments"] = {}
+    project.experiment(name, "things", **more)
+    project.command("train")
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(sys, "argv", ["train", name])
+    train.main()
+    return project.root / "models" / name
+
+
+def failure(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, **more: Any
+) -> Ran:
+    """As `stage`, for one that ends with an error; any other exception than those meant for people comes through."""
+    monkeypatch.setattr(train, "main", lambda main=train.main: run(main))
+    with pytest.raises(SystemExit) as raised:
+        stage(project, monkeypatch, name, **more)
+    monkeypatch.undo()
+    return Ran(int(str(raised.value.code)), *capsys.readouterr())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_stage_writes_the_same_bytes_twice(things: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    for _ in range(2):
+        stage(things, monkeypatch, "things-cnn", network=DROPOUT, augment=CHANGES)
+        written.append({folder: files(things.root / folder) for folder in ("models", "reports", ".checkpoints")})
+    assert written[0] == written[1]
+    assert set(written[0]["models"]) == {"things-cnn/model.json", "things-cnn/model.safetensors"}
+    assert written[0][".checkpoints"] == {}
+
+    about = json.loads(written[0]["models"]["things-cnn/model.json"])
+    assert about["classes"] == CLASSES
+    assert about["shape"] == {"channels": 3, "height": 6, "width": 5, "classes": 3}
+    meta = json.loads((things.root / "data/packed/things/meta.json").read_text())
+    assert about["preprocessing"] == {"crop": "no", "mean": meta["mean"], "std": meta["std"]}
+    history = pd.read_csv(things.root / "reports/things-cnn/history.csv")
+    assert list(history) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+    assert list(history.epoch) == [1, 2]
+
+    stage(things, monkeypatch, "things-cnn", network=DROPOUT, augment=CHANGES, seed=2)
+    assert files(things.root / "models")["things-cnn/model.safetensors"] != written[0]["models"][
+        "things-cnn/model.safetensors"
+    ]  # fmt: skip
+
+
+def test_stage_trains_on_validation_images_too_where_nothing_is_picked(
+    things: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage(things, monkeypatch, "things-all", whole_train=True)
+    assert "38 images" in capsys.readouterr().out
+    history = pd.read_csv(things.root / "reports/things-all/history.csv")
+    assert list(history) == ["epoch", "train_loss", "train_accuracy"]
+
+
+def test_stage_leaves_checkpoints_of_others_alone(things: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupted run of `mlp-wide` must outlive a run of `mlp`."""
+    seen: list[list[str]] = []
+    original = loop.train
+
+    def watched(*arguments: Any) -> Any:
+        history = original(*arguments)
+        seen.append(sorted(files(things.root / ".checkpoints")))
+        return history
+
+    monkeypatch.setattr(loop, "train", watched)
+    monkeypatch.setattr(train, "write_history", lambda *arguments: sys.exit("interrupted"))
+    with pytest.raises(SystemExit):
+        stage(things, monkeypatch, "mlp-wide")
+    monkeypatch.undo()
+    monkeypatch.setattr(live, "SHORT", 1e9)
+    kept = files(things.root / ".checkpoints")
+    assert len(kept) == 1 and seen == [list(kept)]
+    stage(things, monkeypatch, "mlp")
+    assert files(things.root / ".checkpoints") == kept
+
+
+def test_stage_stops_for_a_loss_that_is_no_number(things: Project) -> None:
+    # every epoch multiplies the weights by -999: the loss overflows after a few good ones
+    runaway = {"name": "sgd", "lr": 1.0, "weight_decay": 1000.0}
+    things.experiment("things-nan", "things", optimizer=runaway, epochs=50, batch_size="full", compute={"threads": 1})
+    ran = things.run("train", "things-nan")
+    failed_in_one_line(ran, "in epoch", "the last good state", ".checkpoints/things-nan", "lower optimizer.lr")
+    assert "(1 threads)" in ran.out
+    assert not (things.root / "models").exists()
+    assert not (things.root / "reports").exists()
+    kept = files(things.root / ".checkpoints")
+    assert len(kept) == 1
+    assert next(iter(kept)) in ran.err
+
+
+def test_stage_without_its_input(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.dataset("things", "data/raw/things", 64)
+    with pytest.raises(UserError, match=r"data/packed/things is not there: run dvc repro pack@things"):
+        stage(project, monkeypatch, "things-mlp")
+    pack(project.root / "data/packed/things", height=64, width=64)
+    squeezenet = {"name": "transfer", "backbone": "squeezenet1_1", "weights": "IMAGENET1K_V1"}
+    with pytest.raises(UserError, match=r"data/weights/things-net holds no weights: run dvc repro weights@things-net"):
+        stage(project, monkeypatch, "things-net", network=squeezenet)
+
+
+def test_stage_without_a_place_to_write(
+    things: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (things.root / "models").write_text("in the way")
+    failed_in_one_line(failure(things, monkeypatch, capsys, "things-mlp"), "models")
+    assert (things.root / "models").read_text() == "in the way"
+    assert not (things.root / "reports").exists()
+    (things.root / "models").unlink()
+    stage(things, monkeypatch, "things-mlp")
+    assert "resuming after epoch 2 of 2" in capsys.readouterr().out  # nothing is computed again
+
+
+@pytest.fixture
+def small_disk(things: Project) -> Iterator[Callable[[str, int], Path]]:
+    """Make a folder of the project a disk of so many bytes."""
+    mounted: list[Path] = []
+
+    def mount(name: str, size: int) -> Path:
+        folder = things.root / name
+        folder.mkdir()
+        options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        try:
+            done = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no mount to make a small disk with")
+        if done.returncode:
+            pytest.skip(f"may not mount a small disk: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("name", [".checkpoints", "models"])
+def test_stage_on_a_full_disk(
+    things: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    small_disk: Callable[[str, int], Path],
+    name: str,
+) -> None:
+    disk = small_disk(name, 65536)
+    large = {"name": "mlp", "hidden": [1000]}  # 376 kB
+    failed_in_one_line(failure(things, monkeypatch, capsys, "things-mlp", network=large), "No space left on device")
+    assert files(disk) == {}
+    assert files(things.root / "models") == {}
+    assert not (things.root / "reports").exists()
+
+
+# --- Transfer learning on real photos --------------------------------------------------------------------------------
+
+
+def test_pretrained_features_tell_cats_from_dogs(project: Project, data_mirror: Path) -> None:
+    """One epoch of one linear layer; on features that are not pretrained it gets about 60 % right."""
+    name = "squeezenet1_1-imagenet-features.pth"
+    weights = {"file": name, "sha256": hashlib.sha256((data_mirror / "weights" / name).read_bytes()).hexdigest()}
+    network = {"name": "transfer", "backbone": "squeezenet1_1", "weights": weights, "freeze": True}
+    zipped = data_mirror / "cats-dogs/cats-dogs-sample.zip"
+    project.dataset("photos", str(zipped), 128, split={"val": 0.1, "test": 0.25})
+    recipe = {"network": network, "optimizer": {"name": "adam", "lr": 0.003}, "epochs": 1, "batch_size": 32}
+    project.experiment("photos-squeezenet", "photos", normalize="imagenet", **recipe)
+    for stage in ("check", "split", "pack"):
+        project.must_run(stage, "photos")
+    project.must_run("download", "--weights", "photos-squeezenet", DATA_MIRROR=str(data_mirror))
+    trained = project.must_run("train", "photos-squeezenet")
+    assert "1,026 of 723,522 parameters, 1,300 images" in trained.out
+    project.must_run("evaluate", "photos-squeezenet")
+    metrics = json.loads((project.root / "reports/photos-squeezenet/metrics.json").read_text())
+    assert metrics["accuracy"] >= 0.88
+    assert (metrics["parameters"], metrics["trainable_parameters"]) == (723_522, 1_026)
+    predictions = pd.read_parquet(project.root / "reports/photos-squeezenet/predictions.parquet")
+    assert len(predictions) == predictions.path.nunique() == 500
