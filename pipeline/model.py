@@ -20,13 +20,14 @@ class Model:
 
     def __init__(self, folder: Path) -> None:
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         from pipeline.networks import Shape, build
 
         try:
             self.about: dict[str, Any] = json.loads((folder / "model.json").read_text())
-            state = load_file(folder / "model.safetensors")
+            # `load_file` takes Ctrl-C for a broken file
+            state = load((folder / "model.safetensors").read_bytes())
             self.classes: list[str] = self.about["classes"]
             self.shape = Shape(**self.about["shape"])
             self.mean: list[float] = self.about["preprocessing"]["mean"]

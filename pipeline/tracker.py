@@ -9,12 +9,12 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-UNSEEN_CHANGES = ("dvc.lock", "reports", "*.gitignore")  # what the pipeline changes by itself
+UNSEEN_CHANGES = ("dvc.lock", "reports")  # what every run of the pipeline changes by itself
 
 
 def tracking_uri() -> str:
@@ -44,8 +44,9 @@ def connected() -> Iterator[Tracker]:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    # processes that make the schema of a new database at once stand in each other's way
-    with FileLock(f"{uri.removeprefix('sqlite:///')}.lock") if uri.startswith("sqlite") else nullcontext():
+    # one at a time: processes of a `dvc queue` that make the same tables, experiment or run stand in each other's way
+    database = uri.removeprefix("sqlite:///") if address.scheme == "sqlite" else root() / "mlflow.db"
+    with FileLock(f"{database}.lock"):
         yield Tracker(MlflowClient(uri), uri)
 
 
@@ -60,12 +61,7 @@ class Tracker:
         found = self.client.get_experiment_by_name(dataset)
         if found is None:
             location = self.artifacts and f"{self.artifacts}/{dataset}"
-            try:
-                return self.client.create_experiment(dataset, artifact_location=location)
-            except Exception:  # another process of a `dvc queue` may have been faster
-                found = self.client.get_experiment_by_name(dataset)
-                if found is None:
-                    raise
+            return self.client.create_experiment(dataset, artifact_location=location)
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id

@@ -121,12 +121,12 @@ def test_a_transfer_network_needs_its_own_module_and_no_other(clone: Clone, stag
 
 
 @needs_digits
-def test_nothing_runs_twice(digits: Clone) -> None:
-    before = results(digits)
-    ran = digits.must_run("dvc", "repro", "--glob", "evaluate@digits-*")
+def test_nothing_runs_twice(digits: Clone, copy_of: CopyOf) -> None:
+    copy = copy_of(digits)
+    ran = copy.must_run("dvc", "repro", "--glob", "evaluate@digits-*")
     assert "Data and pipelines are up to date." in ran.out
     assert "Running stage" not in ran.out
-    assert_same(results(digits), before)
+    assert_same(results(copy), results(digits))
 
 
 @needs_digits
@@ -152,36 +152,42 @@ def test_outputs_tell_nothing_of_the_machine(digits: Clone) -> None:
     ]
 
 
-CODE = "\nUNUSED = 1\n"
+CODE = ("from __future__ import annotations", "from __future__ import annotations  # changed")
 
 
 @needs_digits
 @pytest.mark.parametrize(
-    ("file", "old", "new", "expected"),
+    ("edits", "expected"),
     [
-        ("params.yaml", "epochs: 40", "epochs: 41", {f"train@{MLP}"}),
+        ({"params.yaml": ("epochs: 40", "epochs: 41")}, {f"train@{MLP}"}),
         (
-            "pipeline/training/loop.py", "", CODE,
+            {"pipeline/training/loop.py": CODE},
             {f"train@{MLP}", f"train@{CNN}", f"evaluate@{MLP}", f"evaluate@{CNN}"},
         ),
-        ("pipeline/split.py", "", CODE, {"split@digits"}),
-        ("pipeline/networks/cnn.py", "", CODE, {f"train@{CNN}", f"evaluate@{CNN}"}),
-        ("pipeline/track.py", "", CODE, set()),
-        ("pipeline/tracker.py", "", CODE, set()),
-        ("pipeline/results.py", "", CODE, set()),
-        ("params.yaml", "max_quarantined: 0.01", "max_quarantined: 0.02", set()),  # of another data set
-        ("params.yaml", "val: 0.1, test: 0.2", "val: 0.2, test: 0.2", {"check@digits", "split@digits", "pack@digits"}),
+        ({"pipeline/split.py": CODE}, {"split@digits"}),
+        ({"pipeline/networks/cnn.py": CODE}, {f"train@{CNN}", f"evaluate@{CNN}"}),
+        (
+            {"params.yaml": ("val: 0.1, test: 0.2", "val: 0.2, test: 0.2")},
+            {"check@digits", "split@digits", "pack@digits"},
+        ),
+        (  # the view in MLflow, and another data set
+            {
+                "pipeline/track.py": CODE, "pipeline/tracker.py": CODE, "pipeline/results.py": CODE,
+                "params.yaml": ("max_quarantined: 0.01", "max_quarantined: 0.02"),
+            },
+            set(),
+        ),
     ],
-    ids=lambda value: value.removeprefix("pipeline/") if isinstance(value, str) else None,
+    ids=["epochs", "loop.py", "split.py", "cnn.py", "split", "tracking"],
 )  # fmt: skip
 def test_an_edit_makes_stale_what_it_concerns(
-    scratch: Clone, digits: Clone, file: str, old: str, new: str, expected: set[str]
+    scratch: Clone, digits: Clone, edits: dict[str, tuple[str, str]], expected: set[str]
 ) -> None:
     put_back(scratch, digits)
-    path = scratch.root / file
-    edit(path, old, new) if old else path.write_text(path.read_text() + new)
+    for file, (old, new) in edits.items():
+        edit(scratch.root / file, old, new)
     status = json.loads(scratch.must_run("dvc", "status", "--json").out)
-    scratch.must_run("git", "checkout", "-q", file)
+    scratch.must_run("git", "checkout", "-q", *edits)
     # data sets that were never downloaded here are stale anyhow
     assert {stage for stage in status if "@digits" in stage} == expected
 
@@ -330,6 +336,8 @@ def test_interrupted_training_goes_on_only_with_the_same_inputs(
     assert "resuming after epoch" in ran.out
     assert_same(results(copy), results(digits))
     assert not checkpoints(copy) and other.exists()
+    model = copy.root / "models" / MLP
+    assert (model / "model.safetensors").stat().st_mode == (model / "model.json").stat().st_mode  # others may read it
 
 
 @needs_digits

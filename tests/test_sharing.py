@@ -36,11 +36,11 @@ def git_clone(source: Clone, root: Path) -> Clone:
     return Clone(root)
 
 
-def runs_in(clone: Clone) -> dict[str, list[str]]:
-    """The artifacts of each run in the project's MLflow database, by the run's name; one run a name."""
+def runs_in(uri: str) -> dict[str, list[str]]:
+    """The artifacts of each run in an MLflow database, by the run's name; one run a name."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{clone.root}/mlflow.db")
+    client = MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
     names = [one.info.run_name for one in found]
     assert len(names) == len(set(names))
@@ -67,7 +67,8 @@ def test_a_colleague_gets_everything_without_running_it(
 
     # what git has is enough to log: the rest is named, not needed
     theirs.must_run("python", "-m", "pipeline.track")
-    from_git = runs_in(theirs)
+    database = f"sqlite:///{theirs.root}/mlflow.db"
+    from_git = runs_in(database)
     assert sorted(from_git) == ["digits-cnn", "digits-mlp"]
     assert "metrics.json" in from_git["digits-mlp"] and "samples.png" not in from_git["digits-mlp"]
 
@@ -81,10 +82,10 @@ def test_a_colleague_gets_everything_without_running_it(
     assert theirs.must_run("git", "status", "--porcelain").out == ""
 
     ran = theirs.must_run("python", "-m", "pipeline.track")
-    assert "has every result already" in ran.out and runs_in(theirs) == from_git
-    (theirs.root / "mlflow.db").unlink()
-    theirs.must_run("python", "-m", "pipeline.track")
-    pulled = runs_in(theirs)
+    assert "has every result already" in ran.out and runs_in(database) == from_git
+    another = f"sqlite:///{tmp_path}/another.db"
+    theirs.must_run("python", "-m", "pipeline.track", MLFLOW_TRACKING_URI=another)
+    pulled = runs_in(another)
     assert sorted(pulled) == sorted(from_git) and "samples.png" in pulled["digits-mlp"]
 
 

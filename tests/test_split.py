@@ -283,9 +283,9 @@ def test_what_the_publisher_placed_is_not_moved(seed: int) -> None:
 def test_similar_seeds_and_neighbours_are_not_drawn_alike() -> None:
     """A fair draw: over many seeds every image validates about as often as any other."""
     times = np.zeros(60)
-    for seed in range(300):
+    for seed in range(100):
         table = pd.DataFrame({"label": list("ab") * 30, "sha256": [str(n) for n in range(60)], "split": "train"})
         draw("photos", table, {"test": 0, "val": 0.2}, seed)
         times += (table.split == "val").to_numpy()
-    assert times.sum() == 300 * 12
-    assert abs(times - 60).max() < 35  # five standard deviations of a fair draw
+    assert times.sum() == 100 * 12
+    assert abs(times - 20).max() < 20  # five standard deviations of a fair draw
