@@ -1,1 +1,18 @@
 """Clasificador: from a set of images to a classifier, one module per DVC stage."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+
+
+def end_quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C while a stage still imports: no traceback there either. Later, `pipeline.console.run` sees to it."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        os._exit(130)
+    sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = end_quietly

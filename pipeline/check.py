@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import params
-from pipeline.console import UserError, progress, run
+from pipeline.console import UserError, only_argument, progress, run
 from pipeline.images import decode, hashing, parallel, sheets
 from pipeline.images.items import IMAGE_SUFFIXES, Content, Item, Problem, is_visible
 from pipeline.images.sources import Source, open_source
@@ -28,7 +28,7 @@ BROKEN = {"unreadable", "truncated", "not_an_image", "empty_file", "too_large"}
 
 
 def main() -> None:
-    (name,) = sys.argv[1:]
+    name = only_argument("DATASET")
     dataset = params.load().dataset(name)
     source = open_source(Path(dataset.source), dataset.classes)
     rows, thumbnails = inspect_all(source)

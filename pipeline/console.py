@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -47,12 +48,8 @@ def progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
     return tqdm(items, disable=None, leave=False, dynamic_ncols=True, **options)
 
 
-def interrupt_quietly(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """The same promise for Ctrl-C during the imports, before `run` has begun."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        os._exit(INTERRUPTED)
-    sys.__excepthook__(kind, error, trace)
-
-
-sys.excepthook = interrupt_quietly
+def only_argument(what: str) -> str:
+    """The one argument of a stage. Raises UserError for none or more."""
+    if len(sys.argv) != 2:
+        raise UserError(f"expected one argument: python -m pipeline.{Path(sys.argv[0]).stem} {what}")
+    return sys.argv[1]

@@ -6,14 +6,13 @@ usage: python -m pipeline.evaluate EXPERIMENT
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline import figures, params
-from pipeline.console import UserError, run
+from pipeline.console import UserError, only_argument, run
 from pipeline.outputs import whole, write_json
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ SAMPLES = 24  # images on the grid of sample predictions
 
 
 def main() -> None:
-    (name,) = sys.argv[1:]
+    name = only_argument("EXPERIMENT")
     recipe = params.load().experiment(name)
 
     import torch

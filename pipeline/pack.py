@@ -6,7 +6,6 @@ usage: python -m pipeline.pack DATASET
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import params
-from pipeline.console import UserError, progress, run
+from pipeline.console import UserError, only_argument, progress, run
 from pipeline.images import parallel
 from pipeline.images.decode import Unusable, decode, to_size, upright
 from pipeline.images.items import Content, Problem
@@ -25,7 +24,7 @@ from pipeline.outputs import whole, write_json
 
 
 def main() -> None:
-    (name,) = sys.argv[1:]
+    name = only_argument("DATASET")
     dataset = params.load().dataset(name)
     table, classes = read_manifest(Path("data/splits", f"{name}.parquet"))
     source = open_source(Path(dataset.source), dataset.classes)

@@ -108,7 +108,7 @@ class Optimizer(Strict):
     """The arguments of torch.optim's class of that name."""
 
     name: Literal["sgd", "adam", "adamw"]
-    lr: Annotated[float, Field(gt=0)]
+    lr: Annotated[float, Field(gt=0, le=1e6)]
     momentum: Fraction = 0.0
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -117,6 +117,8 @@ class Optimizer(Strict):
     def momentum_is_for_sgd(self) -> Optimizer:
         if self.name != "sgd" and (self.momentum or self.nesterov):
             raise ValueError(f"momentum and nesterov are for sgd; {self.name} has its own")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
         return self
 
 
@@ -145,7 +147,7 @@ class Compute(Strict):
     """Where to train. Results are identical to the byte for the same device and number of threads."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, …
-    threads: Literal["auto"] | Positive = "auto"
+    threads: Literal["auto"] | Annotated[int, Field(gt=0, le=1024)] = "auto"
 
 
 class Experiment(Strict):

@@ -9,12 +9,11 @@ usage: python -m pipeline.split DATASET
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import params
-from pipeline.console import UserError, run
+from pipeline.console import UserError, only_argument, run
 from pipeline.manifest import SPLIT, read_manifest, write_manifest
 from pipeline.outputs import write_json
 
@@ -25,7 +24,7 @@ SIDES = ("train", "val", "test")
 
 
 def main() -> None:
-    (name,) = sys.argv[1:]
+    name = only_argument("DATASET")
     everything = params.load()
     fractions = everything.dataset(name).split
     table, classes = read_manifest(Path("data/checked", f"{name}.parquet"))

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import live, params
-from pipeline.console import UserError, run
+from pipeline.console import UserError, only_argument, run
 from pipeline.outputs import remove, whole, write_json
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ CODE = ("train.py", "networks/*.py", "training/*.py")  # what decides the result
 
 
 def main() -> None:
-    (name,) = sys.argv[1:]
+    name = only_argument("EXPERIMENT")
     everything = params.load()
     recipe, seed = everything.experiment(name), everything.seed_of(name)
 

@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 REPOSITORY = Path(__file__).parents[1]
@@ -154,18 +155,28 @@ def make_clone(root: Path) -> Clone:
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Iterator[Clone]:
+def clone(tmp_path: Path) -> Clone:
     """A clone of its own for tests that change it; nothing has run in it."""
-    yield make_clone(tmp_path / "clone")
+    return make_clone(tmp_path / "clone")
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A clone in which `dvc repro` has run for digits, once for all tests of one process. Tests must leave it as it is:
-    put them in the group `@pytest.mark.xdist_group("digits")`, which runs in one process."""
-    clone = make_clone(tmp_path_factory.mktemp("digits") / "new clone")  # a path with a space
-    clone.must_run("dvc", "repro", "--glob", "evaluate@digits-*")
-    return clone
+    """A clone in which `dvc repro` has run for digits, once for all processes of pytest-xdist.
+
+    Tests leave it as it is; those that change something copy it first.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root = shared / "digits" / "new clone"  # a path with a space
+    done = shared / "digits.done"
+    with FileLock(shared / "digits.lock"):
+        if done.exists():
+            return Clone(root)
+        clone = make_clone(root)
+        clone.must_run("dvc", "repro", "--glob", "evaluate@digits-*")
+        done.touch()
+        return clone
 
 
 @pytest.fixture

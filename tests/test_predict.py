@@ -22,7 +22,6 @@ from pipeline import predict
 from pipeline.console import run
 from pipeline.images.decode import ORIENTATION
 
-pytestmark = pytest.mark.xdist_group("predict")
 CLASSES = ["ant", "bee", "cat"]
 Predict = Callable[..., Ran]
 

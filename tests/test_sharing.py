@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, Clone, run
 
-pytestmark = pytest.mark.xdist_group("digits")
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
 
 

@@ -21,8 +21,6 @@ from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran
 from ruamel.yaml import YAML
 
 MLP, CNN = "digits-mlp", "digits-cnn"
-needs_digits = pytest.mark.xdist_group("digits")
-by_itself = pytest.mark.xdist_group("tracking")
 
 
 def client_of(uri: str) -> Any:
@@ -56,7 +54,6 @@ def logged(digits: Clone) -> tuple[Any, dict[str, Any]]:
     return client, {run.info.run_name: run for run in found}
 
 
-@needs_digits
 def test_a_data_set_is_an_experiment_and_an_experiment_a_run(logged: tuple[Any, dict[str, Any]]) -> None:
     client, runs = logged
     assert sorted(runs) == [CNN, MLP]
@@ -64,7 +61,6 @@ def test_a_data_set_is_an_experiment_and_an_experiment_a_run(logged: tuple[Any, 
     assert {experiment.name for experiment in client.search_experiments()} <= {"digits", "Default"}
 
 
-@needs_digits
 @pytest.mark.parametrize("name", [MLP, CNN])
 def test_parameters_are_those_of_params_yaml(digits: Clone, logged: tuple[Any, dict[str, Any]], name: str) -> None:
     everything = YAML(typ="safe").load((digits.root / "params.yaml").read_text())
@@ -78,7 +74,6 @@ def test_parameters_are_those_of_params_yaml(digits: Clone, logged: tuple[Any, d
     assert params["parameters"] == str(about["parameters"])
 
 
-@needs_digits
 @pytest.mark.parametrize("name", [MLP, CNN])
 def test_metrics_are_those_of_the_reports(digits: Clone, logged: tuple[Any, dict[str, Any]], name: str) -> None:
     import pandas as pd
@@ -94,7 +89,6 @@ def test_metrics_are_those_of_the_reports(digits: Clone, logged: tuple[Any, dict
         assert [(point.step, point.value) for point in points] == list(zip(history.epoch, history[key], strict=True))
 
 
-@needs_digits
 def test_a_run_says_what_made_it(digits: Clone, logged: tuple[Any, dict[str, Any]]) -> None:
     client, runs = logged
     run = runs[MLP]
@@ -118,7 +112,6 @@ def test_a_run_says_what_made_it(digits: Clone, logged: tuple[Any, dict[str, Any
     )
 
 
-@needs_digits
 def test_logging_again_adds_nothing(digits: Clone, logged: tuple[Any, dict[str, Any]]) -> None:
     client, runs = logged
     ran = digits.must_run("python", "-m", "pipeline.track")
@@ -217,7 +210,6 @@ def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproce
     listener.close()
 
 
-@by_itself
 def test_processes_that_start_together_make_one_database(made: Results, waiting: Any) -> None:
     names = ["a", "b", "c"]
     for name in names:
@@ -245,7 +237,6 @@ def kill_at(results: Results, call: str, uri: str) -> None:
     assert ran.returncode == 9, ran.stdout + ran.stderr
 
 
-@by_itself
 def test_a_run_that_was_cut_off_is_completed_and_not_doubled(made: Results) -> None:
     made.add("a", epochs=600)  # more points than one request takes
     client = client_of(database(made.root))  # and the same database for all
@@ -262,7 +253,6 @@ def test_a_run_that_was_cut_off_is_completed_and_not_doubled(made: Results) -> N
     assert len(run.inputs.dataset_inputs) == 1
 
 
-@by_itself
 def test_another_result_is_another_run_and_the_first_stays(made: Results) -> None:
     made.add("a")
     assert made.track().status == 0
@@ -274,7 +264,6 @@ def test_another_result_is_another_run_and_the_first_stays(made: Results) -> Non
     assert sorted(accuracies) == [0.5, 0.75]
 
 
-@by_itself
 def test_a_model_that_was_not_evaluated_lends_its_history_to_no_old_result(made: Results) -> None:
     made.add("a")
     retrained = {"path": "models/a", "md5": "another"}
@@ -284,7 +273,6 @@ def test_a_model_that_was_not_evaluated_lends_its_history_to_no_old_result(made:
     assert not (made.root / "mlflow.db").exists()
 
 
-@by_itself
 @pytest.mark.parametrize("stage", [True, False])
 def test_an_absent_server_costs_a_line(made: Results, stage: bool) -> None:
     made.add("a")
@@ -299,7 +287,6 @@ def test_an_absent_server_costs_a_line(made: Results, stage: bool) -> None:
     assert line.startswith(f"warning: not logged to {uri}: ") and "`python -m pipeline.track` logs it later" in line
 
 
-@by_itself
 @pytest.mark.parametrize(
     ("uri", "word"), [("sqlite:///params.yaml/mlflow.db", "params.yaml"), ("http://127.0.0.1:no", "Port")]
 )
@@ -311,7 +298,6 @@ def test_a_useless_address_costs_a_line(made: Results, uri: str, word: str) -> N
     assert line.startswith("warning: not logged to ") and word in line
 
 
-@by_itself
 def test_a_mistake_is_an_error_in_one_line(made: Results) -> None:
     from conftest import failed_in_one_line
 
@@ -350,7 +336,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait()
 
 
-@by_itself
 def test_a_server_gets_what_it_missed(made: Results, server: str) -> None:
     for name in ("a", "b"):
         made.add(name)
@@ -369,7 +354,6 @@ def test_a_server_gets_what_it_missed(made: Results, server: str) -> None:
     assert not (made.root / "mlflow.db").exists()
 
 
-@by_itself
 def test_a_server_that_never_answers_costs_less_than_a_minute(waiting: tuple[subprocess.Popen[str], float]) -> None:
     process, begin = waiting
     _, err = process.communicate(timeout=max(1, begin + 75 - time.monotonic()))
@@ -430,7 +414,6 @@ def epochs_in(root: Path) -> int:
         return 0
 
 
-@needs_digits
 @pytest.mark.skipif(not Path("/proc").exists(), reason="only /proc tells which processes are left")
 def test_epochs_appear_while_training_goes_on_and_survive_its_death(digits: Clone, training: Clone) -> None:
     command = [sys.executable, "-c", TRAIN]
@@ -463,7 +446,6 @@ def test_epochs_appear_while_training_goes_on_and_survive_its_death(digits: Clon
         assert (training.root / file).read_bytes() == (digits.root / file).read_bytes()
 
 
-@needs_digits
 @pytest.mark.skipif(not Path("/proc").exists(), reason="only /proc tells which processes are left")
 @pytest.mark.parametrize("kind", ["absent", "silent"])
 def test_a_dead_server_neither_slows_nor_fails_training(
@@ -483,7 +465,6 @@ def test_a_dead_server_neither_slows_nor_fails_training(
     assert (training.root / file).read_bytes() == (digits.root / file).read_bytes()
 
 
-@needs_digits
 def test_a_short_training_starts_no_process(training: Clone) -> None:
     params = training.root / "params.yaml"
     params.write_text(params.read_text().replace("epochs: 40", "epochs: 1"))

@@ -119,7 +119,9 @@ def upright(image: Image.Image, channels: int) -> Image.Image:
         image = Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         values = np.asarray(image, np.float64)
-        scale = 257.0 if values.max(initial=0) > 255 else 1.0  # 16 bits in a wider mode
+        highest = np.nan_to_num(values).max(initial=0)
+        # 16 bits in a wider mode; values from 0 to 1
+        scale = 257.0 if highest > 255 else 1 / 255 if image.mode == "F" and highest <= 1 else 1.0
         image = Image.fromarray((np.nan_to_num(values) / scale).clip(0, 255).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")

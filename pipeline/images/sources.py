@@ -182,7 +182,7 @@ class Zip(Files):
         with zipfile.ZipFile(path) as archive:
             # `is_dir` fails for a member without a name
             files = [info for info in archive.infolist() if not info.filename.endswith("/")]
-        super().__init__(path, [Item(info.filename.removeprefix("./"), info) for info in files])
+        super().__init__(path, [Item(info.filename.replace("\\", "/").removeprefix("./"), info) for info in files])
 
     @contextmanager
     def opened(self) -> Iterator[zipfile.ZipFile]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,8 +11,7 @@ from torch import nn
 from pipeline.console import UserError
 from pipeline.outputs import whole
 
-if TYPE_CHECKING:
-    from pipeline.training.loop import Row
+Row = dict[str, float | int | None]  # of history.csv: epoch, losses and accuracies
 
 
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[Row]) -> None:

@@ -14,11 +14,11 @@ from torch import Generator, Tensor, nn
 from pipeline.console import UserError, progress
 from pipeline.training import checkpoint
 from pipeline.training.augment import augment
+from pipeline.training.checkpoint import Row
 from pipeline.training.data import Batches
 
 EVALUATION_BATCH = 1000  # images, if they are small:
 EVALUATION_VALUES = 2**24  # pixels × channels in a batch; what a network makes of them takes many times their memory
-Row = dict[str, float | int | None]  # of history.csv
 
 
 def train(
