@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).parents[1]
 ENVIRONMENT = {
     **{key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_", "GIT_"))},
     "NO_PROXY": "127.0.0.1,localhost",
+    "OMP_NUM_THREADS": "1",  # one test process a core already
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.com",
     "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.com",
@@ -76,6 +77,12 @@ class Project:
             "batch_size": 8,
             **more,
         }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_traces(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """DVC keeps a folder for every repository that it has seen, outside of it."""
+    ENVIRONMENT["DVC_SITE_CACHE_DIR"] = str(tmp_path_factory.mktemp("dvc-site"))
 
 
 @pytest.fixture
@@ -184,7 +191,9 @@ def copy_of(tmp_path: Path) -> Callable[[Clone], Clone]:
     """Copy a clone with everything that ran in it, for a test that changes it."""
 
     def copied(clone: Clone) -> Clone:
-        shutil.copytree(clone.root, tmp_path / "copy", symlinks=True)
+        # the database's artifacts have absolute paths: they would lead back to the original
+        without = shutil.ignore_patterns("mlflow.db*", "mlartifacts")
+        shutil.copytree(clone.root, tmp_path / "copy", symlinks=True, ignore=without)
         return Clone(tmp_path / "copy")
 
     return copied
