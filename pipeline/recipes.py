@@ -108,7 +108,7 @@ class Optimizer(Strict):
     """The arguments of torch.optim's class of that name."""
 
     name: Literal["sgd", "adam", "adamw"]
-    lr: Annotated[float, Field(gt=0, le=1e6)]
+    lr: Annotated[float, Field(gt=0, le=1e38)]  # what a float32 holds
     momentum: Fraction = 0.0
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

@@ -379,8 +379,7 @@ train.run(train.main)
 @pytest.fixture
 def training(digits: Clone, copy_of: Callable[[Clone], Clone]) -> Clone:
     """A copy of the project without its MLflow database, which names the original's folders."""
-    copy = copy_of(digits)
-    return copy
+    return copy_of(digits)
 
 
 def live_processes(root: Path) -> list[int]:
