@@ -5,137 +5,80 @@ usage: python -m pipeline.check DATASET
 
 from __future__ import annotations
 
-import hashlib
+import io
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+from PIL import Image
 
 from pipeline import params
-from pipeline.console import UserError, only_argument, progress, run
-from pipeline.images import decode, hashing, parallel, sheets
-from pipeline.images.items import IMAGE_SUFFIXES, Content, Item, Problem, is_visible
-from pipeline.images.sources import Source, open_source
-from pipeline.manifest import write_manifest
+from pipeline.console import UserError, only_argument, run
+from pipeline.images import sheets
+from pipeline.images.items import IMAGE_SUFFIXES, is_visible
+from pipeline.images.sources import open_source
+from pipeline.inspected import Inspected
+from pipeline.manifest import write_tables
 from pipeline.outputs import whole, write_json
+from pipeline.verdicts import Verdicts
 
 LISTED = 50  # broken images named when there are too many
-SIDES = ("train", "val", "test")  # of equal images on several official sides, the last side keeps its own
-BROKEN = {"unreadable", "truncated", "not_an_image", "empty_file", "too_large"}
+STATUSES = ("ok", "warning", "quarantined")
 
 
 def main() -> None:
     name = only_argument("DATASET")
     dataset = params.load().dataset(name)
-    source = open_source(Path(dataset.source), dataset.classes)
-    rows, thumbnails = inspect_all(source)
-    compare(rows)
-    stop_if_too_many_broken(name, rows, dataset.max_quarantined)
+    source = open_source(dataset.source, dataset.classes)
+    inspected = Inspected(name, source)
+    verdicts = Verdicts(inspected, dataset)
+    stop_if_too_many_broken(name, inspected, verdicts, dataset.max_quarantined)
 
-    summary = summarise(rows, source.classes)
+    summary = summarise(inspected, verdicts, source.classes)
     report = Path("reports", name)
-    sheets.draw_sizes(report / "sizes.png", rows)
-    with whole(report / "contact_sheets") as folder:
-        folder.mkdir()
-        for number, label in enumerate(source.classes):
-            sheets.draw_contact_sheet(folder / sheets.file_name(number, label), thumbnails[label])
+    sheets.draw_sizes(report / "sizes.png", *(inspected.numbers(side) for side in ("width", "height")))
+    draw_contact_sheets(report / "contact_sheets", inspected, source.classes)
     write_json(report / "check.json", summary)
-    write_manifest(Path("data/checked", f"{name}.parquet"), rows, source.classes)
+    tables = verdicts.complete(inspected.tables())
+    write_tables(Path("data/checked", f"{name}.parquet"), tables, source.classes)
+    inspected.remove()
     print(in_words(name, summary))
 
 
-def inspect_all(source: Source) -> tuple[list[dict[str, Any]], dict[str, list[np.ndarray]]]:
-    """One row per item of the source, in its order, and thumbnails of some usable images of each class."""
-    shown = evenly_spaced(source.items)
-
-    def tasks() -> Iterator[tuple[str, Content, bool]]:
-        for item, content in source.read():
-            yield item.path, content, item.path in shown
-
-    def size(task: tuple[str, Content, bool]) -> int:
-        return parallel.content_size(task[1])
-
-    def crashed(task: tuple[str, Content, bool], problem: Problem) -> tuple[dict[str, Any], None]:
-        return {**unusable_facts(task[1]), "issues": [problem.code], "reason": problem.reason}, None
-
-    rows = []
-    thumbnails = defaultdict(list)
-    facts = parallel.ordered_map(inspect, tasks(), size, crashed)
-    for item, (fact, thumbnail) in zip(
-        source.items, progress(facts, total=len(source.items), unit=" images"), strict=True
-    ):
-        if item.label is None and not BROKEN.intersection(fact["issues"]):
-            fact["issues"].append("no_label")
-            fact["reason"] = "not in a class folder" if is_visible(item.path) else "hidden"
-        elif thumbnail is not None and item.label is not None:
-            thumbnails[item.label].append(thumbnail)
-        rows.append({"path": item.path, "label": item.label, "official_split": item.split, **fact})
-    return rows, thumbnails
+def stop_if_too_many_broken(name: str, inspected: Inspected, verdicts: Verdicts, most: float) -> None:
+    """Raises UserError if there is no image at all, or if more than this fraction of them is broken."""
+    listed: list[str] = []
+    broken = clutter = 0
+    for row in unusable_rows(inspected, verdicts):
+        if is_clutter(row):
+            clutter += 1
+        elif "no_label" not in row["issues"]:
+            broken += 1
+            listed += [f"{row['path']}: {', '.join(row['issues'])}: {row['reason']}"] * (broken <= LISTED)
+    images = verdicts.count - clutter
+    if not images:
+        raise UserError(
+            f"{name}: none of {verdicts.count} files is an image: see datasets.{name}.source in params.yaml"
+        )
+    if broken <= most * images:
+        return
+    print(*listed, sep="\n", file=sys.stderr)
+    if broken > LISTED:
+        print(f"… and {broken - LISTED} more", file=sys.stderr)
+    raise UserError(
+        f"{name}: {broken} of {images} images are broken,"
+        f" more than datasets.{name}.max_quarantined = {most:g} allows: mend or remove them, or raise it in params.yaml"
+    )
 
 
-def evenly_spaced(items: Iterable[Item]) -> set[str]:
-    """Paths of the images that a contact sheet shows: at most sheets.PER_CLASS of each class, from first to last."""
-    by_class = defaultdict(list)
-    for item in items:
-        by_class[item.label].append(item.path)
-    return {
-        paths[position]
-        for paths in by_class.values()
-        for position in np.linspace(0, len(paths) - 1, min(len(paths), sheets.PER_CLASS)).round().astype(int)
-    }
-
-
-def inspect(task: tuple[str, Content, bool]) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The facts of one image and, if asked for, its thumbnail. Runs in a worker process."""
-    path, content, with_thumbnail = task
-    facts = unusable_facts(content)
-    try:
-        image, facts["format"], facts["issues"] = decode.decode(content, path)
-    except decode.Unusable as error:
-        return {**facts, "issues": [error.code], "reason": error.reason}, None
-    facts.update(width=image.width, height=image.height, mode=image.mode, phash=hashing.phash(image))
-    return facts, sheets.thumbnail(image) if with_thumbnail else None
-
-
-def unusable_facts(content: Content) -> dict[str, Any]:
-    """What is known of any content without decoding it."""
-    data = b"" if isinstance(content, Problem) else content if isinstance(content, bytes) else content.tobytes()
-    digest = None if isinstance(content, Problem) else hashlib.sha256(data).hexdigest()
-    unknown = dict.fromkeys(("width", "height", "mode", "format", "phash", "reason"))
-    return {**unknown, "bytes": len(data), "sha256": digest}
-
-
-def compare(rows: list[dict[str, Any]]) -> None:
-    """Find equal contents, add their issues, and give every row its status."""
-    leaked = set()
-    groups = defaultdict(list)
-    for row in rows:
-        if status(set(row["issues"])) != "quarantined":
-            groups[row["sha256"]].append(row)
-    for group in groups.values():
-        if len(group) > 1:
-            labels = {row["label"] for row in group}
-            sides = {row["official_split"] or "train" for row in group}
-            found = ["exact_duplicate"]
-            found += ["label_conflict"] * (len(labels) > 1)
-            found += ["split_leak"] * (len(sides) > 1)
-            kept = max(sides, key=SIDES.index)
-            for row in group:
-                row["issues"] += found
-                if (row["official_split"] or "train") != kept:
-                    leaked.add(row["path"])
-    for row in rows:
-        row["status"] = "quarantined" if row["path"] in leaked else status(set(row["issues"]))
-
-
-def status(issues: set[str]) -> str:
-    """`quarantined` if the image can't be used, `warning` if it can but something is odd, else `ok`."""
-    if issues & (BROKEN | {"no_label"}):
-        return "quarantined"
-    return "warning" if issues else "ok"
+def unusable_rows(inspected: Inspected, verdicts: Verdicts) -> Iterator[dict[str, Any]]:
+    start = 0
+    for table in inspected.tables(["path", "issues", "reason"]):
+        yield from table.filter(verdicts.unusable[start : start + len(table)]).to_pylist()
+        start += len(table)
 
 
 def is_clutter(row: dict[str, Any]) -> bool:
@@ -146,43 +89,38 @@ def is_clutter(row: dict[str, Any]) -> bool:
     return not named_as_image and bool({"not_an_image", "empty_file"}.intersection(row["issues"]))
 
 
-def stop_if_too_many_broken(name: str, rows: list[dict[str, Any]], most: float) -> None:
-    images = [row for row in rows if not is_clutter(row)]
-    if not images:
-        raise UserError(f"{name}: none of {len(rows)} files is an image: see datasets.{name}.source in params.yaml")
-    broken = [row for row in images if BROKEN.intersection(row["issues"])]
-    if len(broken) <= most * len(images):
-        return
-    for row in broken[:LISTED]:
-        print(f"{row['path']}: {', '.join(row['issues'])}: {row['reason']}", file=sys.stderr)
-    if len(broken) > LISTED:
-        print(f"… and {len(broken) - LISTED} more", file=sys.stderr)
-    raise UserError(
-        f"{name}: {len(broken)} of {len(images)} images are broken,"
-        f" more than datasets.{name}.max_quarantined = {most:g} allows: mend or remove them, or raise it in params.yaml"
-    )
+def draw_contact_sheets(path: Path, inspected: Inspected, classes: list[str]) -> None:
+    tiles: dict[str, list[np.ndarray]] = {label: [] for label in classes}
+    for table in inspected.tables(["label", "thumbnail"]):
+        for row in table.filter(pc.is_valid(table["thumbnail"])).to_pylist():
+            tiles[row["label"]].append(np.asarray(Image.open(io.BytesIO(row["thumbnail"]))))
+    with whole(path) as folder:
+        folder.mkdir()
+        for number, label in enumerate(classes):
+            sheets.draw_contact_sheet(folder / sheets.file_name(number, label), tiles[label])
 
 
-def summarise(rows: list[dict[str, Any]], classes: list[str]) -> dict[str, Any]:
-    import pandas as pd
-
-    table = pd.DataFrame(rows)
-    usable = table[table.status != "quarantined"]
-    per_class = usable.label.value_counts()
-    issues = Counter(issue for row in rows for issue in row["issues"])
+def summarise(inspected: Inspected, verdicts: Verdicts, classes: list[str]) -> dict[str, Any]:
+    status = verdicts.status()
+    usable = verdicts.labels[~verdicts.quarantined]
     return {
-        "files": len(rows),
-        "classes": {label: int(per_class.get(label, 0)) for label in classes},
-        "status": {status: int((table.status == status).sum()) for status in ("ok", "warning", "quarantined")},
-        "issues": dict(sorted(issues.items())),
-        **{side: describe(table[side]) for side in ("width", "height")},
+        "files": verdicts.count,
+        "classes": {
+            label: int((usable == verdicts.classes.index(label)).sum()) if label in verdicts.classes else 0
+            for label in classes
+        },
+        "status": {name: int((status == name).sum()) for name in STATUSES},
+        "issues": {code: int(which.sum()) for code, which in sorted(verdicts.issues.items()) if which.any()},
+        **{side: describe(inspected.numbers(side)) for side in ("width", "height")},
     }
 
 
-def describe(values: Any) -> dict[str, float | None]:
+def describe(values: np.ndarray) -> dict[str, float | None]:
     """pandas' count, mean, std, min, quartiles and max, rounded to what a person reads."""
-    numbers = values.dropna().astype(float).describe()
-    return {name: None if np.isnan(value) else round(float(value), 6) for name, value in numbers.items()}
+    import pandas as pd
+
+    numbers = pd.Series(values).dropna().astype(float).describe()
+    return {str(name): None if np.isnan(value) else round(float(value), 6) for name, value in numbers.items()}
 
 
 def in_words(name: str, summary: dict[str, Any]) -> str:

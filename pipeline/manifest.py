@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,27 @@ CHECKED = pa.schema(
         "bytes": pa.int64(),
         "sha256": pa.string(),
         "phash": pa.string(),
+        "pixel_hash": pa.string(),
+        "brightness": pa.float32(),
+        "contrast": pa.float32(),
+        "sharpness": pa.float32(),
+        "color": pa.bool_(),
+        "group": pa.int32(),
         "status": pa.string(),
         "issues": pa.list_(pa.string()),
         "reason": pa.string(),
     }
 )
-SPLIT = pa.schema({"path": pa.string(), "label": pa.string(), "split": pa.string()})
+SPLIT = pa.schema(
+    {
+        "path": pa.string(),
+        "label": pa.string(),
+        "split": pa.string(),
+        "train_order": pa.float64(),
+        "fold": pa.int32(),
+        "pixel_hash": pa.string(),
+    }
+)
 
 
 def write_manifest(path: Path, rows: list[dict[str, Any]], classes: list[str], schema: pa.Schema = CHECKED) -> None:
@@ -41,12 +57,28 @@ def write_manifest(path: Path, rows: list[dict[str, Any]], classes: list[str], s
         pq.write_table(table, partial)
 
 
+def write_tables(path: Path, tables: Iterable[pa.Table], classes: list[str], schema: pa.Schema = CHECKED) -> None:
+    """Write a table that does not fit into memory: each stretch of it becomes a row group."""
+    schema = schema.with_metadata({**(schema.metadata or {}), "classes": json.dumps(classes)})
+    with whole(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for table in tables:
+            writer.write_table(table.select(schema.names).cast(schema))
+
+
 def read_manifest(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """The table and the class list, in the order that `check` gave it."""
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise UserError(f"{path} is not there: run the stage that makes it first, or all with dvc repro") from None
-    except pa.ArrowInvalid:
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # of the disk, not of arrow
+            raise
         raise UserError(f"{path} is damaged: remove it and run dvc repro") from None
     return table.to_pandas(), json.loads(table.schema.metadata[b"classes"])
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """What the table was made with, if the schema that it was written with says so in its metadata."""
+    metadata = pq.read_schema(path).metadata or {}
+    return json.loads(metadata[b"settings"]) if b"settings" in metadata else None

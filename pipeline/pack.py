@@ -15,10 +15,10 @@ import numpy as np
 
 from pipeline import params
 from pipeline.console import UserError, only_argument, progress, run
-from pipeline.images import parallel
+from pipeline.images import parallel, stored
 from pipeline.images.decode import Unusable, decode, to_size, upright
-from pipeline.images.items import Content, Problem
 from pipeline.images.sources import Source, open_source
+from pipeline.images.stored import Content, Problem
 from pipeline.manifest import read_manifest
 from pipeline.outputs import whole, write_json
 
@@ -27,7 +27,7 @@ def main() -> None:
     name = only_argument("DATASET")
     dataset = params.load().dataset(name)
     table, classes = read_manifest(Path("data/splits", f"{name}.parquet"))
-    source = open_source(Path(dataset.source), dataset.classes)
+    source = open_source(dataset.source, dataset.classes)
     height, width = dataset.height_width
     shape = (len(table), height, width, dataset.channels)
 
@@ -73,7 +73,7 @@ def write_images(
             file, {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         )
         images = parallel.ordered_map(
-            to_pixels, contents(source, wanted), lambda task: parallel.content_size(task[1]) + image_size, crashed
+            to_pixels, contents(source, wanted), lambda task: stored.size(task[1]) + image_size, crashed
         )
         for id_, trains_, image in zip(
             wanted, trains, progress(images, total=len(wanted), unit=" images"), strict=True
@@ -111,14 +111,15 @@ def source_changed(path: str) -> str:
     return f"{path} is no longer as `check` saw it: the source has changed; run dvc repro"
 
 
-def pixels(task: tuple[str, Content], height: int, width: int, channels: int) -> np.ndarray | Problem:
-    """One image as (height, width, channels) uint8. Runs in a worker process."""
-    path, content = task
-    try:
-        image = decode(content, path).image
-    except Unusable as error:
-        return Problem(error.code, error.reason)
-    return np.ascontiguousarray(to_size(upright(image, channels), height, width))
+def pixels(tasks: list[tuple[str, Content]], height: int, width: int, channels: int) -> Iterator[np.ndarray | Problem]:
+    """Each image as (height, width, channels) uint8. Runs in a worker process."""
+    for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
+        try:
+            image = decode(content, path).image
+        except Unusable as error:
+            yield Problem(error.code, error.reason)
+        else:
+            yield np.ascontiguousarray(to_size(upright(image, channels), height, width))
 
 
 def crashed(task: tuple[str, Content], problem: Problem) -> Problem:

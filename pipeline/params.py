@@ -37,17 +37,63 @@ class Download(Strict):
     files: dict[str, PublishedFile]
 
 
+def a_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return pattern
+
+
 class Split(Strict):
-    """Fractions of the images; `test` counts only where the publisher has no test set."""
+    """Fractions of the images; `test` and `val` count only where the publisher has no such set."""
 
     val: Fraction = 0.1
     test: Fraction = 0.2
+    folds: Annotated[int, Field(ge=2)] | None = None  # instead of `val`: into how many parts the rest is cut …
+    fold: Annotated[int, Field(ge=0)] = 0  # … and which of them validates
+    group_by: Annotated[str, Field(min_length=1), AfterValidator(a_pattern)] | None = None  # sought in paths
 
     @model_validator(mode="after")
     def leaves_something_to_train_on(self) -> Split:
-        if self.val + self.test >= 1:
+        if self.folds is None and self.val + self.test >= 1:
             raise ValueError(f"val + test = {self.val + self.test:g} leaves nothing to train on; expected below 1")
         return self
+
+    @model_validator(mode="after")
+    def validates_on_a_fraction_or_a_fold(self) -> Split:
+        if self.folds is not None and "val" in self.model_fields_set:
+            raise ValueError("val and folds exclude each other: a fold validates; expected one of them")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold = {self.fold}; expected 0 to {self.folds - 1}, of folds = {self.folds}")
+        if self.folds is None and "fold" in self.model_fields_set:
+            raise ValueError(f"fold = {self.fold} without folds; expected their number too")
+        return self
+
+
+Deviations = Annotated[float, Field(gt=0)]  # robust standard deviations
+
+
+class Outliers(Strict):
+    """How far from the median of the data set an image is called odd; null: never."""
+
+    brightness: Deviations | None = 4
+    contrast: Deviations | None = 4
+    sharpness: Deviations | None = 4
+    size: Deviations | None = 4
+    aspect_ratio: Deviations | None = 4
+    color: Annotated[float, Field(ge=0, le=0.5)] = 0.01  # largest share of grey images among coloured, or the reverse
+
+    def of(self, name: str) -> float:
+        limit: float | None = getattr(self, name)
+        return float("inf") if limit is None else limit
+
+
+class NearDuplicates(Strict):
+    """How much two images may differ and still count as one."""
+
+    distance: Annotated[int, Field(ge=0, le=8)] = 5  # bits of 64 between their perceptual hashes
+    difference: Annotated[float, Field(gt=0)] = 1.0  # where they differ most, in standard deviations of their detail
 
 
 class Dataset(Strict):
@@ -59,6 +105,8 @@ class Dataset(Strict):
     split: Split = Split()
     classes: list[str] | None = None  # names for formats that only number their classes
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.01
+    outliers: Outliers = Outliers()
+    near_duplicates: NearDuplicates | Literal[False] = NearDuplicates()
 
     @model_validator(mode="after")
     def size_is_one_or_two_numbers(self) -> Dataset:

@@ -161,6 +161,7 @@ class Experiment(Strict):
     shuffle: bool = True  # false: in file order
     seed: Seed | None = None  # instead of the pipeline's own
     whole_train: bool = False  # train on val too, for studies that pick nothing
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of every class, for learning curves
     normalize: Literal["none", "symmetric", "imagenet", "dataset"] | Normalization = "dataset"
     augment: Augment = Augment()
     regularization: Regularization = Regularization()

@@ -1,100 +1,118 @@
 """Stage `split`: decide for every usable image whether it trains, validates or tests.
 
-The publisher's own test (and validation) set is kept. Everything else is drawn class by class, in the order of a
-hash of seed and content, so that identical images always fall on the same side.
+The publisher's own test (and validation) set is kept, and a person's decisions count. Everything else is drawn by
+whole groups of images that belong together, by a hash of the seed and what the group is known by, so that no group is
+torn and none moves as the data grow.
 
 usage: python -m pipeline.split DATASET
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from pipeline import params
 from pipeline.console import UserError, only_argument, run
-from pipeline.manifest import SPLIT, read_manifest, write_manifest
+from pipeline.decisions import decide, read_decisions, wrong
+from pipeline.draw import draw, train_order
+from pipeline.groups import SIDES, join
+from pipeline.manifest import SPLIT, read_manifest, read_settings, write_tables
 from pipeline.outputs import write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SIDES = ("train", "val", "test")
-
 
 def main() -> None:
     name = only_argument("DATASET")
     everything = params.load()
-    fractions = everything.dataset(name).split
-    table, classes = read_manifest(Path("data/checked", f"{name}.parquet"))
-    table = table[table.status != "quarantined"].reset_index(drop=True)
-    present = set(table.label)
+    dataset, seed = everything.dataset(name), everything.seed
+    checked, classes = read_manifest(Path("data/checked", f"{name}.parquet"))
+    decisions_file, output = Path("data/decisions", f"{name}.csv"), Path("data/splits", f"{name}.parquet")
+    decisions = read_decisions(decisions_file, checked, classes)
+    settings = {"seed": seed, **dataset.split.model_dump(include={"test", "val", "folds", "group_by"})}
+    previous = earlier_split(output, settings)
+
+    decided, changes = decide(checked, decisions)
+    grouped = join(name, decided, dataset.split)
+    refuse_kept_leaks(decisions_file, decisions, grouped)
+    table = grouped[grouped.used & ~grouped.leaked]
+    stop_if_one_class(name, set(table.label), dataset.source)
+    table = table.join(draw(name, table, dataset.split, seed, previous))
+    table["train_order"] = train_order(table, seed)
+
+    left_out = {
+        "quarantined": int((~decided.used & (decided.status == "quarantined")).sum()),
+        "dropped": changes["dropped"],
+        "leaked": int(grouped.leaked.sum()),
+    }
+    counts = count(table, classes)
+    write_json(Path("reports", name, "split.json"), {**counts, "left_out": left_out, "decisions": changes})
+    rows = pa.Table.from_pandas(table[SPLIT.names], SPLIT, preserve_index=False)
+    write_tables(output, [rows], classes, SPLIT.with_metadata({"settings": json.dumps(settings)}))
+    print(f"{name}: {in_words(counts['total'])}; left out: {in_words(left_out)}")
+    if len(decisions):
+        print(f"{name}: by {decisions_file}: {in_words(changes)}")
+
+
+def earlier_split(path: Path, settings: dict[str, Any]) -> pd.DataFrame | None:
+    """What this stage wrote before, if it was with the same settings."""
+    if not path.exists():
+        return None
+    table, _ = read_manifest(path)
+    if read_settings(path) != settings:
+        print(f"{path} was made with other settings: every side is drawn anew")
+        return None
+    return table
+
+
+def refuse_kept_leaks(file: Path, decisions: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Raise UserError for an image to be kept whose group has another on a stronger official side."""
+    line_of = dict(zip(decisions.path, decisions.line, strict=True))
+    kept = decisions.path[decisions.decision == "keep"]
+    refused = table[table.leaked & table.path.isin(kept)]
+    if refused.empty:
+        return
+    path, component = refused.path.iloc[0], refused.component.iloc[0]
+    rivals = table[table.used & (table.component == component)]
+    side = max(rivals.placed, key=SIDES.index)
+    rival = rivals.path[rivals.placed == side].iloc[0]
+    raise wrong(
+        file,
+        line_of[path],
+        f"{path!r} can't be kept: {rival!r}, an official {side} image, is of the same group;"
+        " expected a drop of that one too",
+    )
+
+
+def stop_if_one_class(name: str, present: set[str], source: str) -> None:
     if len(present) < 2:
         found = (
             f"only one class with usable images, '{present.pop()}'" if present else "no usable image in a class folder"
         )
-        raise UserError(
-            f"{name}: {found}; expected one folder per class, two at least, in {everything.dataset(name).source}"
-        )
+        raise UserError(f"{name}: {found}; expected one folder per class, two at least, in {source}")
 
-    official = set(table.official_split.dropna())
-    wanted = {
-        "test": 0.0 if "test" in official else fractions.test,
-        "val": 0.0 if "val" in official else fractions.val,
+
+def count(table: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
+    """Images of each side, of each class and side, groups of each side, and images of the largest group."""
+    import pandas as pd
+
+    by_class = pd.crosstab(table.label, table.split).reindex(index=classes, columns=list(SIDES), fill_value=0)
+    groups = table.groupby("split").component.nunique()
+    return {
+        "total": by_class.sum().to_dict(),
+        "classes": by_class.to_dict("index"),
+        "groups": groups.reindex(SIDES, fill_value=0).to_dict(),
+        "largest_group": int(table.component.value_counts().max()),
     }
-    table["split"] = table.official_split.where(table.official_split.isin(official - {"train"}), "train")
-    draw(name, table, wanted, everything.seed)
-
-    counts = {
-        label: {side: int(((table.label == label) & (table.split == side)).sum()) for side in SIDES}
-        for label in classes
-    }
-    total = {side: int((table.split == side).sum()) for side in SIDES}
-    write_json(Path("reports", name, "split.json"), {"total": total, "classes": counts})
-    rows = [{"path": row.path, "label": row.label, "split": row.split} for row in table.itertuples()]
-    write_manifest(Path("data/splits", f"{name}.parquet"), rows, classes, SPLIT)
-    print(f"{name}: " + ", ".join(f"{count} {side}" for side, count in total.items()))
 
 
-def draw(name: str, table: pd.DataFrame, wanted: dict[str, float], seed: int) -> None:
-    """Move images of `table` from train to the sides in `wanted`, whole groups of equal content, class by class.
-
-    A fraction counts from the images that the publisher has not placed; of `val` and `test` each gets at least one
-    group of every class. Raises UserError for a class with too few different images for its sides.
-    """
-    free = table[table.split == "train"]
-    # A group takes the first class of its images by name: contradicting labels do not tear it apart
-    groups = free.groupby("sha256").agg(label=("label", "min"), size=("label", "size"))
-    groups["order"] = [order(seed, content) for content in groups.index]
-    groups = groups.sort_values("order")
-    sides = [side for side in ("test", "val") if wanted[side] > 0]
-    side_of = {}
-    for label in sorted(set(table.label)):  # a class that is in no group has no image to train on
-        members = groups[groups.label == label]
-        if len(members) <= len(sides):
-            sides_and = " and ".join([*reversed(sides), "train"])
-            raise UserError(
-                f"{name}: class '{label}' has too few different images ({len(members)}) to share between {sides_and};"
-                f" expected at least {len(sides) + 1}: add images or remove the class"
-            )
-        sizes = list(members["size"])
-        start = 0
-        for position, side in enumerate(sides):
-            last = len(members) - len(sides) + position  # what must be left for the sides to come
-            goal = max(1, round(wanted[side] * sum(sizes)))
-            stop, taken = start + 1, sizes[start]
-            while stop < last and taken < goal:
-                taken += sizes[stop]
-                stop += 1
-            side_of.update(dict.fromkeys(members.index[start:stop], side))
-            start = stop
-    moved = table.sha256.map(side_of)
-    table["split"] = moved.where((table.split == "train") & moved.notna(), table.split)
-
-
-def order(seed: int, content: str) -> bytes:
-    return hashlib.blake2b(f"{seed}:{content}".encode(), digest_size=16).digest()
+def in_words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {what}" for what, number in counts.items())
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> None:
     folder = Path("data/packed", recipe.dataset)
     packed = Packed(folder)
     mean, std = packed.normalization(recipe.normalize)
-    rows = packed.rows("train", "val") if recipe.whole_train else packed.rows("train")
+    rows = packed.rows("train", *(["val"] if recipe.whole_train else []), fraction=recipe.train_fraction)
     validation_rows = packed.rows() if recipe.whole_train else packed.rows("val")
     data = Batches(packed, rows, mean, std, device)
     validation = Batches(packed, validation_rows, mean, std, device) if len(validation_rows) else None

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,13 +30,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.images import parallel
-from pipeline.images.decode import Unusable, decode
-from pipeline.images.items import Problem
+from pipeline.images.pool import MOST_MEMORY, cores
+from pipeline.images.stored import Problem
 
 COLUMNS = [
-    "path", "label", "official_split", "width", "height", "mode", "format", "bytes", "sha256", "phash", "status",
-    "issues", "reason",
+    "path", "label", "official_split", "width", "height", "mode", "format", "bytes", "sha256", "phash",
+    "pixel_hash", "brightness", "contrast", "sharpness", "color", "group", "status", "issues", "reason",
 ]  # fmt: skip
+
+
+NEVER = {"brightness": None, "contrast": None, "sharpness": None, "size": None, "aspect_ratio": None, "color": 0}
 
 
 class Checked(NamedTuple):
@@ -102,12 +106,12 @@ ZOO: dict[str, tuple[bytes, str, list[str], str]] = {
     "good.tif": (encoded(photo(6), "TIFF"), "ok", [], ""),
     "good.ppm": (encoded(photo(7), "PPM"), "ok", [], ""),
     "good.bmp": (encoded(photo(8), "BMP"), "ok", [], ""),
-    "one_pixel.png": (encoded(picture(9, 1, 1), "PNG"), "ok", [], ""),
+    "one_pixel.png": (encoded(picture(9, 1, 1), "PNG"), "warning", ["blank"], ""),
     "thin.png": (encoded(picture(10, 1, 3000), "PNG"), "ok", [], ""),
     "no suffix": (encoded(photo(11), "PNG"), "ok", [], ""),
     "upright.jpg": (with_orientation(1), "ok", [], ""),
-    "orientation_99.jpg": (with_orientation(99), "ok", [], ""),
-    "broken_exif.jpg": (encoded(photo(12), "JPEG", exif=b"Exif\0\0garbage"), "ok", [], ""),
+    "orientation_99.jpg": (with_orientation(99), "warning", ["corrupt_exif"], ""),
+    "broken_exif.jpg": (encoded(photo(12), "JPEG", exif=b"Exif\0\0garbage"), "warning", ["corrupt_exif"], ""),
     "rotated.jpg": (with_orientation(6), "warning", ["exif_rotated"], ""),
     "mirrored.jpg": (with_orientation(2), "warning", ["exif_rotated"], ""),
     "png_named.jpg": (encoded(photo(13), "PNG"), "warning", ["format_mismatch"], ""),
@@ -121,12 +125,12 @@ ZOO: dict[str, tuple[bytes, str, list[str], str]] = {
     "svg.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "quarantined", ["not_an_image"], ""),
     "postscript.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "quarantined", ["not_an_image"], ""),
     "random.jpg": (np.random.default_rng(1).bytes(5000), "quarantined", ["not_an_image"], ""),
-    "magic.jpg": (b"\xff\xd8", "quarantined", ["unreadable"], "header"),
-    "cut.jpg": (JPEG[: len(JPEG) // 2], "quarantined", ["truncated"], "truncated"),
-    "cut_at_the_end.jpg": (JPEG[:-2], "quarantined", ["truncated"], "truncated"),
-    "cut.png": (PNG[: len(PNG) // 2], "quarantined", ["truncated"], "runcated"),
-    "no_end.png": (PNG[:-12], "quarantined", ["truncated"], "truncated"),
-    "checksum.png": (flipped(PNG, len(PNG) // 2), "quarantined", ["unreadable"], "checksum"),
+    "magic.jpg": (b"\xff\xd8", "quarantined", ["truncated"], "header"),
+    "cut.jpg": (JPEG[: len(JPEG) // 2], "quarantined", ["truncated"], "end-of-image"),
+    "cut_at_the_end.jpg": (JPEG[:-2], "quarantined", ["truncated"], "end-of-image"),
+    "cut.png": (PNG[: len(PNG) // 2], "quarantined", ["truncated"], "chunk IDAT"),
+    "no_end.png": (PNG[:-12], "quarantined", ["truncated"], "IEND"),
+    "checksum.png": (flipped(PNG, len(PNG) // 2), "quarantined", ["corrupt"], "checksum"),
     "lab.tif": (encoded(photo(18).convert("LAB"), "TIFF"), "quarantined", ["unreadable"], "LAB"),
     "bomb.png": (encoded(Image.new("1", (9500, 9500)), "PNG"), "quarantined", ["too_large"], "9500×9500"),
     "big_bomb.png": (png_of_any_size(60_000, 60_000), "quarantined", ["too_large"], "pixels"),
@@ -158,7 +162,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Checked:
     (folder / "cat/link.png").symlink_to("nowhere.png")
     os.mkfifo(folder / "cat/pipe.png")
     Path(os.fsdecode(os.fsencode(folder) + b"/cat/caf\xe9\n.png")).write_bytes(encoded(photo(41), "PNG"))
-    project.dataset("photos", "in", max_quarantined=1)
+    project.dataset("photos", "in", max_quarantined=1, outliers=NEVER)
     project.must_run("check", "photos")
     return checked(project, "photos")
 
@@ -173,7 +177,7 @@ def test_the_verdict_on_every_kind_of_file(zoo: Checked, name: str) -> None:
     row = zoo.rows[f"cat/{name}"]
     assert (row["status"], row["issues"]) == (status, issues), row
     assert row["bytes"] == len(content)
-    decodes = not {"unreadable", "truncated", "not_an_image", "empty_file", "too_large"}.intersection(issues)
+    decodes = not {"unreadable", "truncated", "corrupt", "not_an_image", "empty_file", "too_large"}.intersection(issues)
     assert decodes == (row["width"] is not None) == (row["phash"] is not None) == (row["mode"] is not None)
     assert word in (row["reason"] or "") and (row["reason"] is None) == (status != "quarantined")
 
@@ -294,6 +298,151 @@ def test_of_equal_images_on_several_sides_one_side_stays(project: Project) -> No
     assert rows["train/b/4.png"]["issues"] == []
 
 
+# Copies
+
+
+def smooth(seed: int, height: int = 120, width: int = 160) -> Image.Image:
+    """A picture with shapes of all sizes, as photos have them."""
+    return picture(seed, 6, 8).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def test_copies_are_found_by_their_pixels(project: Project) -> None:
+    same = smooth(1)
+    files = {
+        "a/x.png": encoded(same, "PNG"), "b/x.bmp": encoded(same, "BMP"), "a/x.tif": encoded(same, "TIFF"),
+        "a/again.jpg": encoded(same, "JPEG", quality=60), "a/small.png": encoded(same.resize((80, 60)), "PNG"),
+        "a/mirrored.png": encoded(same.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "PNG"),
+        "a/grey.png": encoded(smooth(2).convert("L"), "PNG"),
+        "a/grey as rgb.png": encoded(smooth(2).convert("L").convert("RGB"), "PNG"),
+        "a/left alone.png": encoded(smooth(3), "PNG"), "b/left alone.png": encoded(smooth(4), "PNG"),
+    }  # fmt: skip
+    with zipfile.ZipFile(project.root / "in.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    project.dataset("photos", "in.zip")
+    project.must_run("check", "photos")
+    rows = checked(project, "photos").rows
+    exact, near, conflict = "exact_duplicate", "near_duplicate", "label_conflict"
+    copies = {name: [code for code in row["issues"] if code in (exact, near, conflict)] for name, row in rows.items()}
+    assert copies == {
+        "a/x.png": [exact, near, conflict], "b/x.bmp": [exact, near, conflict], "a/x.tif": [exact, near, conflict],
+        "a/again.jpg": [near, conflict], "a/small.png": [near, conflict], "a/mirrored.png": [near, conflict],
+        "a/grey.png": [exact], "a/grey as rgb.png": [exact], "a/left alone.png": [], "b/left alone.png": [],
+    }  # fmt: skip
+    groups = {name: row["group"] for name, row in rows.items()}
+    first = ["a/x.png", "b/x.bmp", "a/x.tif", "a/again.jpg", "a/small.png", "a/mirrored.png"]
+    assert groups == {
+        **dict.fromkeys(first, 0), "a/grey.png": 1, "a/grey as rgb.png": 1, "a/left alone.png": None,
+        "b/left alone.png": None,
+    }  # fmt: skip
+
+    project.dataset("photos", "in.zip", near_duplicates=False)
+    project.must_run("check", "photos")
+    rows = checked(project, "photos").rows
+    assert {name for name, row in rows.items() if row["group"] is not None} == {
+        "a/x.png", "b/x.bmp", "a/x.tif", "a/grey.png", "a/grey as rgb.png"
+    }  # fmt: skip
+
+
+def test_near_copies_on_two_official_sides_leak(project: Project) -> None:
+    for side, content in (("train", encoded(smooth(1), "PNG")), ("test", encoded(smooth(1), "JPEG", quality=50))):
+        for label in ("a", "b"):
+            (project.root / "in" / side / label).mkdir(parents=True)
+            (project.root / "in" / side / label / "own.png").write_bytes(
+                encoded(smooth(10 + 2 * (side == "test") + (label == "b")), "PNG")
+            )
+        (project.root / "in" / side / "a" / "copy.img").write_bytes(content)
+    project.dataset("photos", "in")
+    project.must_run("check", "photos")
+    rows = checked(project, "photos").rows
+    assert {path: row["status"] for path, row in rows.items() if "split_leak" in row["issues"]} == {
+        "train/a/copy.img": "quarantined", "test/a/copy.img": "warning"
+    }  # fmt: skip
+
+
+# Outliers
+
+
+def test_what_differs_from_the_rest_is_warned_of(project: Project) -> None:
+    folder = project.root / "in"
+    odd = {
+        "dark": photo(1).point(lambda value: value // 20),
+        "bright": photo(2).point(lambda value: 243 + value // 20),
+        "blurry": picture(3, 2, 2).resize((190, 170), Image.Resampling.BICUBIC),
+        "odd_color": photo(4).convert("L"),
+        "odd_size": photo(5).resize((16, 12)),
+        "odd_aspect_ratio": photo(6).resize((640, 30)),
+        "blank": Image.new("RGB", (190, 170), (90, 100, 120)),
+    }
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+        for number in range(30):
+            usual = photo(100 + number + 50 * (label == "b")).resize((200 - number, 160 + number))
+            usual.save(folder / label / f"{number}.png")
+    for name, image in odd.items():
+        image.save(folder / "a" / f"{name}.png")
+    project.dataset("photos", "in", outliers={"color": 0.05})
+    project.must_run("check", "photos")
+    rows = checked(project, "photos").rows
+    for name in odd:
+        assert name in rows[f"a/{name}.png"]["issues"], rows[f"a/{name}.png"]
+    usual = [row for path, row in rows.items() if path[2:-4].isdigit()]
+    assert len(usual) == 60 and not any(row["issues"] for row in usual)
+    assert 0 < rows["a/0.png"]["contrast"] < 0.5 and rows["a/0.png"]["color"] is True
+    assert rows["a/odd_color.png"]["color"] is False
+
+    project.dataset("photos", "in", outliers=NEVER)
+    project.must_run("check", "photos")
+    rows = checked(project, "photos").rows
+    assert {path for path, row in rows.items() if row["issues"]} == {"a/blank.png"}
+
+
+# An interrupted inspection
+
+
+def test_an_inspection_that_was_killed_goes_on_where_it_was(project: Project, tmp_path: Path) -> None:
+    with zipfile.ZipFile(project.root / "in.zip", "w") as archive:
+        for number in range(2600):
+            content = encoded(picture(number, 30, 30), "PNG") if number != 2500 else b""
+            archive.writestr(f"c{number % 2}/{number}.png", content)
+    project.dataset("photos", "in.zip", max_quarantined=0)
+    command = project.command("check", "photos")
+    process = subprocess.Popen(command, cwd=project.root, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    folder = project.root / ".checkpoints"
+
+    def parts() -> dict[str, int]:
+        return {part.name: part.stat().st_mtime_ns for part in folder.rglob("0*.parquet")}
+
+    until(lambda: bool(parts()), 60)
+    process.kill()
+    process.wait()
+    before = parts()
+    failed_in_one_line(project.run("check", "photos"), "1 of 2600 images")
+    assert sorted(parts()) == ["000000.parquet", "000001.parquet", "000002.parquet"]
+    assert before.items() <= parts().items()  # nothing was done twice
+
+    done = parts()
+    project.dataset("photos", "in.zip", max_quarantined=0.1)
+    started = time.monotonic()
+    project.must_run("check", "photos")
+    assert not parts() and done and time.monotonic() - started < 60
+    interrupted = outputs(project)
+    project.must_run("check", "photos")
+    assert outputs(project) == interrupted
+    assert len(checked(project, "photos").rows) == 2600
+
+
+def test_facts_of_another_source_are_not_used(project: Project) -> None:
+    folder = class_folders(project.root / "in", {"a": 3, "b": 3})
+    (folder / "a/000.png").write_bytes(b"")
+    project.dataset("photos", "in", max_quarantined=0)
+    failed_in_one_line(project.run("check", "photos"), "1 of 6 images")
+    picture(99).save(folder / "a/000.png")
+    project.must_run("check", "photos")
+    assert {row["status"] for row in checked(project, "photos").rows.values()} == {"ok"}
+    assert not list((project.root / ".checkpoints").rglob("*.parquet"))
+
+
 # Too many broken images
 
 
@@ -305,7 +454,7 @@ def test_more_broken_images_than_allowed_stop_the_pipeline(project: Project) -> 
     ran = project.run("check", "photos")
     failed_in_one_line(ran, "6 of 60 images", "datasets.photos.max_quarantined = 0.09")
     assert ran.err.splitlines()[:2] == [
-        "dog/000.png: not_an_image: not in a known image format", "dog/001.png: empty_file: 0 bytes"
+        "dog/000.png: not_an_image: an HTML page", "dog/001.png: empty_file: 0 bytes"
     ]  # fmt: skip
     no_output(project)
     project.dataset("photos", "in", max_quarantined=0.1)
@@ -384,23 +533,29 @@ def test_a_decoder_that_crashes_takes_nobody_along(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(parallel, "CHUNK_ITEMS", 8)
     down = {3: EXIT, 13: EXIT, 14: CRASH, 37: EXIT}
     tasks = [down.get(number, f"{number} * {number}") for number in range(40)]
-    results = list(parallel.ordered_map(eval, tasks, len, crashed))
+    results = list(parallel.ordered_map(partial(map, eval), tasks, len, crashed))
     assert results == ["unreadable: its decoder crashed" if n in down else n * n for n in range(40)]
 
 
 def test_a_decoder_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(parallel.ordered_map(eval, ["1"], len, crashed)) == [1]  # the server of workers runs
+    assert list(parallel.ordered_map(partial(map, eval), ["1"], len, crashed)) == [1]  # the server of workers runs
     monkeypatch.setattr(parallel, "CHUNK_ITEMS", 4)
     monkeypatch.setattr(parallel, "SECONDS_PER_CHUNK", 3)
     tasks = [HANG if number == 4 else str(number) for number in range(10)]
-    results = list(parallel.ordered_map(eval, tasks, len, crashed))
+    results = list(parallel.ordered_map(partial(map, eval), tasks, len, crashed))
     assert results == [0, 1, 2, 3, "unreadable: not decoded in 3 s", 5, 6, 7, 8, 9]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+def test_a_worker_may_not_take_all_memory() -> None:
+    tasks = ["__import__('resource').getrlimit(__import__('resource').RLIMIT_AS)[0]"]
+    assert list(parallel.ordered_map(partial(map, eval), tasks, len, crashed)) == [MOST_MEMORY]
 
 
 @settings(max_examples=6, deadline=None)
 @given(st.lists(st.integers(-9, 9), max_size=700), st.integers(1, 2_000_000))
 def test_ordered_map_is_map(numbers: list[int], size: int) -> None:
-    results = parallel.ordered_map(operator.neg, numbers, lambda item: size, crashed)
+    results = parallel.ordered_map(partial(map, operator.neg), numbers, lambda item: size, crashed)
     assert list(results) == [-number for number in numbers]
 
 
@@ -412,9 +567,9 @@ def test_no_more_is_read_than_is_worked_on() -> None:
             taken.append(number)
             yield number
 
-    results = parallel.ordered_map(operator.neg, items(), lambda item: parallel.CHUNK_BYTES, crashed)
+    results = parallel.ordered_map(partial(map, operator.neg), items(), lambda item: parallel.CHUNK_BYTES, crashed)
     assert next(results) == 0
-    assert len(taken) <= 3 * parallel.cores() + 2
+    assert len(taken) <= 3 * cores() + 2
     results.close()  # type: ignore[attr-defined]
 
 
@@ -424,7 +579,7 @@ def test_an_error_of_our_own_is_not_swallowed() -> None:
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
-        list(parallel.ordered_map(operator.neg, items(), lambda item: 1, crashed))
+        list(parallel.ordered_map(partial(map, operator.neg), items(), lambda item: 1, crashed))
 
 
 def group_members(group: int) -> list[str]:
@@ -462,7 +617,7 @@ def test_ctrl_c_ends_everything_at_once(project: Project, processes: int, pause:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:
-        until(lambda: len(group_members(process.pid)) >= min(processes, 2 + parallel.cores()))
+        until(lambda: len(group_members(process.pid)) >= min(processes, 2 + cores()))
         time.sleep(pause)
         assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)
@@ -514,68 +669,10 @@ def test_the_same_bytes_again_and_with_one_core(project: Project) -> None:
 
 # Real files
 
-TRUNCATED = (
-    "no_eoi.jpg no_iend.png second_half_zero.jpg trunc_10pct.jpg trunc_50pct.jpg trunc_50pct.png "
-    "trunc_50pct_progressive.jpg trunc_90pct.jpg trunc_99pct.jpg trunc_header.jpg"
-)
-NOT_AN_IMAGE = (
-    "DS_Store dangling_link.jpg directory.jpg html_named.jpg lfs_pointer.jpg loop_link.jpg one_byte.jpg pdf_named.jpg "
-    "random.jpg svg_named.jpg text_named.jpg thumbs.db"
-)
-TOO_LARGE = "bomb_11968sq_1bit.png bomb_20032sq_1bit.png dims_12000.jpg pixel_flood_64250.jpg ztxt_bomb.png"
-UNREADABLE = "bad_huffman.jpg dims_zero.jpg idat_bad_crc.png idat_crc_only.png no_dqt.jpg soi_only.jpg"
-ODD_MODES = "animated.gif bilevel.png cmyk.jpg gray16.png la.png palette_trns.png rgba.png"
-GOOD = (
-    "all_black.jpg exif_corrupt.jpg exif_orientation_99.jpg gray.jpg multipage.tif one_pixel.jpg progressive.jpg "
-    "thin_1x2000.jpg trailing_garbage.jpg trailing_zip.jpg"
-)
-HOSTILE: dict[str, tuple[str, set[str]]] = {
-    **dict.fromkeys(TRUNCATED.split(), ("quarantined", {"truncated"})),
-    **dict.fromkeys(NOT_AN_IMAGE.split(), ("quarantined", {"not_an_image"})),
-    **dict.fromkeys(TOO_LARGE.split(), ("quarantined", {"too_large"})),
-    **dict.fromkeys(UNREADABLE.split(), ("quarantined", {"unreadable"})),
-    **dict.fromkeys(["zero_byte.jpg", "directory.jpg/.keep"], ("quarantined", {"empty_file"})),
-    **dict.fromkeys(ODD_MODES.split(), ("warning", {"unexpected_mode"})),
-    **dict.fromkeys([f"exif_orientation_{number}.jpg" for number in (3, 6, 8)], ("warning", {"exif_rotated"})),
-    **dict.fromkeys(["bmp_named.jpg", "png_named.jpg", "webp_named.jpg"], ("warning", {"format_mismatch"})),
-    **dict.fromkeys(["good_photo.jpg", "name with spaces & ünï.jpg"], ("warning", {"exact_duplicate"})),
-    "gif_named.jpg": ("warning", {"format_mismatch", "unexpected_mode"}),
-    "jpeg_named.png": ("warning", {"format_mismatch", "exact_duplicate"}),
-    **dict.fromkeys(GOOD.split(), ("ok", set())),
-}
-UNDECIDED = {
-    "animated_trunc.gif",
-    "bitflips_scan.jpg",
-    "dims_lie_taller.jpg",
-    "zeroed_block.jpg",
-    "jpeg_magic_random.jpg",
-}
-
-
-@pytest.fixture(scope="module")
-def hostile(data_mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Checked:
-    project = Project(tmp_path_factory.mktemp("hostile"))
-    project.dataset("hostile", str(data_mirror / "hostile/hostile.tar.gz"), max_quarantined=1)
-    project.must_run("check", "hostile")
-    return checked(project, "hostile")
-
-
-@pytest.mark.xdist_group("hostile")
-@pytest.mark.parametrize("name", HOSTILE)
-def test_the_verdict_on_a_hostile_file(hostile: Checked, name: str) -> None:
-    row = hostile.rows[f"hostile/{name}"]
-    assert (row["status"], set(row["issues"])) == HOSTILE[name], row
-
-
-@pytest.mark.xdist_group("hostile")
-def test_every_hostile_file_has_a_row(hostile: Checked, data_mirror: Path) -> None:
-    index = pd.read_csv(data_mirror / "hostile/INDEX.tsv", sep="\t", comment="#")
-    expected = {*index.file, "hostile/directory.jpg/.keep"}
-    assert set(hostile.rows) == expected == {f"hostile/{name}" for name in HOSTILE.keys() | UNDECIDED}
-
 
 def test_the_cats_and_dogs_with_their_real_blemishes(project: Project, data_mirror: Path) -> None:
-    project.dataset("cats-dogs", str(data_mirror / "cats-dogs/cats-dogs-sample.zip"), 32, split={"test": 0.25})
+    source = str(data_mirror / "cats-dogs/cats-dogs-sample.zip")
+    project.dataset("cats-dogs", source, 32, split={"test": 0.25}, outliers=NEVER)
     project.must_run("check", "cats-dogs")
     rows, classes, summary, _ = checked(project, "cats-dogs")
     assert (len(rows), classes) == (2004, ["Cat", "Dog"])
@@ -583,8 +680,10 @@ def test_the_cats_and_dogs_with_their_real_blemishes(project: Project, data_mirr
         "PetImages/Cat/666.jpg": ["empty_file"], "PetImages/Dog/11702.jpg": ["empty_file"],
         "PetImages/Cat/Thumbs.db": ["not_an_image"], "PetImages/Dog/Thumbs.db": ["not_an_image"],
         "PetImages/Dog/2027.jpg": ["exact_duplicate"], "PetImages/Dog/3082.jpg": ["exact_duplicate"],
+        # four puppies in an oval, saved twice
+        "PetImages/Dog/74.jpg": ["near_duplicate"], "PetImages/Dog/180.jpg": ["near_duplicate"],
     }  # fmt: skip
-    assert summary["status"] == {"ok": 1998, "warning": 2, "quarantined": 4}
+    assert summary["status"] == {"ok": 1996, "warning": 4, "quarantined": 4}
     assert summary["width"] == {
         "count": 2000, "mean": 403.54, "std": 109.37566, "min": 59, "25%": 320, "50%": 440, "75%": 499, "max": 1023
     }  # fmt: skip
@@ -593,11 +692,14 @@ def test_the_cats_and_dogs_with_their_real_blemishes(project: Project, data_mirr
     project.must_run("split", "cats-dogs")
     splits = pd.read_parquet(project.root / "data/splits/cats-dogs.parquet").set_index("path").split
     assert splits["PetImages/Dog/2027.jpg"] == splits["PetImages/Dog/3082.jpg"]
-    assert splits.value_counts().to_dict() == pytest.approx({"train": 1300, "val": 200, "test": 500}, abs=2)
+    counts = splits.value_counts()  # five standard deviations of 2,000 draws
+    assert abs(counts["test"] - 500) < 97 and abs(counts["val"] - 200) < 67 and counts.sum() == 2000
 
 
 def test_mnist_as_published(project: Project, data_mirror: Path) -> None:
-    project.dataset("mnist", str(data_mirror / "mnist"), 28, channels=1)
+    project.dataset(
+        "mnist", str(data_mirror / "mnist"), 28, channels=1, outliers=NEVER, near_duplicates=False, split={"val": 0.1}
+    )
     project.must_run("check", "mnist")
     table = pd.read_parquet(project.root / "data/checked/mnist.parquet")
     assert table.official_split.value_counts().to_dict() == {"train": 60_000, "test": 10_000}
@@ -607,33 +709,7 @@ def test_mnist_as_published(project: Project, data_mirror: Path) -> None:
 
     project.must_run("split", "mnist")
     splits = pd.read_parquet(project.root / "data/splits/mnist.parquet")
-    assert splits.split.value_counts().to_dict() == pytest.approx(
-        {"train": 54_000, "val": 6_000, "test": 10_000}, abs=5
-    )
+    counts = splits.split.value_counts()
+    assert counts["test"] == 10_000 and counts.sum() == 70_000
+    assert abs(counts["val"] - 6_000) < 370  # five standard deviations of 60,000 draws
     assert (splits[splits.split == "test"].path.str.startswith("test/")).all()
-
-
-# The decoder by itself
-
-
-@pytest.mark.filterwarnings("ignore")
-@settings(max_examples=150, deadline=None)
-@given(
-    st.sampled_from([encoded(picture(1, 9, 7), form) for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]),
-    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=5),
-    st.floats(0, 1),
-)
-def test_any_damage_ends_in_pixels_or_a_reason(data: bytes, changes: list[tuple[float, int]], kept: float) -> None:
-    damaged = bytearray(data)
-    for where, value in changes:
-        damaged[int(where * len(data))] = value
-    content = bytes(damaged[: round(kept * len(data))])
-    try:
-        decoded = decode(content, "x.png")
-    except Unusable as problem:
-        reason = problem
-    else:
-        assert decoded.image.size[0] * decoded.image.size[1] > 0 and decoded.image.convert("RGB").tobytes()
-        return
-    assert reason.code in {"unreadable", "truncated", "not_an_image", "empty_file", "too_large"}
-    assert reason.reason and len(reason.reason.splitlines()) == 1

@@ -44,7 +44,8 @@ def write_images(root: Path, rows: list[tuple[str, str, float]], classes: list[s
     np.save(folder / "images.npy", np.tile(values[:, None, None, None], (1, SIDE, SIDE, 1)))
     table = pd.DataFrame(rows, columns=["label", "split", "brightness"])
     table["path"] = [f"{label}/{number:03d}.png" for number, label in enumerate(table.label)]
-    table[["path", "label", "split"]].to_parquet(folder / "index.parquet")
+    table["train_order"] = 0.0
+    table[["path", "label", "split", "train_order"]].to_parquet(folder / "index.parquet")
     meta = {"classes": classes, "height": SIDE, "width": SIDE, "channels": 1, "mean": [0.5], "std": [0.2]}
     (folder / "meta.json").write_text(json.dumps(meta))
 

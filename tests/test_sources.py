@@ -20,8 +20,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.console import UserError
-from pipeline.images.items import Item, Problem, label_by_folder, number_repeats, sort_classes
-from pipeline.images.sources import open_source
+from pipeline.images import zips
+from pipeline.images.items import Entry, Item, Listing, sort_classes
+from pipeline.images.sources import Source, open_source
+from pipeline.images.stored import Problem, Read, read_all
 
 
 def png(seed: int = 0) -> bytes:
@@ -49,19 +51,29 @@ def tar_of(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]], mode
     return path
 
 
-def contents(path: Path) -> dict[str, object]:
-    return {item.path: content for item, content in open_source(path).read()}
+def read(source: Source) -> list[tuple[Item, Read]]:
+    """All items with their contents, as a worker gets them."""
+    items = list(source.read())
+    assert len(items) == source.count
+    return list(zip([item for item, _ in items], read_all(content for _, content in items), strict=True))
+
+
+def contents(path: Path) -> dict[str, Read]:
+    return {item.path: content for item, content in read(open_source(path))}
+
+
+def listed(paths: list[str]) -> list[Item]:
+    entries = [Entry(path, None, b"") for path in paths]
+    return [item for item, _ in Listing(entries).items(entries)]
 
 
 def labels(paths: list[str]) -> dict[str, tuple[str | None, str | None]]:
-    items = [Item(path, None) for path in paths]
-    label_by_folder(items)
-    return {item.path: (item.label, item.split) for item in items}
+    return {item.path: (item.label, item.split) for item in listed(paths)}
 
 
 def refusal(path: Path) -> str:
     with pytest.raises(UserError) as caught:
-        list(open_source(path).read())
+        read(open_source(path))
     message = str(caught.value)
     assert str(path) in message and len(message.splitlines()) == 1, message
     return message
@@ -138,8 +150,7 @@ def test_classes_are_in_order_of_number_else_name(names: list[str], expected: li
 @given(st.lists(st.sampled_from(["a", "b", "a#2", "a#3", "a#2#2"]), max_size=12))
 @example(["a", "a", "a#2"])
 def test_every_id_is_unique_and_first_ones_keep_their_name(names: list[str]) -> None:
-    items = [Item(name, None) for name in names]
-    number_repeats(items)
+    items = listed(names)
     assert len({item.path for item in items}) == len(names)
     assert all(item.path == name or item.path.startswith(f"{name}#") for item, name in zip(items, names, strict=True))
     assert all(items[names.index(name)].path == name for name in names)
@@ -151,12 +162,12 @@ def test_every_id_is_unique_and_first_ones_keep_their_name(names: list[str]) -> 
 def test_a_folder_in_a_fixed_order(tmp_path: Path) -> None:
     class_folders(tmp_path / "in", {"dog": 3, "ape": 2})
     source = open_source(tmp_path / "in")
-    assert [item.path for item in source.items] == [
+    assert [item.path for item, _ in source.read()] == [
         "ape/000.png", "ape/001.png", "dog/000.png", "dog/001.png", "dog/002.png"
     ]  # fmt: skip
     assert source.classes == ["ape", "dog"]
-    read = {item.path: content for item, content in source.read()}
-    assert read == {path: (tmp_path / "in" / path).read_bytes() for path in read} and len(read) == 5
+    found = {item.path: content for item, content in read(source)}
+    assert found == {path: (tmp_path / "in" / path).read_bytes() for path in found} and len(found) == 5
     only = [item.path for item, _ in source.read(lambda path: path.startswith("dog"))]
     assert only == ["dog/000.png", "dog/001.png", "dog/002.png"]
 
@@ -176,16 +187,16 @@ def test_links_and_what_is_no_file(tmp_path: Path) -> None:
     (folder / "cat" / "elsewhere").symlink_to(tmp_path)  # to a folder, which holds this one: a loop too
     os.mkfifo(folder / "cat" / "pipe.png")
 
-    read = contents(folder)
-    assert read.pop("cat/inside.png") == read.pop("cat/000.png") == (folder / "cat/000.png").read_bytes()
-    assert read.pop("cat/cached.png") == png(8)
-    assert read.pop("dog/000.png") == (folder / "dog/000.png").read_bytes()
-    assert {path: content.code for path, content in read.items() if isinstance(content, Problem)} == {
+    found = contents(folder)
+    assert found.pop("cat/inside.png") == found.pop("cat/000.png") == (folder / "cat/000.png").read_bytes()
+    assert found.pop("cat/cached.png") == png(8)
+    assert found.pop("dog/000.png") == (folder / "dog/000.png").read_bytes()
+    assert {path: content.code for path, content in found.items() if isinstance(content, Problem)} == {
         "cat/dangling.png": "unreadable", "cat/loop.png": "unreadable", "cat/outside.png": "unreadable",
         "cat/up.png": "unreadable", "cat/device.png": "unreadable", "cat/elsewhere": "unreadable",
         "cat/pipe.png": "not_an_image",
     }  # fmt: skip
-    assert len(read) == 7
+    assert len(found) == 7
 
 
 @pytest.mark.parametrize("damaged", ["ab/0123", "abc/012345678901234567890123456789", "zz/" + "0" * 30])
@@ -208,10 +219,10 @@ def test_a_file_name_of_any_bytes(tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "in", {"cat": 1, "dog": 1})
     for name in (b"caf\xe9.png", b"a\nb.png", b" .png", b"-rf.png", "日本.png".encode(), b"a'\"$(x).png"):
         Path(os.fsdecode(os.path.join(os.fsencode(folder), b"cat", name))).write_bytes(PNG)
-    read = contents(folder)
-    assert sum(content == PNG for path, content in read.items() if path != "cat/000.png") == 6
-    assert {"cat/caf\\xe9.png", "cat/a\nb.png", "cat/日本.png"} <= set(read)
-    for path in read:
+    found = contents(folder)
+    assert sum(content == PNG for path, content in found.items() if path != "cat/000.png") == 6
+    assert {"cat/caf\\xe9.png", "cat/a\nb.png", "cat/日本.png"} <= set(found)
+    for path in found:
         path.encode()
 
 
@@ -237,8 +248,31 @@ def test_every_kind_of_tar(tmp_path: Path, mode: str) -> None:
     members = {f"./in/{label}/{number}.png": png(number) for label in ("dog", "cat") for number in range(3)}
     source = open_source(tar_of(tmp_path / "images", members, mode))
     assert source.classes == ["cat", "dog"]
-    assert {f"./{item.path}": content for item, content in source.read()} == members
-    assert [item.label for item in source.items] == ["dog"] * 3 + ["cat"] * 3  # in the archive's order
+    assert {f"./{item.path}": content for item, content in read(source)} == members
+    assert [item.label for item, _ in source.read()] == ["dog"] * 3 + ["cat"] * 3  # in the archive's order
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.tuples(st.text(max_size=9).filter(lambda name: "\0" not in name), st.binary(max_size=40)), max_size=9),
+    st.sampled_from([b"", b"PK\5\6", b"comment"]),
+    st.sampled_from([b"", b"#!/bin/sh\n"]),
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_the_directory_of_a_zip_is_what_zipfile_finds(
+    members: list[tuple[str, bytes]], comment: bytes, prefix: bytes
+) -> None:
+    stream = io.BytesIO(prefix)
+    stream.seek(0, 2)
+    with zipfile.ZipFile(stream, "a") as archive:
+        for number, (name, content) in enumerate(members):
+            with archive.open(zipfile.ZipInfo(name or "x"), "w", force_zip64=number % 2 == 0) as file:
+                file.write(content)
+        archive.comment = comment if comment != b"PK\5\6" else b""
+    with zipfile.ZipFile(stream) as archive:
+        expected = [(info.filename, info.header_offset, info.compress_size, info.CRC) for info in archive.infolist()]
+    found = [(name, at.start, at.member.compressed, at.member.crc) for name, at in zips.members(stream, "x")]
+    assert found == expected
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -277,8 +311,8 @@ def test_members_that_lead_out_stay_inside(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     before = sorted(tmp_path.rglob("*"))
     for path in (zip_of(tmp_path / "in/a.zip", members), tar_of(tmp_path / "in/a.tar", members)):
-        read = contents(path)
-        assert len(read) == 4 and set(read.values()) == {PNG}
+        found = contents(path)
+        assert len(found) == 4 and set(found.values()) == {PNG}
         path.unlink()
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -307,10 +341,10 @@ def damaged_zip(path: Path, change: str) -> Path:
     [("encrypted", "encrypted"), ("compression", "compression"), ("checksum", "CRC"), ("offset", "magic number")],
 )
 def test_one_bad_member_of_a_zip_stops_nothing(tmp_path: Path, change: str, reason: str) -> None:
-    read = contents(damaged_zip(tmp_path / "a.zip", change))
-    problem = read["cat/2.png"]
+    found = contents(damaged_zip(tmp_path / "a.zip", change))
+    problem = found["cat/2.png"]
     assert isinstance(problem, Problem) and problem.code == "unreadable" and reason in problem.reason
-    assert (read["cat/1.png"], read["dog/1.png"]) == (png(1), png(3))
+    assert (found["cat/1.png"], found["dog/1.png"]) == (png(1), png(3))
 
 
 def test_members_of_a_tar_that_are_no_files(tmp_path: Path) -> None:
@@ -325,11 +359,11 @@ def test_members_of_a_tar_that_are_no_files(tmp_path: Path) -> None:
             info.type, info.linkname = kind, target
             archive.addfile(info)
     tar_of(path, {"cat/1.png": PNG, "dog/1.png": PNG}, "a")
-    read = contents(path)
-    assert {path for path, content in read.items() if isinstance(content, Problem)} == {
+    found = contents(path)
+    assert {path for path, content in found.items() if isinstance(content, Problem)} == {
         "cat/link.png", "cat/hard.png", "cat/pipe.png", "cat/zero.png", "cat/folder.png"
     }  # fmt: skip
-    assert (read["cat/1.png"], read["dog/1.png"], len(read)) == (PNG, PNG, 7)
+    assert (found["cat/1.png"], found["dog/1.png"], len(found)) == (PNG, PNG, 7)
 
 
 def bad_sources(folder: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -393,7 +427,7 @@ def test_a_damaged_archive_never_ends_in_anything_but_a_line(
             data[int(where * len(data))] = value
         path.write_bytes(data[: int(len(data) * kept)])
         with suppress(UserError):
-            for _, content in open_source(path).read():
+            for _, content in read(open_source(path)):
                 assert isinstance(content, bytes | Problem)
 
 
@@ -424,19 +458,19 @@ def test_idx_files(tmp_path: Path, zipped: bool) -> None:
     (tmp_path / ".gitignore").touch()
     source = open_source(tmp_path)
     assert source.classes == [str(number) for number in range(11)]
-    assert [(item.path, item.label, item.split) for item in source.items] == [
+    assert [(item.path, item.label, item.split) for item, _ in source.read()] == [
         *((f"train/{number:05d}", str(label), "train") for number, label in enumerate(LABELS)),
         ("test/00000", "0", "test"), ("test/00001", "1", "test"),
     ]  # fmt: skip
-    read = [content for _, content in source.read()]
-    np.testing.assert_array_equal(read, [*IMAGES, *IMAGES[:2]])
+    found = [content for _, content in source.read()]
+    np.testing.assert_array_equal(found, [*IMAGES, *IMAGES[:2]])
     assert [item.path for item, _ in source.read(lambda path: path == "test/00001")] == ["test/00001"]
 
 
 def test_names_for_numbered_classes(tmp_path: Path) -> None:
     write_idx(tmp_path, "train", IMAGES[:2], LABELS[:2])
     source = open_source(tmp_path, ["Trouser", "Bag"])
-    assert [item.label for item in source.items] == source.classes == ["Trouser", "Bag"]
+    assert [item.label for item, _ in source.read()] == source.classes == ["Trouser", "Bag"]
     with pytest.raises(UserError, match="label 1 in train, but only 1 class names"):
         open_source(tmp_path, ["Trouser"])
 
@@ -493,8 +527,8 @@ def test_cifars_binary_version(tmp_path: Path) -> None:
     source = open_source(tmp_path)
     assert source.classes == ["airplane", "automobile", "bird"]
     expected = [0, 1, 2, 0, 0, 1, 2]
-    assert [item.label for item in source.items] == [source.classes[label] for label in expected]
-    assert [item.path for item in source.items][3:5] == ["train/00003", "test/00000"]
+    assert [item.label for item, _ in source.read()] == [source.classes[label] for label in expected]
+    assert [item.path for item, _ in source.read()][3:5] == ["train/00003", "test/00000"]
     np.testing.assert_array_equal([content for _, content in source.read()], images)
 
     tar_of(path, {**members, f"{batches}/test_batch.bin": bytes(3000)})

@@ -59,7 +59,10 @@ def pack(folder: Path, count: int = 41, height: int = 6, width: int = 5, channel
     splits = ["train"] * (count - val - 3) + ["val"] * val + ["test"] * 3
     paths = [f"{number:03d}.png" for number in range(count)]
     names = [CLASSES[label] for label in labels]
-    pd.DataFrame({"path": paths, "label": names, "split": splits}).to_parquet(folder / "index.parquet")
+    index = pd.DataFrame({"path": paths, "label": names, "split": splits})
+    of_side = index.groupby(["label", "split"]).path
+    index["train_order"] = of_side.cumcount(ascending=False) / of_side.transform("size")
+    index.to_parquet(folder / "index.parquet")
     values = images[: count - val - 3].reshape(-1, channels) / 255
     meta = {"classes": CLASSES, "height": height, "width": width, "channels": channels, "preprocessing": {"crop": "no"}}
     statistics = {"mean": values.mean(0).tolist(), "std": values.std(0).tolist()}
@@ -412,6 +415,14 @@ def test_rows_of_a_split_come_in_file_order_and_leave_out_the_rest(packed: Packe
     assert packed.rows().tolist() == []
 
 
+def test_fractions_of_a_split_are_nested_and_have_every_class(packed: Packed) -> None:
+    rows = [set(packed.rows("train", "val", fraction=fraction)) for fraction in (0.01, 0.25, 0.5, 1)]
+    assert rows[0] < rows[1] < rows[2] < rows[3] == set(range(38))
+    for some, fraction in zip(rows, (0.01, 0.25, 0.5, 1), strict=True):
+        chosen, whole = (packed.index.iloc[sorted(of)].groupby(["split", "label"]).size() for of in (some, rows[3]))
+        assert chosen.to_dict() == np.ceil(fraction * whole).to_dict()
+
+
 def test_batch_does_not_change_the_images(packed: Packed) -> None:
     resident = batches(packed, "train")
     first = resident.batch(slice(0, 4), lambda images: images.mul_(0))[0]
@@ -631,6 +642,15 @@ def test_stage_trains_on_validation_images_too_where_nothing_is_picked(
     assert list(history) == ["epoch", "train_loss", "train_accuracy"]
 
 
+def test_stage_trains_on_a_fraction_of_the_training_images(
+    things: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage(things, monkeypatch, "things-half", train_fraction=0.5)
+    rows = Packed(things.root / "data/packed/things").rows("train", fraction=0.5)
+    assert f"{len(rows)} images" in capsys.readouterr().out and len(rows) < 20
+    assert "val_loss" in pd.read_csv(things.root / "reports/things-half/history.csv")
+
+
 def test_stage_leaves_checkpoints_of_others_alone(things: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupted run of `mlp-wide` must outlive a run of `mlp`."""
     seen: list[list[str]] = []
@@ -744,10 +764,11 @@ def test_pretrained_features_tell_cats_from_dogs(project: Project, data_mirror: 
         project.must_run(stage, "photos")
     project.must_run("download", "--weights", "photos-squeezenet", DATA_MIRROR=str(data_mirror))
     trained = project.must_run("train", "photos-squeezenet")
-    assert "1,026 of 723,522 parameters, 1,300 images" in trained.out
+    sizes = pd.read_parquet(project.root / "data/packed/photos/index.parquet").split.value_counts()
+    assert f"1,026 of 723,522 parameters, {sizes.train:,} images" in trained.out
     project.must_run("evaluate", "photos-squeezenet")
     metrics = json.loads((project.root / "reports/photos-squeezenet/metrics.json").read_text())
     assert metrics["accuracy"] >= 0.88
     assert (metrics["parameters"], metrics["trainable_parameters"]) == (723_522, 1_026)
     predictions = pd.read_parquet(project.root / "reports/photos-squeezenet/predictions.parquet")
-    assert len(predictions) == predictions.path.nunique() == 500
+    assert len(predictions) == predictions.path.nunique() == sizes.test

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import struct
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from pipeline.console import UserError
-from pipeline.images.items import Content, Item
+from pipeline.images.items import Item
+from pipeline.images.stored import Content
 
 IDX_SPLITS = {"train": "train", "t10k": "test", "test": "test"}
 CIFAR_RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue plane
@@ -26,24 +29,28 @@ class Arrays:
     def __init__(self, splits: dict[str, tuple[np.ndarray, np.ndarray]], classes: list[str], where: Path) -> None:
         self.splits = splits
         self.classes = classes
-        self.items = []
+        self.count = 0
+        self.per_class: Counter[str | None] = Counter()
+        digest = hashlib.sha256()
         for split, (images, labels) in splits.items():
             if len(images) != len(labels):
                 raise UserError(f"{where}: {len(images)} images but {len(labels)} labels for {split}")
             if len(labels) and labels.max() >= len(classes):
                 raise UserError(f"{where}: label {labels.max()} in {split}, but only {len(classes)} class names")
-            self.items += [
-                Item(f"{split}/{position:05d}", (split, position), classes[label], split)
-                for position, label in enumerate(labels.tolist())
-            ]
-        if not self.items:
+            self.count += len(images)
+            self.per_class.update(classes[label] for label in labels.tolist())
+            digest.update(images.data)
+            digest.update(labels.data)
+        self.fingerprint = digest.hexdigest()
+        if not self.count:
             raise UserError(f"{where} holds no images")
 
     def read(self, wanted: Callable[[str], bool] = lambda path: True) -> Iterator[tuple[Item, Content]]:
-        for item in self.items:
-            if wanted(item.path):
-                split, position = item.key
-                yield item, self.splits[split][0][position]
+        for split, (images, labels) in self.splits.items():
+            for position, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+                path = f"{split}/{position:05d}"
+                if wanted(path):
+                    yield Item(path, self.classes[label], split), image
 
 
 def is_idx(files: list[Path]) -> bool:
@@ -90,18 +97,14 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def is_cifar(members: list[tarfile.TarInfo]) -> bool:
-    return any(PurePosixPath(member.name).name == "data_batch_1.bin" for member in members)
-
-
 class CifarBinary(Arrays):
     """CIFAR-10's binary version (https://www.cs.toronto.edu/~kriz/cifar.html), read from its closed archive."""
 
-    def __init__(self, path: Path, members: list[tarfile.TarInfo]) -> None:
-        with tarfile.open(path) as archive:
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file, tarfile.open(fileobj=file) as archive:
             contents = {
                 PurePosixPath(member.name).name: archive.extractfile(member).read()  # type: ignore[union-attr]
-                for member in members
+                for member in archive.getmembers()
                 if member.isreg() and member.name.endswith((".bin", ".meta.txt"))
             }
         train = b"".join(contents[name] for name in sorted(contents) if name.startswith("data_batch_"))
@@ -116,4 +119,4 @@ def cifar_records(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Split N records into images (N, 32, 32, 3) and labels (N,), both uint8."""
     records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR_RECORD)
     planes = records[:, 1:].reshape(-1, 3, 32, 32)
-    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0]
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].copy()

@@ -14,32 +14,29 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from pipeline.images.items import Content, Problem
+from pipeline.images import integrity, jpeg, magic, png, tiff
+from pipeline.images.integrity import Unusable, limit_pixels
+from pipeline.images.stored import Problem, Read
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # doubts about metadata; what is wrong with pixels is raised
+Image.MAX_IMAGE_PIXELS = None  # limit_pixels says it better
 
-# Formats whose decoders are widely used and run no other program (EPS runs Ghostscript)
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+INSPECT = {
+    "JPEG": jpeg.inspect, "PNG": png.inspect, "GIF": integrity.gif, "BMP": integrity.bmp, "WEBP": integrity.webp,
+    "TIFF": tiff.inspect, "PPM": integrity.ppm, "AVIF": integrity.avif,
+}  # fmt: skip
 SUFFIXES = {
-    ".jpg": "JPEG MPO", ".jpeg": "JPEG MPO", ".jpe": "JPEG MPO", ".png": "PNG", ".gif": "GIF", ".bmp": "BMP",
-    ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM",
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".gif": "GIF", ".bmp": "BMP",
+    ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".avif": "AVIF",
 }  # fmt: skip
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
-MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb: a quarter of a GB as RGB
+TOO_LARGE = ("decompressed data too large", "too much memory")  # what Pillow says
+TRUNCATED = ("truncated", "not enough image data", "reached eof", "unexpected end")
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
     6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
 }  # fmt: skip
-
-
-class Unusable(Exception):
-    """An image that can't be decoded whole: an issue code and the reason."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(f"{code}: {reason}")
-        self.code, self.reason = code, reason
 
 
 class Decoded(NamedTuple):
@@ -50,7 +47,7 @@ class Decoded(NamedTuple):
     warnings: list[str]
 
 
-def decode(content: Content, path: str) -> Decoded:
+def decode(content: Read, path: str) -> Decoded:
     """Decode every pixel of one image; `path` is only read for its suffix.
 
     Raises Unusable for anything that is not a whole image of at most MOST_PIXELS pixels.
@@ -61,43 +58,53 @@ def decode(content: Content, path: str) -> Decoded:
         return Decoded(Image.fromarray(content), "array", [])
     if not content:
         raise Unusable("empty_file", "0 bytes")
+    stored_as = magic.image_format(content)
+    if stored_as is None:
+        raise Unusable(*magic.describe(content))
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if image.width * image.height > MOST_PIXELS:
-            raise Unusable("too_large", f"{image.width}×{image.height} pixels")
-        if image.format == "PNG":  # its checksums and its end are seen only by verify
-            image.verify()
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-        image.load()
-        if image.mode not in MODES:
-            raise Unusable("unreadable", f"colour mode {image.mode}")
+        found = INSPECT[stored_as](content)
+        image = Image.open(io.BytesIO(content), formats=[stored_as])
+        limit_pixels(image.width, image.height)
+        if stored_as == "JPEG":
+            loaded = jpeg.load(content, image)
+        elif stored_as == "PNG":
+            loaded = png.load(content)
+        else:
+            image.load()
+            loaded = image
+        if loaded.mode not in MODES:
+            raise Unusable("unreadable", f"colour mode {loaded.mode}")
+        limit_pixels(loaded.width, loaded.height)  # a frame may stretch the canvas
     except Unusable:
         raise
+    except MemoryError:
+        raise Unusable("too_large", "needs more memory than there is") from None
     except Exception as error:  # decoders raise whatever they like
-        raise unusable(error, content) from None
-    return Decoded(image, image.format or "", oddities(image, path))
+        raise unusable(error) from None
+    return Decoded(loaded, image.format or stored_as, [*oddities(loaded, stored_as, path), *found])
 
 
-def unusable(error: Exception, content: bytes) -> Unusable:
+def unusable(error: Exception) -> Unusable:
     """The issue code for what Pillow raised."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
-        if content.startswith(MAGIC):
-            return Unusable("unreadable", "begins like an image but its header makes no sense")
-        return Unusable("not_an_image", "not in a known image format")
-    if isinstance(error, Image.DecompressionBombError) or "too large" in reason:
+        return Unusable("unreadable", "begins like an image but its header makes no sense")
+    if any(words in reason.lower() for words in TOO_LARGE):
         return Unusable("too_large", reason)
-    return Unusable("truncated" if "truncated" in reason.lower() else "unreadable", reason)
+    if any(words in reason.lower() for words in TRUNCATED):
+        return Unusable("truncated", reason)
+    return Unusable("unreadable", f"its decoder gives up: {reason}")
 
 
-def oddities(image: Image.Image, path: str) -> list[str]:
+def oddities(image: Image.Image, stored_as: str, path: str) -> list[str]:
     """Issue codes of an image that is whole and usable."""
     found = []
-    expected = SUFFIXES.get(PurePosixPath(path).suffix.lower())
-    if expected and image.format not in expected.split():
+    if SUFFIXES.get(PurePosixPath(path).suffix.lower(), stored_as) != stored_as:
         found.append("format_mismatch")
     if orientation(image) != 1:
         found.append("exif_rotated")
+    if exif_is_corrupt(image):
+        found.append("corrupt_exif")
     if image.mode not in ("L", "RGB"):
         found.append("unexpected_mode")
     return found
@@ -110,6 +117,15 @@ def orientation(image: Image.Image) -> int:
     except Exception:  # a broken EXIF block says nothing about the pixels
         return 1
     return value if value in UPRIGHT else 1
+
+
+def exif_is_corrupt(image: Image.Image) -> bool:
+    """Whether there is EXIF that leads beyond its own end or gives an orientation other than 1 to 8."""
+    try:
+        block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+        return bool(block) and "corrupt_exif" in tiff.odd_orientation(next(tiff.directories(block)))
+    except (Unusable, StopIteration):
+        return True
 
 
 def upright(image: Image.Image, channels: int) -> Image.Image:

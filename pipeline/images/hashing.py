@@ -1,30 +1,73 @@
-"""A hash that similar pictures share."""
+"""Hashes of a picture's content: one that equal pixels share, one that similar pictures share."""
 
 from __future__ import annotations
 
 import numpy as np
+import xxhash
 from PIL import Image
 
-SIDE, KEPT = 32, 8
+SIDE = 32  # of a fingerprint
+BANDS = (21, 21, 22)  # bits that are looked up together: see pipeline/hamming.py
 
 
-def dct_rows() -> np.ndarray:
-    """The first rows of the orthonormal DCT-II matrix of SIDE points, (KEPT, SIDE) float32."""
-    k, n = np.mgrid[:KEPT, :SIDE]
-    rows = np.sqrt(2 / SIDE) * np.cos(np.pi * (2 * n + 1) * k / (2 * SIDE))
-    rows[0] /= np.sqrt(2)
-    return rows.astype(np.float32)
+def pixel_hash(image: Image.Image) -> str:
+    """32 hexadecimal digits that RGB images share if they have the same size and the same pixels (XXH3, 128 bits)."""
+    return xxhash.xxh3_128_hexdigest(image.tobytes(), seed=image.width)
 
 
-DCT = dct_rows()
+def fingerprint(image: Image.Image) -> np.ndarray:
+    """The picture in small: (SIDE, SIDE) uint8, luminance, whatever its aspect ratio."""
+    grey = image.convert("L")
+    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0))
 
 
-def phash(image: Image.Image) -> str:
-    """Perceptual hash, 16 hexadecimal digits: the signs of the lowest 8×8 cosine frequencies against their median.
+def phash(fingerprint: np.ndarray) -> str:
+    """Perceptual hash, 16 hexadecimal digits: the signs of 64 low cosine frequencies of a fingerprint.
 
-    C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1.
+    After C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1, but
+    against zero instead of the median: turning a picture then only moves and inverts bits.
     """
-    grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32)
-    low = DCT @ grey @ DCT.T
-    bits = low > np.median(low)
-    return np.packbits(bits).tobytes().hex()
+    return f"{int(signs(spectra(fingerprint))):016x}"
+
+
+def spectra(fingerprints: np.ndarray) -> np.ndarray:
+    """The lowest cosine frequencies (…, K, K) float32, vertical before horizontal, of fingerprints (…, SIDE, SIDE)."""
+    return COSINES @ fingerprints.astype(np.float32) @ COSINES.T
+
+
+def signs(spectra: np.ndarray) -> np.ndarray:
+    """Hashes (…) uint64 of spectra (…, K, K): a bit for each of FREQUENCIES, the first one highest."""
+    bits = np.ascontiguousarray(spectra[..., *FREQUENCIES.T] > 0)
+    return np.packbits(bits, axis=-1).view(">u8")[..., 0].astype(np.uint64)
+
+
+def orientations(spectra: np.ndarray) -> np.ndarray:
+    """Hashes (8, …) of pictures turned in all ways, given their spectra.
+
+    Number 4·t + 2·v + h: transposed if t, then flipped top to bottom if v, then left to right if h.
+    """
+    hashes = np.stack([signs(spectra), signs(spectra.swapaxes(-1, -2))])
+    flips = FLIPS.reshape(4, *[1] * (hashes.ndim - 1))
+    return (hashes[:, None] ^ flips).reshape(8, *hashes.shape[1:])
+
+
+def frequencies() -> np.ndarray:
+    """(64, 2): the lowest vertical and horizontal frequencies but (0, 0). Transposing leaves the bands apart."""
+    low = sorted((u * u + v * v, u, v) for u in range(9) for v in range(u, 9) if 0 < u * u + v * v < 73)
+    pairs = [((u, v), (v, u)) for _, u, v in low if u < v]
+    alone = [(u, v) for _, u, v in low if u == v]
+    bands = [[frequency for pair in pairs[band::3] for frequency in pair] for band in range(3)]
+    return np.array([*bands[0], alone[0], *bands[1], alone[1], *bands[2], *alone[2:]])
+
+
+def cosines(side: int, count: int) -> np.ndarray:
+    """The first rows of the DCT-II matrix, (count, side) float32, each of length 1 but the first."""
+    k, n = np.mgrid[:count, :side]
+    return (np.sqrt(2 / side) * np.cos(np.pi * (2 * n + 1) * k / (2 * side))).astype(np.float32)
+
+
+FREQUENCIES = frequencies()
+COSINES = cosines(SIDE, FREQUENCIES.max() + 1)
+# A flip inverts the odd frequencies across it: none, left to right, top to bottom, both
+ODD_V, ODD_H = (np.packbits(odd).view(">u8").astype(np.uint64)[0] for odd in FREQUENCIES.T % 2 == 1)
+FLIPS = np.array([0, ODD_H, ODD_V, ODD_V ^ ODD_H], np.uint64)

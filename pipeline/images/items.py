@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from pipeline.images.stored import Content
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+IMAGE_SUFFIXES = {
+    *(
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".gif",
+        ".bmp",
+        ".webp",
+        ".avif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+    )
+}
 
 
-class Problem(NamedTuple):
-    """Why the content of an item can't be used: an issue code and a sentence."""
+class Entry(NamedTuple):
+    """What a source holds under one name."""
 
-    code: str
-    reason: str
-
-
-Content = bytes | np.ndarray | Problem  # an encoded file, decoded pixels (H, W) or (H, W, 3) uint8, or neither
+    path: str  # inside the source
+    identity: Any  # changes when the content does: size and time, a checksum
+    content: Content | Callable[[], Content]  # to be asked for, if so, before the next entry
 
 
 @dataclass(slots=True)
@@ -33,10 +51,8 @@ class Item:
     """One file, or one image of an array format."""
 
     path: str  # stable id: the path inside the source, or train/00042
-    key: Any  # what its source needs to read it
     label: str | None = None
     split: str | None = None
-    problem: Problem | None = None  # known before reading: a link, a device, …
 
 
 def is_visible(path: str) -> bool:
@@ -44,48 +60,98 @@ def is_visible(path: str) -> bool:
     return not any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
 
 
-def label_by_folder(items: Iterable[Item]) -> None:
-    """Set `label` and `split` from the path: [wrapping folders/][train|val|test/]class/[…/]file.
+class Listing:
+    """What one pass over all entries tells of the whole. Keeps 8 bytes an entry, so that millions fit."""
 
-    A file that is hidden, above the class folders or beside the folders of splits keeps `None`.
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        files: Counter[tuple[str, bool]] = Counter()  # by folder; hidden ones apart
+        hashes = array("q")
+        digest = blake2b(digest_size=16)
+        for entry in entries:
+            files[entry.path.rpartition("/")[0], is_visible(entry.path)] += 1
+            hashes.append(hash(entry.path))
+            digest.update(f"{entry.path}\0{entry.identity}\0".encode())
+        self.count = len(hashes)
+        self.fingerprint = digest.hexdigest()
+        self.folders = Folders(folder for folder, visible in files if visible)
+        self.per_class: Counter[str | None] = Counter()
+        for (folder, visible), count in files.items():
+            self.per_class[self.folders.label_and_split(folder)[0] if visible else None] += count
+        self.classes = sort_classes(label for label in self.per_class if label is not None)
+        self.hashes = np.sort(np.frombuffer(hashes, np.int64)) if hashes else np.zeros(0, np.int64)
+
+    def items(self, entries: Iterable[Entry]) -> Iterator[tuple[Item, Entry]]:
+        """The same entries again, each with its id, class and split."""
+        number = Numbering(self.hashes).number
+        for entry in entries:
+            label, split = self.folders.label_and_split(entry.path.rpartition("/")[0])
+            yield Item(number(entry.path), label if is_visible(entry.path) else None, split), entry
+
+
+class Folders:
+    """What the folders of a source mean: [wrapping folders/][train|val|test/]class/[…/]file.
+
+    `folders` are those that hold visible files directly.
     """
-    parents = {item.path: PurePosixPath(item.path).parts[:-1] for item in items}
-    folders = {parents[path][:depth] for path in parents if is_visible(path) for depth in range(len(parents[path]) + 1)}
-    children: dict[tuple[str, ...], list[str]] = {}
-    for folder in folders:
-        if folder:
-            children.setdefault(folder[:-1], []).append(folder[-1])
 
-    root: tuple[str, ...] = ()
-    while len(children.get(root, [])) == 1 and children.get((*root, children[root][0])):
-        root = (*root, children[root][0])
-    splits = {SPLIT_NAMES.get(name.lower()) for name in children.get(root, [])}
-    has_splits = "train" in splits and (bool(splits & {"val", "test"}) or None not in splits)
+    def __init__(self, folders: Iterable[str]) -> None:
+        children: dict[tuple[str, ...], set[str]] = {}
+        for folder in folders:
+            parts = tuple(folder.split("/")) if folder else ()
+            for depth, name in enumerate(parts):
+                children.setdefault(parts[:depth], set()).add(name)
+        self.root: tuple[str, ...] = ()
+        while len(names := children.get(self.root, set())) == 1 and children.get((*self.root, *names)):
+            self.root = (*self.root, *names)
+        splits = {SPLIT_NAMES.get(name.lower()) for name in children.get(self.root, ())}
+        self.has_splits = "train" in splits and (bool(splits & {"val", "test"}) or None not in splits)
+        self.known: dict[str, tuple[str | None, str | None]] = {}
 
-    for item in items:
-        below = parents[item.path][len(root) :]
-        if parents[item.path][: len(root)] != root or not below:
-            continue
-        if has_splits:
-            item.split = SPLIT_NAMES.get(below[0].lower())
-            below = below[1:]
-            if item.split is None:
-                continue
-        item.label = below[0] if below and is_visible(item.path) else None
+    def label_and_split(self, folder: str) -> tuple[str | None, str | None]:
+        """Class and official split of the visible files of a folder.
+
+        The class is None for files above the class folders or beside the folders of splits.
+        """
+        if folder not in self.known:
+            self.known[folder] = self.read(tuple(folder.split("/")) if folder else ())
+        return self.known[folder]
+
+    def read(self, parts: tuple[str, ...]) -> tuple[str | None, str | None]:
+        below = parts[len(self.root) :]
+        if parts[: len(self.root)] != self.root or not below:
+            return None, None
+        if not self.has_splits:
+            return below[0], None
+        split = SPLIT_NAMES.get(below[0].lower())
+        return (below[1] if split and len(below) > 1 else None), split
 
 
-def number_repeats(items: Iterable[Item]) -> None:
-    """Make ids unique: an archive may hold one name twice; the second becomes `name#2`."""
-    taken = {item.path for item in items}
-    seen: Counter[str] = Counter()
-    for item in items:
-        name = item.path
-        seen[name] += 1
-        if seen[name] > 1:
-            while f"{name}#{seen[name]}" in taken:
-                seen[name] += 1
-            item.path = f"{name}#{seen[name]}"
-            taken.add(item.path)
+class Numbering:
+    """Makes ids unique: an archive may hold one name twice; the second becomes `name#2`.
+
+    `hashes` are those of all names, sorted.
+    """
+
+    def __init__(self, hashes: np.ndarray) -> None:
+        self.hashes = hashes
+        self.repeated = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+        self.seen: Counter[str] = Counter()
+        self.given: set[str] = set()
+
+    def number(self, name: str) -> str:
+        if hash(name) not in self.repeated:
+            return name
+        self.seen[name] += 1
+        if self.seen[name] == 1:
+            return name
+        while self.is_taken(f"{name}#{self.seen[name]}"):
+            self.seen[name] += 1
+        self.given.add(f"{name}#{self.seen[name]}")
+        return f"{name}#{self.seen[name]}"
+
+    def is_taken(self, name: str) -> bool:
+        position = np.searchsorted(self.hashes, hash(name))
+        return name in self.given or (position < len(self.hashes) and bool(self.hashes[position] == hash(name)))
 
 
 def sort_classes(labels: Iterable[str]) -> list[str]:

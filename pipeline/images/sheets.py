@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pipeline.images.decode import upright
 from pipeline.outputs import whole
 
 PER_CLASS = 32  # images on a contact sheet
@@ -18,12 +16,11 @@ TILE = 96  # pixels
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """(height, width, 3) uint8 of at most TILE pixels a side; small images are enlarged without smoothing."""
-    seen = upright(image, channels=3)
-    scale = TILE / max(seen.size)
-    size = (max(1, round(seen.width * scale)), max(1, round(seen.height * scale)))
+    """(height, width, 3) uint8 of an upright RGB image: at most TILE pixels a side, enlarged without smoothing."""
+    scale = TILE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
-    return np.asarray(seen.resize(size, method))
+    return np.asarray(image.resize(size, method))
 
 
 def file_name(number: int, label: str) -> str:
@@ -40,14 +37,16 @@ def draw_contact_sheet(path: Path, tiles: list[np.ndarray]) -> None:
     sheet.save(path)
 
 
-def draw_sizes(path: Path, rows: list[dict[str, Any]]) -> None:
+def draw_sizes(path: Path, widths: np.ndarray, heights: np.ndarray) -> None:
+    """Histograms of two arrays of pixels, (N,); nan is left out."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, side in zip(figure.subplots(1, 2, sharey=True), ("width", "height"), strict=True):
-        axes.hist([row[side] for row in rows if row[side]], bins=40, color="tab:blue")
+    drawn = zip(figure.subplots(1, 2, sharey=True), ("width", "height"), (widths, heights), strict=True)
+    for axes, side, pixels in drawn:
+        axes.hist(pixels[~np.isnan(pixels)], bins=40, color="tab:blue")
         axes.set_xlabel(f"{side} (pixels)")
         axes.set_ylabel("images")
     with whole(path) as partial:

@@ -1,101 +1,82 @@
-"""Where images come from: a folder, a zip or tar, MNIST's idx files, CIFAR-10's binary archive.
+"""Where images come from: a folder, a zip or tar, MNIST's idx files, CIFAR-10's binary archive; here or far away.
 
-Archives stay closed: members are read in place and nothing is unpacked. `open_source` gives the items in a
-fixed order; `read` yields their contents in that order, one at a time, and never raises for a single bad one.
+Archives stay closed: members are read in place and nothing is unpacked. `open_source` lists the items once; `read`
+yields them in a fixed order, and never raises for a single bad one. Neither keeps the items in memory.
 """
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
 import re
 import stat
 import tarfile
-import zipfile
-import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Protocol
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Protocol, cast
 
 from pipeline.console import UserError
-from pipeline.images import arrays
-from pipeline.images.items import (
-    IMAGE_SUFFIXES,
-    Content,
-    Item,
-    Problem,
-    is_visible,
-    label_by_folder,
-    number_repeats,
-    sort_classes,
-)
+from pipeline.images import arrays, zips
+from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
+from pipeline.images.items import IMAGE_SUFFIXES, Entry, Item, Listing, is_visible
+from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, is_remote, too_large
 
-LARGEST_FILE = 512 * 1024**2  # bytes of one encoded image
 # A link made by DVC leads into its cache, which may lie anywhere
 DVC_CACHE_FILE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
-BROKEN_ARCHIVE = (
-    *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
-    *(NotImplementedError, UnicodeDecodeError),
-)
 
 
 class Source(Protocol):
-    items: list[Item]
+    count: int  # items
+    per_class: Counter[str | None]  # of them
     classes: list[str]
+    fingerprint: str  # another one when any content has changed
 
     def read(self, wanted: Callable[[str], bool] = ...) -> Iterator[tuple[Item, Content]]:
-        """Yield each item whose path is wanted with its content, in order."""
+        """Yield each item whose path is wanted with its content, in order; a content may still have to be read."""
 
 
-def open_source(path: Path, class_names: list[str] | None = None) -> Source:
-    """List the items of `path`. `class_names` replaces the numbers of formats that only number their classes.
+def open_source(place: str | Path, class_names: list[str] | None = None) -> Source:
+    """List the items of a path or of an address that fsspec knows, such as s3://bucket/photos.zip.
 
-    Raises UserError for a missing, empty, truncated or unknown source.
+    `class_names` replaces the numbers of formats that only number their classes. Raises UserError for a missing,
+    empty, truncated or unknown source, or one that can't be reached.
     """
+    if not is_remote(str(place)):
+        return open_path(Path(place), class_names)
+    with told_as_remote(str(place)):
+        from upath import UPath
+
+        return open_path(cast(Path, UPath(place)), class_names)  # it has the methods of one
+
+
+def open_path(path: Path, class_names: list[str] | None) -> Source:
     if not path.exists():
         raise UserError(f"{path} is not there: place your images at that path, or correct `source` in params.yaml")
-    if path.is_dir():
-        visible = [entry for entry in sorted(path.iterdir()) if is_visible(entry.name)]
-        if arrays.is_idx(visible):
-            return arrays.IdxFiles(visible, class_names)
-        if len(visible) == 1 and visible[0].is_file() and visible[0].suffix.lower() not in IMAGE_SUFFIXES:
-            return open_archive(visible[0], class_names)
-        source: Source = Folder(path)
-    else:
-        source = open_archive(path, class_names)
-    return source
+    if not path.is_dir():
+        return open_archive(path, class_names)
+    visible = [entry for entry in sorted(path.iterdir(), key=str) if is_visible(entry.name)][:9]
+    if arrays.is_idx(visible):
+        return arrays.IdxFiles(visible, class_names)
+    if len(visible) == 1 and visible[0].is_file() and visible[0].suffix.lower() not in IMAGE_SUFFIXES:
+        return open_archive(visible[0], class_names)
+    return RemoteFolder(path) if is_remote(str(path)) else Folder(path)
 
 
 def open_archive(path: Path, class_names: list[str] | None) -> Source:
     with told_as_archive(path):
         if path.suffix.lower() == ".zip" or begins_like_zip(path):
             return Zip(path)
-        members = tar_members(path)
-        if arrays.is_cifar(members):
-            return arrays.CifarBinary(path, members)
-        return Tar(path, members)
+        tar = Tar(path)
+        return arrays.CifarBinary(path) if tar.is_cifar else tar
 
 
 def begins_like_zip(path: Path) -> bool:
     """Not `zipfile.is_zipfile`: that looks at the end, where a tar may hold a zip."""
     with path.open("rb") as file:
         return file.read(4) in (b"PK\3\4", b"PK\5\6")
-
-
-def tar_members(path: Path) -> list[tarfile.TarInfo]:
-    """All members; tarfile takes a damaged header for the end, and the members after it would be lost in silence."""
-    with tarfile.open(path) as archive:
-        members = archive.getmembers()
-        assert archive.fileobj is not None
-        archive.fileobj.seek(archive.offset)
-        if any(archive.fileobj.read(tarfile.BLOCKSIZE)):
-            raise tarfile.ReadError(f"damaged after {len(members)} members")
-        while archive.fileobj.read(1024**2):  # to the checksum at the end of a compressed one
-            pass
-    return members
 
 
 @contextmanager
@@ -108,42 +89,38 @@ def told_as_archive(path: Path) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def told_as_remote(place: str) -> Iterator[None]:
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # every kind of storage has its own
+        raise UserError(
+            f"{place}: {type(error).__name__}: {in_one_line(error)}; expected an address that fsspec can read: see to"
+            " the package, the credentials and the network that it needs"
+        ) from None
+
+
 class Files(ABC):
     """What folder, zip and tar have in common: classes from folder names, members read one by one."""
 
-    def __init__(self, path: Path, items: list[Item]) -> None:
-        if not items:
-            raise UserError(f"{path} is empty: expected images in one folder per class")
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.items = items
-        number_repeats(items)
-        label_by_folder(items)
-        self.classes = sort_classes(item.label for item in items if item.label is not None)
+        self.listing = Listing(self.entries())
+        self.count, self.per_class = self.listing.count, self.listing.per_class
+        self.classes, self.fingerprint = self.listing.classes, self.listing.fingerprint
+        if not self.count:
+            raise UserError(f"{path} is empty: expected images in one folder per class")
 
     def read(self, wanted: Callable[[str], bool] = lambda path: True) -> Iterator[tuple[Item, Content]]:
-        with self.opened() as opened:
-            for item in self.items:
-                if wanted(item.path):
-                    yield item, item.problem or self.content(opened, item)
-
-    def content(self, opened: object, item: Item) -> bytes | Problem:
-        try:
-            with self.open_item(opened, item) as file:
-                data = file.read(LARGEST_FILE + 1)
-        except (*BROKEN_ARCHIVE, OSError) as error:
-            return Problem("unreadable", in_one_line(error))
-        except RuntimeError:  # zipfile's only way to say so
-            return Problem("unreadable", "encrypted")
-        if len(data) > LARGEST_FILE:
-            return Problem("too_large", f"more than {LARGEST_FILE // 1024**2} MB")
-        return data
-
-    @contextmanager
-    def opened(self) -> Iterator[object]:
-        yield None
+        for item, entry in self.listing.items(self.entries()):
+            if wanted(item.path):
+                yield item, entry.content() if callable(entry.content) else entry.content
 
     @abstractmethod
-    def open_item(self, opened: object, item: Item) -> IO[bytes]: ...
+    def entries(self) -> Iterator[Entry]:
+        """Everything that is no folder, in a fixed order."""
 
 
 class Folder(Files):
@@ -151,74 +128,121 @@ class Folder(Files):
 
     def __init__(self, path: Path) -> None:
         self.root = path.resolve()
-        found = []
-        for folder, subfolders, names in os.walk(path):
-            subfolders.sort()
-            links = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
-            for name in (*names, *links):
-                file = Path(folder, name)
-                found.append(Item(utf8(file.relative_to(path).as_posix()), file, problem=self.problem(file)))
-        super().__init__(path, sorted(found, key=lambda item: item.path))
+        super().__init__(path)
 
-    def problem(self, file: Path) -> Problem | None:
+    def entries(self) -> Iterator[Entry]:
+        return self.walk(str(self.path), "")
+
+    def walk(self, folder: str, prefix: str) -> Iterator[Entry]:
+        """In the order of whole paths, as sorting all of them would give."""
+        with os.scandir(folder) as scanned:
+            found = {entry.name + "/" * entry.is_dir(follow_symlinks=False): entry for entry in scanned}
+        for name in sorted(found):
+            if name.endswith("/"):
+                yield from self.walk(found[name].path, prefix + name)
+            else:
+                yield self.entry(Path(found[name].path), utf8(prefix + name))
+
+    def entry(self, file: Path, path: str) -> Entry:
         try:
             if file.is_symlink():
                 target = file.resolve(strict=True)
                 if not (target.is_relative_to(self.root) or DVC_CACHE_FILE.search(target.as_posix())):
-                    return Problem("unreadable", "a link out of the data set")
-            mode = file.stat().st_mode
+                    return problem(path, "unreadable", "a link out of the data set")
+            status = file.stat()
         except (OSError, RuntimeError):  # RuntimeError: a loop, up to Python 3.12
-            return Problem("unreadable", "a link that leads nowhere")
-        if not stat.S_ISREG(mode):
-            return Problem("not_an_image", "not a regular file")
-        return None
+            return problem(path, "unreadable", "a link that leads nowhere")
+        if not stat.S_ISREG(status.st_mode):
+            return problem(path, "not_an_image", "not a regular file")
+        return Entry(path, (status.st_size, status.st_mtime_ns), Stored(str(file), 0, status.st_size))
 
-    def open_item(self, opened: object, item: Item) -> IO[bytes]:
-        return Path(item.key).open("rb")
+
+class RemoteFolder(Files):
+    """A folder of class folders on a storage that fsspec reads."""
+
+    path: Any  # a UPath
+
+    def entries(self) -> Iterator[Entry]:
+        with told_as_remote(str(self.path)):
+            yield from self.walk(self.path.path, "")
+
+    def walk(self, folder: str, prefix: str) -> Iterator[Entry]:
+        system = self.path.fs
+        found = {}
+        for info in system.ls(folder, detail=True, refresh=True):
+            name = info["name"].rstrip("/").rpartition("/")[2]
+            if info["name"].rstrip("/") != folder.rstrip("/"):  # some storages list the folder itself
+                found[name + "/" * (info["type"] == "directory")] = info
+        for name in sorted(found):
+            info = found[name]
+            if name.endswith("/"):
+                yield from self.walk(info["name"], prefix + name)
+            else:
+                stored = Stored(system.unstrip_protocol(info["name"]), 0, info["size"])
+                identity = [info["size"], *(str(info[key]) for key in ("ETag", "mtime", "LastModified") if key in info)]
+                yield Entry(prefix + name, identity, stored)
 
 
 class Zip(Files):
-    def __init__(self, path: Path) -> None:
-        with zipfile.ZipFile(path) as archive:
-            # `is_dir` fails for a member without a name
-            files = [info for info in archive.infolist() if not info.filename.endswith("/")]
-        super().__init__(path, [Item(info.filename.replace("\\", "/").removeprefix("./"), info) for info in files])
-
-    @contextmanager
-    def opened(self) -> Iterator[zipfile.ZipFile]:
-        with told_as_archive(self.path), zipfile.ZipFile(self.path) as archive:
-            yield archive
-
-    def open_item(self, opened: object, item: Item) -> IO[bytes]:
-        assert isinstance(opened, zipfile.ZipFile)
-        return opened.open(item.key)
+    def entries(self) -> Iterator[Entry]:
+        with told_as_archive(self.path), self.path.open("rb") as file:
+            for name, stored in zips.members(file, str(self.path)):
+                if not name.endswith("/"):
+                    yield Entry(name.replace("\\", "/").removeprefix("./"), stored[1:], stored)
 
 
 class Tar(Files):
-    def __init__(self, path: Path, members: list[tarfile.TarInfo]) -> None:
-        items = []
-        for member in members:
-            looks_like_image = Path(member.name).suffix.lower() in IMAGE_SUFFIXES
-            if member.isreg() or not member.isdir() or looks_like_image:
-                problem = None if member.isreg() else Problem("not_an_image", f"not a regular file ({kind(member)})")
-                items.append(Item(utf8(member.name.removeprefix("./")), member, problem=problem))
-        super().__init__(path, items)
+    is_cifar = False
 
-    @contextmanager
-    def opened(self) -> Iterator[tarfile.TarFile]:
-        with told_as_archive(self.path), tarfile.open(self.path) as archive:
-            yield archive
+    def entries(self) -> Iterator[Entry]:
+        with told_as_archive(self.path), self.path.open("rb") as file:
+            status = self.path.stat()
+            identity = (status.st_size, getattr(status, "st_mtime", None))
+            archive, is_plain = open_tar(file)
+            with archive:
+                count = 0
+                while (member := archive.next()) is not None:
+                    archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
+                    count += 1
+                    self.is_cifar |= PurePosixPath(member.name).name == "data_batch_1.bin"
+                    looks_like_image = PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES
+                    if member.isreg() or not member.isdir() or looks_like_image:
+                        path = utf8(member.name.removeprefix("./"))
+                        yield Entry(path, identity, partial(self.content, archive, member, is_plain))
+                # tarfile takes a damaged header for the end, and the members after it would be lost in silence
+                assert archive.fileobj is not None
+                archive.fileobj.seek(archive.offset)
+                if any(archive.fileobj.read(tarfile.BLOCKSIZE)):
+                    raise tarfile.ReadError(f"damaged after {count} members")
+                while archive.fileobj.read(1024**2):  # to the checksum at the end of a compressed one
+                    pass
 
-    def open_item(self, opened: object, item: Item) -> IO[bytes]:
-        assert isinstance(opened, tarfile.TarFile)
-        file = opened.extractfile(item.key)
-        assert file is not None
-        return file
+    def content(self, archive: tarfile.TarFile, member: tarfile.TarInfo, is_plain: bool) -> Content:
+        """Where a member lies in a plain archive; out of a compressed one its bytes."""
+        if not member.isreg():
+            return Problem("not_an_image", f"not a regular file ({kind(member)})")
+        if is_plain and not member.issparse():
+            return Stored(str(self.path), member.offset_data, member.size)
+        try:
+            file = archive.extractfile(member)
+            assert file is not None
+            data = file.read(LARGEST_FILE + 1)
+        except (*BROKEN_ARCHIVE, OSError) as error:
+            return Problem("unreadable", in_one_line(error))
+        return data if len(data) <= LARGEST_FILE else too_large()
 
 
-def in_one_line(error: Exception) -> str:
-    """What an error says; of tarfile's list of all that it tried, the headline."""
-    return " ".join(str(error).partition("\n")[0].removesuffix(":").split()) or type(error).__name__
+def open_tar(file: IO[bytes]) -> tuple[tarfile.TarFile, bool]:
+    """The archive, and whether it is not compressed."""
+    try:
+        return tarfile.open(fileobj=file, mode="r:"), True
+    except tarfile.ReadError:
+        file.seek(0)
+        return tarfile.open(fileobj=file, mode="r:*"), False
+
+
+def problem(path: str, code: str, reason: str) -> Entry:
+    return Entry(path, reason, Problem(code, reason))
 
 
 def kind(member: tarfile.TarInfo) -> str:

@@ -38,9 +38,9 @@ class Packed:
         numbers = {label: number for number, label in enumerate(self.classes)}
         self.labels = self.index["label"].map(numbers).to_numpy(np.int64)
 
-    def rows(self, *splits: str) -> np.ndarray:
-        """Positions of the images of these splits, in file order."""
-        return np.flatnonzero(self.index["split"].isin(splits))
+    def rows(self, *splits: str, fraction: float = 1.0) -> np.ndarray:
+        """Positions of the images of these splits, in file order; of each class and split the first `fraction`."""
+        return np.flatnonzero(self.index["split"].isin(splits) & (self.index["train_order"] < fraction))
 
     def normalization(self, chosen: Any) -> tuple[list[float], list[float]]:
         """Mean and std per channel, of values in [0, 1], for a name or an explicit choice in a recipe."""

@@ -1,0 +1,107 @@
+"""Whether two small pictures show the same, once one is moved and scaled onto the other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.images.hashing import SIDE
+
+CUT = 0.045  # of a side: between uncut and this all cuts up to a bit more are found
+STEPS = 2  # of the fit
+LOWEST, HIGHEST = np.array([[-0.02, 0.91], [0.09, 1.02]], np.float32)  # where the two edges of a side may come to lie
+NOISE = 1.0  # standard deviation of the detail of pictures that show nothing, in grey levels
+
+# Which part of each side a window keeps: all, without its begin, without its end, without both
+INTERVALS = np.array([(0, 1), (CUT, 1), (0, 1 - CUT), (CUT, 1 - CUT)], np.float32)
+FINENESS = 64  # places between two pixels
+CENTRES = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE
+
+
+def sampled(edges: np.ndarray) -> np.ndarray:
+    """Matrices (M, SIDE, SIDE) that resample one side of a fingerprint between two edges each, (M, 2) from 0 to 1."""
+    begin, end = edges[:, :1], edges[:, 1:]
+    places = (begin + CENTRES * (end - begin)) * SIDE - 0.5
+    return BETWEEN[np.rint(places.clip(0, SIDE - 1) * FINENESS).astype(np.int32)]
+
+
+def differences(one: np.ndarray, other: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """How much detail differs at the place where it differs most, (M,) in standard deviations of the detail.
+
+    `one` and `other` (M, SIDE, SIDE) are fingerprints, `windows` (M,) says which part of `one` the other shows, about:
+    4 · vertical + horizontal interval. Its edges are fitted by least squares, with brightness and contrast
+    (B. Lucas and T. Kanade, An Iterative Image Registration Technique, 1981).
+    """
+    one, other = one.astype(np.float32), other.astype(np.float32)
+    vertical, horizontal = INTERVALS[windows // 4], INTERVALS[windows % 4]
+    for _ in range(STEPS):
+        seen = sampled(vertical) @ one @ sampled(horizontal).swapaxes(1, 2)
+        vertical, horizontal = fitted(seen, other, vertical, horizontal)
+    seen = standard(detail(sampled(vertical) @ one @ sampled(horizontal).swapaxes(1, 2)))
+    wanted = standard(detail(other))
+    correlation = (seen * wanted).mean((1, 2), keepdims=True)
+    return np.abs(correlation * seen - wanted).max((1, 2))
+
+
+def fitted(
+    seen: np.ndarray, wanted: np.ndarray, vertical: np.ndarray, horizontal: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Edges (M, 2) with which `seen` comes nearer to `wanted`, both (M, SIDE, SIDE)."""
+    down, right = np.gradient(seen, 1 / SIDE, axis=(1, 2))
+    before, after = 1 - CENTRES, CENTRES  # how far a pixel follows the first and the last edge
+    terms = (np.ones_like(seen), seen, down * before[:, None], down * after[:, None], right * before, right * after)
+    rows = np.stack(terms, 1).reshape(len(seen), len(terms), SIDE**2)
+    squares = (rows @ rows.swapaxes(1, 2)).astype(np.float64) + 1e-3 * np.eye(len(terms))
+    products = (rows @ wanted.reshape(len(seen), SIDE**2, 1)).astype(np.float64)
+    solution = np.linalg.solve(squares, products)[..., 0]
+    contrast = np.maximum(solution[:, 1:2], 0.1)
+    moves = (solution[:, 2:] / contrast).astype(np.float32)
+    moved = [
+        (edges + move * (edges[:, 1:] - edges[:, :1])).clip(LOWEST, HIGHEST)
+        for edges, move in ((vertical, moves[:, :2]), (horizontal, moves[:, 2:]))
+    ]
+    return moved[0], moved[1]
+
+
+def turned_back(pictures: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Pictures (M, SIDE, SIDE) as they were before each was turned by the orientation (M,) of hashing.orientations."""
+    upright = np.empty_like(pictures)
+    for turn in np.unique(turns):
+        turned = pictures[turns == turn]
+        if turn & 1:
+            turned = turned[:, :, ::-1]
+        if turn & 2:
+            turned = turned[:, ::-1]
+        upright[turns == turn] = turned.swapaxes(1, 2) if turn & 4 else turned
+    return upright
+
+
+def detail(pictures: np.ndarray) -> np.ndarray:
+    """What is between one and a few pixels large in fingerprints (…, SIDE, SIDE): a difference of Gaussians."""
+    return FINE @ pictures @ FINE.T - COARSE @ pictures @ COARSE.T
+
+
+def standard(values: np.ndarray) -> np.ndarray:
+    """Divided by each picture's root mean square."""
+    return values / np.sqrt((values**2).mean((1, 2), keepdims=True) + 1e-6)
+
+
+def cubic(places: np.ndarray) -> np.ndarray:
+    """Weights (P, SIDE) of the pixels of a side at places (P,) among them.
+
+    R. Keys, Cubic Convolution Interpolation for Digital Image Processing, 1981, with a = -1/2.
+    """
+    x = np.abs(places[:, None] - np.arange(SIDE))
+    weights = np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((2.5 - 0.5 * x) * x - 4) * x + 2, 0))
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def blur(deviation: float) -> np.ndarray:
+    """Matrix (SIDE, SIDE) float32 that blurs one side, its borders mirrored."""
+    distance = np.subtract.outer(np.arange(SIDE), np.arange(-SIDE, 2 * SIDE))
+    weights = np.exp(-0.5 * (distance / deviation) ** 2)
+    mirrored = weights[:, SIDE : 2 * SIDE] + weights[:, SIDE - 1 :: -1] + weights[:, : 2 * SIDE - 1 : -1]
+    return (mirrored / mirrored.sum(1, keepdims=True)).astype(np.float32)
+
+
+BETWEEN = cubic(np.arange((SIDE - 1) * FINENESS + 1) / FINENESS)
+FINE, COARSE = blur(0.7), blur(2.0)

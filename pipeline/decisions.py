@@ -1,0 +1,118 @@
+"""A person's decisions on single images, `data/decisions/DATASET.csv`, which git keeps.
+
+A line is `path,decision,label,note`: the decision is `keep` (use it although `check` quarantined it), `drop` (leave it
+out) or empty; the label, where there is one, is the image's class from now on; the note is for people.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pipeline.console import UserError
+from pipeline.recipes import hint
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HEADER = ["path", "decision", "label", "note"]
+DECISIONS = ("keep", "drop", "")
+LISTED = 30  # classes named when one is unknown
+
+
+def read_decisions(file: Path, table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """One row per decision: `path`, `decision` (keep, drop or empty), `label` (or empty), `note`, and its `line`.
+
+    `table` is what `check` wrote, of which `path`, `label`, `pixel_hash` and `issues` are read. No file, no rows.
+    Raises UserError, with file and line, for whatever is not in `table` or `classes` or contradicts them.
+    """
+    import pandas as pd
+
+    rows = list(read_rows(file)) if file.exists() else []
+    facts = table.loc[table.path.isin([row["path"] for row in rows]), ["path", "label", "pixel_hash", "issues"]]
+    facts_of = facts.astype(object).where(facts.notna(), None).set_index("path").to_dict("index")
+    line_of: dict[str, int] = {}
+    for row in rows:
+        path, line = row["path"], row["line"]
+        if path not in facts_of:
+            raise wrong(file, line, f"no image {path!r}{hint(path, neighbours(path, table.path))}")
+        if path in line_of:
+            raise wrong(file, line, f"{path!r} is on line {line_of[path]} already")
+        line_of[path] = line
+        refuse_impossible(file, row, facts_of[path], classes)
+    return pd.DataFrame(rows, columns=[*HEADER, "line"])
+
+
+def decide(table: pd.DataFrame, decisions: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """What `check` wrote as the person wants it: `label` changed, `used` (bool) new; and how many images that changed.
+
+    `table` needs `path`, `label` and `status`.
+    """
+    by_path = decisions.set_index("path")
+    decision = table.path.map(by_path.decision)
+    new_label = table.path.map(by_path.label[by_path.label != ""]).astype(object)
+    is_good = table.status != "quarantined"
+    used = (is_good | (decision == "keep")) & (decision != "drop")
+    counts = {
+        "kept": used & ~is_good,
+        "dropped": is_good & ~used,
+        "relabelled": used & new_label.notna() & (new_label != table.label),
+    }
+    label = new_label.fillna(table.label)
+    return table.assign(label=label, used=used), {what: int(changed.sum()) for what, changed in counts.items()}
+
+
+def read_rows(file: Path) -> Iterator[dict[str, Any]]:
+    content = file.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise wrong(file, line, "not UTF-8: save the table as 'CSV UTF-8'") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        header = next(reader, [])
+        if header != HEADER:
+            raise wrong(file, 1, f"the header is {','.join(header)!r}; expected '{','.join(HEADER)}'")
+        line = reader.line_num + 1
+        for fields in reader:
+            if len(fields) > len(HEADER):
+                raise wrong(
+                    file, line, f"{len(fields)} fields; expected {len(HEADER)}: put quotes around one that has commas"
+                )
+            if fields:
+                padded = [*fields, "", "", ""]
+                yield {**dict(zip(HEADER, padded, strict=False)), "line": line}
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise wrong(file, line, f"not CSV: {error}") from None
+
+
+def refuse_impossible(file: Path, row: dict[str, Any], facts: dict[Any, Any], classes: list[str]) -> None:
+    path, decision, label, line = row["path"], row["decision"], row["label"], row["line"]
+    if decision not in DECISIONS:
+        raise wrong(file, line, f"decision {decision!r}{hint(decision, DECISIONS)}; expected keep, drop or nothing")
+    if label and label not in classes:
+        more = ", …" if len(classes) > LISTED else ""
+        raise wrong(
+            file, line, f"no class {label!r}{hint(label, classes)}; there are: {', '.join(classes[:LISTED])}{more}"
+        )
+    if decision == "keep" and facts["pixel_hash"] is None:
+        raise wrong(file, line, f"{path!r} can't be kept: it can't be decoded ({', '.join(facts['issues'])})")
+    if decision == "keep" and not (label or facts["label"]):
+        raise wrong(file, line, f"{path!r} can't be kept without a class: it is in no class folder; expected a label")
+
+
+def neighbours(path: str, paths: pd.Series) -> list[str]:
+    """Paths with the same file name, else those in the same folder: comparing with a million would take a minute."""
+    parts = PurePosixPath(path)
+    same_name = paths[(paths == parts.name) | paths.str.endswith(f"/{parts.name}")]
+    return list(same_name) or list(paths[paths.str.startswith(f"{parts.parent}/")])
+
+
+def wrong(file: Path, line: int, problem: str) -> UserError:
+    return UserError(f"{file}, line {line}: {problem}")

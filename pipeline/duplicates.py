@@ -1,0 +1,147 @@
+"""Near duplicates: one picture, resized, compressed again, retouched, turned, flipped or cropped.
+
+Of each picture it is worked out what it would hash to if some of its sides were cut a little: 16 windows. Pictures
+whose hash is near to one of these, in any orientation, are laid over each other and compared in detail.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline import alignment
+from pipeline.hamming import Index
+from pipeline.images.hashing import COSINES, FREQUENCIES, orientations, spectra
+from pipeline.images.pool import cores
+
+if TYPE_CHECKING:
+    from pipeline.params import NearDuplicates
+
+BLOCK = 256  # pictures looked for at once
+AT_ONCE = 1024  # pairs compared at once
+NEAREST = 64  # of those whose hash is near, so many are compared with each picture
+LIKELY = 0.98  # correlation of low frequencies below which two pictures need no closer look
+
+WINDOWS = COSINES @ alignment.sampled(alignment.INTERVALS)  # (4, K, SIDE)
+# A window and those with one side cut differently: what is cut a little less or more is nearly a mixture of them
+ADJACENT = np.array([[window ^ side for side in (0, 1, 2, 4, 8)] for window in range(16)])
+WEIGHTS = np.sqrt((FREQUENCIES**2).sum(1)).astype(np.float32)  # evens out what natural pictures hold of each frequency
+
+
+def near_pairs(fingerprints: np.ndarray, params: NearDuplicates) -> np.ndarray:
+    """Pairs (M, 2) int64 of positions, the lower first, of pictures that are nearly equal.
+
+    `fingerprints` (N, SIDE, SIDE) uint8 may be a memory map: it is read in blocks. Pictures without detail resemble
+    nothing. In a crowd each picture is compared with the NEAREST only, and of equal hashes the first NEAREST are
+    found: enough to connect the crowd, in bounded time.
+    """
+    blocks = [np.arange(start, min(start + BLOCK, len(fingerprints))) for start in range(0, len(fingerprints), BLOCK)]
+    if not blocks:
+        return np.zeros((0, 2), np.int64)
+    with ThreadPoolExecutor(cores()) as pool:  # numpy lets other threads run
+        hashes, telling = (
+            np.concatenate(parts, axis=-1)
+            for parts in zip(*pool.map(lambda block: describe(fingerprints[block]), blocks), strict=True)
+        )
+        found = np.flatnonzero(telling & (rank_among_equal(hashes.min(0)) < NEAREST))
+        search = Search(fingerprints, hashes[0], found, Index(hashes[:, found], params.distance), params.difference)
+        del hashes
+        pairs = list(pool.map(search.pairs, (block[telling[block]] for block in blocks)))
+    return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
+
+
+def components(count: int, pairs: np.ndarray) -> np.ndarray:
+    """(count,) int32: which connected component each position belongs to, numbered by first appearance."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    _, first, labels = np.unique(connected_components(graph, directed=False)[1], return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first)).astype(np.int32)[labels]
+
+
+def describe(fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes (8, B) in all orientations, and whether there is any detail, (B,)."""
+    deviation = alignment.detail(fingerprints.astype(np.float32)).std((1, 2))
+    return orientations(spectra(fingerprints)), deviation > alignment.NOISE
+
+
+def rank_among_equal(values: np.ndarray) -> np.ndarray:
+    """(N,): how many equal values come before each."""
+    order = np.argsort(values, kind="stable")
+    places = np.arange(len(values))
+    begins = np.where(np.diff(values[order], prepend=~values[order[:1]]) != 0, places, 0)
+    rank = np.empty_like(places)
+    rank[order] = places - np.maximum.accumulate(begins)
+    return rank
+
+
+class Search:
+    """Looks for pictures among all: `found` are the positions of those in the index, `hashes` (N,) those of all."""
+
+    def __init__(
+        self, fingerprints: np.ndarray, hashes: np.ndarray, found: np.ndarray, index: Index, difference: float
+    ) -> None:
+        self.fingerprints = fingerprints
+        self.hashes = hashes
+        self.found = found
+        self.index = index
+        self.difference = difference
+
+    def pairs(self, positions: np.ndarray) -> np.ndarray:
+        """Pairs (M, 2) of one of the `positions` (B,) and any other picture that is nearly equal."""
+        pictures = self.fingerprints[positions]
+        windows = window_spectra(pictures)
+        hashes = orientations(windows)
+        pairs = [np.zeros((0, 2), np.int64)]
+        near, others, seen_in = self.nearest(hashes, positions)
+        for start in range(0, len(near), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            here, there, window = near[part], others[part], seen_in[part]
+            turns = np.bitwise_count(hashes[:, window, here] ^ self.hashes[there]).argmin(0)
+            wanted = alignment.turned_back(self.fingerprints[there], turns)
+            likely = resemblance(windows[ADJACENT[window], here[:, None]], spectra(wanted)) > LIKELY
+            here, there, window, wanted = here[likely], there[likely], window[likely], wanted[likely]
+            equal = alignment.differences(pictures[here], wanted, window) <= self.difference
+            pairs.append(np.stack([positions[here[equal]], there[equal]], axis=1))
+        return np.concatenate(pairs)
+
+    def nearest(self, hashes: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Number in the block, position of the other picture and window, for each picture's NEAREST.
+
+        `hashes` (8, 16, B) are those of all windows of the block.
+        """
+        codes = [np.zeros(0, np.int64)]
+        for query, entry, distance in self.index.within(hashes.reshape(8, -1)):
+            window, here = np.divmod(query, len(positions))
+            there = self.found[entry]
+            other = np.flatnonzero((window > 0) & (there != positions[here]) | (there > positions[here]))
+            codes.append(
+                (here[other] << 32 | there[other]) << 8 | distance[other].astype(np.int64) << 4 | window[other]
+            )
+        best = np.sort(np.concatenate(codes))
+        best = best[np.diff(best >> 8, prepend=-1) != 0]  # of each two the nearest
+        here, there, distance, window = best >> 40, best >> 8 & 0xFFFFFFFF, best >> 4 & 15, best & 15
+        order = np.lexsort((there, distance, here))
+        order = order[rank_among_equal(here[order]) < NEAREST]
+        return here[order], there[order], window[order]
+
+
+def window_spectra(fingerprints: np.ndarray) -> np.ndarray:
+    """(16, B, K, K): the spectra of 4 · vertical + horizontal interval of each fingerprint."""
+    count, side = WINDOWS.shape[:2]
+    rows = WINDOWS.reshape(count * side, -1)
+    every = rows @ fingerprints.astype(np.float32) @ rows.T
+    return every.reshape(-1, count, side, count, side).transpose(1, 3, 0, 2, 4).reshape(count**2, -1, side, side)
+
+
+def resemblance(mixed: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Correlation (M,) of spectra (M, K, K) with the mixture of others (M, P, K, K) that comes nearest."""
+    rows, goal = (values[..., *FREQUENCIES.T] * WEIGHTS for values in (mixed, wanted))
+    squares = (rows @ rows.swapaxes(1, 2)).astype(np.float64)
+    squares += 1e-6 * np.trace(squares, axis1=1, axis2=2)[:, None, None] * np.eye(squares.shape[1])
+    products = (rows @ goal[:, :, None]).astype(np.float64)
+    explained = (products * np.linalg.solve(squares, products)).sum((1, 2))
+    return np.sqrt(np.clip(explained / (goal.astype(np.float64) ** 2).sum(1), 0, 1))

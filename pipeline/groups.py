@@ -1,0 +1,87 @@
+"""Which images belong together: of equal pixels, nearly alike, or of one patient, video, … as their paths say."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.console import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.params import Split
+
+SIDES = ("train", "val", "test")  # of a group that spans official sides, the last side keeps its own
+
+
+def join(name: str, table: pd.DataFrame, options: Split) -> pd.DataFrame:
+    """The images of `table` that can be decoded, with more columns.
+
+    `component`: the number of the image's group. Images are in one group if a chain of equal `pixel_hash`, `group` or
+    `group_by` keys connects them. Images that are not `used` count too, so that leaving one out moves no other.
+    `key`: what the group is drawn by: the first of its `group_by` keys in alphabetical order, else the first of its
+    pixel hashes. `placed`: the official side, `train` where there is none, or where val is pooled for folds.
+    `leaked`: whether the group has a used image on a stronger official side.
+    """
+    import pandas as pd
+
+    table = table[table.pixel_hash.notna()].reset_index(drop=True)
+    named = pd.Series(path_keys(name, table.path, options.group_by), dtype=object)
+    component = components(table.pixel_hash, table.group, named)
+    by_name, by_content = smallest(named, component), smallest(table.pixel_hash, component)
+    placed = table.official_split.fillna("train")
+    if options.folds is not None:
+        placed = placed.replace("val", "train")
+    rank = placed.map({side: rank for rank, side in enumerate(SIDES)})
+    strongest = rank.where(table.used).groupby(component).transform("max")
+    return table.assign(
+        component=component, key=by_name.fillna(by_content), placed=placed, leaked=table.used & (rank < strongest)
+    )
+
+
+def path_keys(name: str, paths: pd.Series, group_by: str | None) -> list[str | None]:
+    """What `group_by` finds in each path: its first capturing group if it has one, else the whole match."""
+    if group_by is None:
+        return [None] * len(paths)
+    pattern = re.compile(group_by)
+    matches = map(pattern.search, paths.tolist())
+    keys = [(match[min(pattern.groups, 1)] or None) if match else None for match in matches]
+    if not any(keys):
+        example = f", e.g. {paths.iloc[0]!r}" if len(paths) else ""
+        raise UserError(
+            f"params.yaml: datasets.{name}.split.group_by = {group_by!r} finds nothing in any path{example};"
+            " expected a regular expression that finds the part that names a group"
+        )
+    return keys
+
+
+def components(*columns: pd.Series) -> np.ndarray:
+    """(N,) int32: the number of each row's connected component. An equal value in a column connects, null does not."""
+    import pandas as pd
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows, values, nodes = [], [], len(columns[0])  # every row is a node of the graph, and so is every value
+    for column in columns:
+        codes, distinct = pd.factorize(column)
+        known = np.flatnonzero(codes >= 0)
+        rows.append(known)
+        values.append(nodes + codes[known])
+        nodes += len(distinct)
+    edges = (np.concatenate(rows), np.concatenate(values))
+    graph = coo_array((np.ones(len(edges[0]), np.int8), edges), shape=(nodes, nodes))
+    return connected_components(graph, directed=False)[1][: len(columns[0])]
+
+
+def smallest(values: pd.Series, component: np.ndarray) -> pd.Series:
+    """For each row the alphabetically first value of its component, null where the component has none."""
+    import pandas as pd
+
+    codes, distinct = pd.factorize(values, sort=True)
+    first = np.full(component.max(initial=-1) + 1, len(distinct))
+    known = codes >= 0
+    np.minimum.at(first, component[known], codes[known])
+    return pd.Series([*distinct, None], dtype=object).take(first[component]).reset_index(drop=True)

@@ -1,0 +1,89 @@
+"""Radius search among perceptual hashes, in all eight orientations at once.
+
+Multi-index hashing (M. Norouzi et al., Fast Exact Search in Hamming Space with Multi-Index Hashing, 2014): of hashes
+that differ in few bits, one of three bands differs in at most a third of them. A band is looked up by the smallest of
+the values that it takes in the eight orientations, so that one look-up serves all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+
+from pipeline.images.hashing import BANDS, FREQUENCIES
+
+AT_ONCE = 1 << 20  # candidates compared at once: bounds the memory, whatever the hashes
+
+
+class Index:
+    """Hashes to search in: `hashes` (8, N) uint64, as `hashing.orientations` gives them, and the radius in bits."""
+
+    def __init__(self, hashes: np.ndarray, radius: int) -> None:
+        allowed = [(radius + 1 + band) // len(BANDS) - 1 for band in range(len(BANDS))]  # differing bits in each band
+        self.radius = radius
+        self.bands = [Band(band, bits, hashes) for band, bits in enumerate(allowed) if bits >= 0]
+
+    def within(self, hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """For `hashes` (8, M): numbers of a query and of a hash at most the radius apart in some orientation, and
+        their distance, in stretches of at most AT_ONCE; the same two may come several times."""
+        for band in self.bands:
+            for query, entry, distance in band.candidates(hashes):
+                near = np.flatnonzero(distance <= self.radius)
+                yield query[near], entry[near], distance[near]
+
+
+class Band:
+    def __init__(self, number: int, differing: int, hashes: np.ndarray) -> None:
+        self.bits = BANDS[number]
+        self.shift = np.uint64(64 - sum(BANDS[: number + 1]))
+        self.masks = self.changes(sum(BANDS[:number]), differing)
+        values = self.values(hashes)
+        smallest = values.min(0)
+        orientation, entry = np.nonzero(values == smallest)  # several where a band is symmetric
+        order = np.argsort(smallest[entry], kind="stable")
+        orientation, entry = orientation[order], entry[order]
+        self.entries = entry.astype(np.int32)
+        self.hashes = hashes[orientation, entry]
+        counts = np.bincount(smallest[entry], minlength=1 << self.bits)
+        self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+
+    def values(self, hashes: np.ndarray) -> np.ndarray:
+        return ((hashes >> self.shift) & np.uint64((1 << self.bits) - 1)).astype(np.uint32)
+
+    def changes(self, first: int, most: int) -> np.ndarray:
+        """(8, P) uint32: what to invert, in each orientation, for all ways to change at most that many bits."""
+        place = {tuple(frequency): 1 << (self.bits - 1 - n) for n, frequency in enumerate(self.frequencies(first))}
+        upright = list(place.values())
+        transposed = [place[v, u] for u, v in place]
+        ways = [way for count in range(most + 1) for way in combinations(range(self.bits), count)]
+        masks = [[sum(bits[bit] for bit in way) for way in ways] for bits in (upright, transposed)]
+        return np.repeat(np.array(masks, np.uint32), 4, axis=0)
+
+    def frequencies(self, first: int) -> list[list[int]]:
+        return FREQUENCIES[first : first + self.bits].tolist()
+
+    def candidates(self, hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Numbers of a query and an entry whose bands differ in few enough bits, and the distance of the hashes."""
+        best = np.full((hashes.shape[1], self.masks.shape[1]), np.iinfo(np.uint32).max, np.uint32)
+        for orientation, (values, masks) in enumerate(zip(self.values(hashes), self.masks, strict=True)):
+            np.minimum(best, (values[:, None] ^ masks) << 3 | np.uint32(orientation), out=best)
+        flat = best.ravel()
+        starts = self.starts[flat >> 3].astype(np.int64)
+        counts = self.starts[(flat >> 3) + 1] - starts
+        found = np.flatnonzero(counts)
+        starts, counts = starts[found], counts[found]
+        query = found // best.shape[1]
+        turned = hashes[flat[found] & 7, query]
+        ends = np.cumsum(counts)
+        first = 0
+        while first < len(found):
+            before = ends[first] - counts[first]
+            last = max(first + 1, int(np.searchsorted(ends, before + AT_ONCE, side="right")))
+            part = slice(first, last)
+            offsets = starts[part] - (ends[part] - counts[part] - before)
+            entry = np.arange(ends[last - 1] - before) + np.repeat(offsets, counts[part])
+            distance = np.bitwise_count(np.repeat(turned[part], counts[part]) ^ self.hashes[entry])
+            yield np.repeat(query[part], counts[part]), self.entries[entry], distance
+            first = last

@@ -1,0 +1,19 @@
+"""What the readers of archives raise, and how it is told."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import tarfile
+import zipfile
+import zlib
+
+BROKEN_ARCHIVE = (
+    *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
+    *(NotImplementedError, UnicodeDecodeError),
+)
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says; of tarfile's list of all that it tried, the headline."""
+    return " ".join(str(error).partition("\n")[0].removesuffix(":").split()) or type(error).__name__

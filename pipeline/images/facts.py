@@ -1,0 +1,95 @@
+"""All that is to be known of one image, in one pass over it. Runs in worker processes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from pipeline.images import decode, hashing, properties, sheets, stored
+from pipeline.images.items import Item, is_visible
+from pipeline.images.stored import Content, Problem, Read
+
+PACKAGES = ("numpy", "pillow", "simplejpeg", "xxhash")  # what decides the facts beside the code of this folder
+BROKEN = {"unreadable", "truncated", "corrupt", "not_an_image", "empty_file", "too_large"}
+
+
+class Task(NamedTuple):
+    item: Item
+    content: Content
+    shown: bool  # with a thumbnail
+
+
+def inspect(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
+    """The facts of each image, keyed as the columns of pipeline.inspected."""
+    tasks = list(tasks)
+    for task, content in zip(tasks, stored.read_all(task.content for task in tasks), strict=True):
+        try:
+            yield inspect_one(task, content)
+        except MemoryError:
+            yield unusable(task, Problem("too_large", "needs more memory than a worker may take"))
+
+
+def inspect_one(task: Task, content: Read) -> dict[str, Any]:
+    facts = known_unread(task.item, content)
+    try:
+        image, facts["format"], issues = decode.decode(content, task.item.path)
+    except decode.Unusable as error:
+        return {**facts, "issues": [error.code], "reason": error.reason}
+    seen = decode.upright(image, channels=3)
+    small = properties.reduced(seen)
+    measured = properties.measure(small)._asdict()
+    if measured.pop("blank"):
+        issues.append("blank")
+    if task.item.label is None:
+        issues.append("no_label")
+        facts["reason"] = "not in a class folder" if is_visible(task.item.path) else "hidden"
+    fingerprint = hashing.fingerprint(small)
+    facts.update(
+        measured,
+        width=image.width,
+        height=image.height,
+        mode=image.mode,
+        phash=hashing.phash(fingerprint),
+        pixel_hash=hashing.pixel_hash(seen),
+        fingerprint=fingerprint.tobytes(),
+        issues=issues,
+        thumbnail=png(sheets.thumbnail(seen)) if task.shown else None,
+    )
+    return facts
+
+
+def unusable(task: Task, problem: Problem) -> dict[str, Any]:
+    """The facts of an image whose worker did not survive it."""
+    return {**known_unread(task.item, stored.read(task.content)), "issues": [problem.code], "reason": problem.reason}
+
+
+def known_unread(item: Item, content: Read) -> dict[str, Any]:
+    """What is known without decoding."""
+    facts: dict[str, Any] = {"path": item.path, "label": item.label, "official_split": item.split, "bytes": 0}
+    if not isinstance(content, Problem):
+        data = content.tobytes() if isinstance(content, np.ndarray) else content
+        facts.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return facts
+
+
+def png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def version() -> str:
+    """A hash of the code of this folder and of the versions of the packages that it decodes with."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    for name in PACKAGES:
+        digest.update(metadata.version(name).encode())
+    return digest.hexdigest()

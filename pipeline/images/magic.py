@@ -1,0 +1,112 @@
+"""What a file is by its first bytes, whatever its name says."""
+
+from __future__ import annotations
+
+import re
+
+from pipeline.images.stored import Problem
+
+# Pillow's name of each format that is read: its decoders are widely used and run no other program, as EPS's does
+SIGNATURES = {
+    "JPEG": rb"\xff\xd8",
+    "PNG": rb"\x89PNG\r\n\x1a\n(?!.{4}CgBI)",
+    "GIF": rb"GIF8[79]a",
+    "BMP": rb"BM.{4}\0{4}",
+    "WEBP": rb"RIFF.{4}WEBP",
+    "TIFF": rb"II\*\0|MM\0\*|II\+\0|MM\0\+",
+    "PPM": rb"P[1-6][\s#]|Pf\s",
+    "AVIF": rb".{4}ftypavi[fs]",
+}
+# Images of other formats: a person wants to hear of them even where the name does not promise an image
+OTHER_IMAGES = {
+    "a HEIC image": rb".{4}ftyp(hei|hev|mif1|msf1)",
+    "a JPEG XL image": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "a JPEG 2000 image": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "an image for iOS (CgBI)": rb"\x89PNG.{8}CgBI",
+    "a Photoshop image": rb"8BPS",
+    "an icon (ICO)": rb"\0\0[\x01\x02]\0[^\0]\0",
+    "an OpenEXR image": rb"v/1\x01",
+    "a Radiance HDR image": rb"#\?RADIANCE",
+    "a GIMP image": rb"gimp xcf",
+    "a DDS image": rb"DDS ",
+    "a QOI image": rb"qoif",
+    "a FITS image": rb"SIMPLE  =",
+    "a DICOM image": rb".{128}DICM",
+    "a PAM image": rb"P7\s",
+    "a Targa image": rb"\0[\0\x01][\x01-\x03\x09-\x0b].{13}[\x08\x10\x18\x20]",
+}
+# Signatures of JPEG and PNG after their bytes were taken for characters or line ends; nothing brings them back
+MANGLED = re.compile(rb"\xc3\xbf\xc3\x98|(?:\xef\xbf\xbd){2}|(?:\x89|\xc2\x89|\xef\xbf\xbd)PNG[\r\n]")
+HEADLESS = re.compile(rb".{6}(?:JFIF|Exif)\0|.{12}IHDR|.{8}WEBPVP8", re.DOTALL)  # all but the signature
+BEGINNING = rb"(?:\xef\xbb\xbf)?\s*"  # a byte order mark and blanks before text that is to be read by programs
+XML = BEGINNING + rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
+OTHERS = {
+    "an HTML page": XML + rb"<(?:!doctype html|html|head|body|title|script|meta)\b",
+    "an SVG drawing": XML + rb"(?:<!doctype svg[^>]*>\s*)?<svg\b",
+    "an XML document": BEGINNING + rb"<\?xml\b",
+    "a Git LFS pointer in place of the image: run git lfs pull": rb"version https://git-lfs",
+    "a git-annex pointer in place of the image: run git annex get": rb"(?:\.\./)*(?:\.git)?/annex/objects/",
+    "a PDF document": BEGINNING + rb"%PDF",
+    "a PostScript document": rb"%!PS|\xc5\xd0\xd3\xc6",
+    "a JSON document": BEGINNING + rb"[{\[]\s*[\"{\[]",
+    "a zip archive": rb"PK(?:\x03\x04|\x05\x06)",
+    "compressed by gzip: unpack it": rb"\x1f\x8b",
+    "compressed by bzip2: unpack it": rb"BZh\d",
+    "compressed by xz: unpack it": rb"\xfd7zXZ",
+    "compressed by zstd: unpack it": rb"\x28\xb5\x2f\xfd",
+    "a RAR archive": rb"Rar!",
+    "a 7z archive": rb"7z\xbc\xaf",
+    "a video (MP4 or MOV)": rb".{4}(?:ftyp|moov|mdat|wide|free)",
+    "a video (Matroska or WebM)": rb"\x1a\x45\xdf\xa3",
+    "a video (AVI)": rb"RIFF.{4}AVI ",
+    "a sound (WAV)": rb"RIFF.{4}WAVE",
+    "macOS's notes on another file": rb"\0\x05\x16\x07",
+    "a folder's view settings (.DS_Store)": rb"\0\0\0\x01Bud1",
+    "a document or thumbnail store of Windows": rb"\xd0\xcf\x11\xe0",
+    "a program": rb"\x7fELF|MZ.{58}\0",
+    "a NumPy array": rb"\x93NUMPY",
+    "an HDF5 file": rb"\x89HDF",
+    "an SQLite database": rb"SQLite format 3",
+}
+
+
+def compiled(signatures: dict[str, bytes]) -> dict[str, re.Pattern[bytes]]:
+    return {name: re.compile(pattern, re.DOTALL | re.IGNORECASE) for name, pattern in signatures.items()}
+
+
+IS_FORMAT = {name: re.compile(pattern, re.DOTALL) for name, pattern in SIGNATURES.items()}
+IS_OTHER_IMAGE, IS_OTHER = compiled(OTHER_IMAGES), compiled(OTHERS)
+READ = 4096  # bytes that tell what a file is
+
+
+def image_format(content: bytes) -> str | None:
+    """Pillow's name of the format, or None for what is no image or of a format that is not read."""
+    return next((name for name, pattern in IS_FORMAT.items() if pattern.match(content)), None)
+
+
+def describe(content: bytes) -> Problem:
+    """What a file is that is not in an image format that is read: `unreadable` for an image, else `not_an_image`."""
+    start = content[:READ]
+    for name, pattern in IS_OTHER_IMAGE.items():
+        if pattern.match(start):
+            return Problem("unreadable", f"{name}, a format that is not read: convert it to PNG or JPEG")
+    if MANGLED.match(start):
+        return Problem("unreadable", "an image that was read or sent as if it were text: fetch it again")
+    if HEADLESS.match(start):
+        return Problem("unreadable", "an image whose first bytes are damaged")
+    for name, pattern in IS_OTHER.items():
+        if pattern.match(start):
+            return Problem("not_an_image", name)
+    if not content.strip(b"\0"):
+        return Problem("not_an_image", "nothing but zero bytes: it was never written")
+    if text := as_text(start):
+        return Problem("not_an_image", f"text: {text!r}")
+    return Problem("not_an_image", "not in a known image format")
+
+
+def as_text(start: bytes) -> str:
+    """The first words of what reads as text in UTF-8 or UTF-16, else nothing."""
+    encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    text = " ".join(start.decode(encoding, "replace").split())[:40]
+    letters = sum(character.isalnum() or character == " " for character in text)
+    return text if len(start) > 1 and "\ufffd" not in text and text.isprintable() and letters > 0.7 * len(text) else ""

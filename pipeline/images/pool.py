@@ -1,0 +1,100 @@
+"""Worker processes of this machine, one a core, that start on demand and can be stopped at once, hanging or not."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from typing import Any
+
+MOST_MEMORY = 4 * 1024**3  # bytes of address space of a worker: several times what the largest image needs
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Pool:
+    """Satisfies parallel.Workers."""
+
+    crashes: tuple[type[Exception], ...] = (BrokenProcessPool,)
+
+    def __init__(self) -> None:
+        self.width = cores()
+        self.pool: ProcessPoolExecutor | None = None
+        resource_tracker.ensure_running()  # here, because it lets Ctrl-C through again: see `ctrl_c_later`
+
+    def submit(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> Future[list[Any]]:
+        with ctrl_c_later():  # interrupted half-way, the pool would not know a worker that it has just started
+            try:
+                return self.started().submit(apply, function, chunk)
+            except BrokenProcessPool:  # broken by an earlier chunk whose result is still to be read
+                lost: Future[list[Any]] = Future()
+                lost.set_exception(BrokenProcessPool())
+                return lost
+
+    def started(self) -> ProcessPoolExecutor:
+        if self.pool is None:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["pipeline.images.facts"])
+            self.pool = ProcessPoolExecutor(self.width, mp_context=context, initializer=limit_memory)
+        return self.pool
+
+    def recover(self, promise: object) -> None:
+        self.stop()
+
+    def is_lost(self, promise: Any) -> bool:
+        return promise.cancelled() or (promise.done() and isinstance(promise.exception(), BrokenProcessPool))
+
+    def stop(self) -> None:
+        if self.pool is not None:
+            with ctrl_c_later():
+                for process in list((self.pool._processes or {}).values()):
+                    process.kill()
+                # A result cut short would be waited for as long as somebody can still write
+                self.pool._result_queue._writer.close()  # type: ignore[attr-defined]
+                self.pool.shutdown(cancel_futures=True)  # waits: its thread must not outlive it to the exit
+                self.pool = None
+
+
+def apply(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> list[Any]:
+    return list(function(chunk))
+
+
+def limit_memory() -> None:
+    """A decoder that wants more gets a MemoryError, instead of the whole machine. macOS knows no such limit."""
+    if sys.platform == "linux":
+        import resource
+
+        with suppress(ValueError):  # a lower limit is set already
+            resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+@contextmanager
+def ctrl_c_later() -> Iterator[None]:
+    """Hold Ctrl-C back until the end of the block.
+
+    Processes that are started meanwhile inherit the signal mask and leave Ctrl-C to their parent for good. The mask
+    is not enough for the parent: the signal finds another of its threads, such as those of BLAS.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only that one is ever interrupted
+        yield
+        return
+    held_back: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: held_back.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if held_back:
+            signal.raise_signal(signal.SIGINT)

@@ -1,0 +1,156 @@
+"""Contents of images, at hand or still where they are stored: read in the process, on whatever machine, that decodes.
+
+A place is a path of this machine or an address that fsspec knows (s3://, gs://, ssh://, …).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+LARGEST_FILE = 512 * 1024**2  # bytes of one encoded image
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a member of a zip: magic; lengths of name and extra field at its end
+SPARE = 128  # bytes read beyond what is known of a zip's local header, whose extra field may be longer
+
+
+class Problem(NamedTuple):
+    """Why the content of an item can't be used: an issue code and a sentence."""
+
+    code: str
+    reason: str
+
+
+class ZipMember(NamedTuple):
+    """How a member lies in its zip, from the central directory."""
+
+    compressed: int  # bytes
+    uncompressed: int
+    method: int
+    flags: int
+    crc: int
+
+
+class Stored(NamedTuple):
+    """A stretch of a file: an image, or a compressed one with its header."""
+
+    place: str
+    start: int
+    size: int
+    member: ZipMember | None = None
+
+
+# An encoded file, decoded pixels (H, W) or (H, W, 3) uint8, a file to be read, or none of them
+Content = bytes | np.ndarray | Problem | Stored
+Read = bytes | np.ndarray | Problem
+
+
+def size(content: Content) -> int:
+    """Bytes that a content takes once it is read; for a compressed one before that."""
+    if isinstance(content, Problem):
+        return 0
+    if isinstance(content, Stored):
+        return content.size
+    return content.nbytes if isinstance(content, np.ndarray) else len(content)
+
+
+def is_remote(place: str) -> bool:
+    return "://" in place
+
+
+def read_all(contents: Iterable[Content]) -> Iterator[Read]:
+    """The contents themselves, in order; those of another machine are fetched side by side."""
+    contents = list(contents)
+    remote = [content for content in contents if isinstance(content, Stored) and is_remote(content.place)]
+    fetched = iter(fetch(remote))
+    for content in contents:
+        if not isinstance(content, Stored):
+            yield content
+        elif content.size > LARGEST_FILE:
+            next(fetched, None) if is_remote(content.place) else None
+            yield too_large()
+        else:
+            yield unpack(content, next(fetched) if is_remote(content.place) else read_local(content))
+
+
+def read(content: Content) -> Read:
+    return next(read_all([content]))
+
+
+def too_large() -> Problem:
+    return Problem("too_large", f"more than {LARGEST_FILE // 1024**2} MB")
+
+
+def fetch(contents: list[Stored]) -> list[bytes | Exception]:
+    if not contents:
+        return []
+    where = [remote(content.place) for content in contents]
+    starts = [content.start for content in contents]
+    stops = [content.start + min(content.size, LARGEST_FILE) for content in contents]
+    fetched = where[0].fs.cat_ranges([place.path for place in where], starts, stops, on_error="return")
+    return list(fetched)
+
+
+@lru_cache(maxsize=4096)
+def remote(place: str) -> UPath:
+    from upath import UPath
+
+    return UPath(place)
+
+
+def read_local(content: Stored) -> bytes | Exception:
+    try:
+        with Path(content.place).open("rb") as file:
+            file.seek(content.start)
+            return file.read(content.size)
+    except OSError as error:
+        return error
+
+
+def unpack(content: Stored, data: bytes | Exception) -> bytes | Problem:
+    try:
+        if isinstance(data, Exception):
+            raise data
+        if content.member is not None:
+            return unzip(content, content.member, data)
+        if len(data) < content.size:
+            return Problem("unreadable", f"ends after {len(data)} of {content.size} bytes")
+        return data
+    except (*BROKEN_ARCHIVE, OSError) as error:
+        return Problem("unreadable", in_one_line(error))
+
+
+def unzip(content: Stored, member: ZipMember, data: bytes) -> bytes | Problem:
+    """Decompress a member of a zip and compare its checksum. Raises what zipfile raises."""
+    if member.flags & 1:
+        return Problem("unreadable", "encrypted")
+    if len(data) < LOCAL_HEADER.size:
+        raise zipfile.BadZipFile("Truncated file header")
+    magic, name, extra = LOCAL_HEADER.unpack_from(data)
+    if magic != b"PK\3\4":
+        raise zipfile.BadZipFile("Bad magic number for file header")
+    begin = LOCAL_HEADER.size + name + extra
+    if len(data) < begin + member.compressed:
+        rest = Stored(content.place, content.start + len(data), begin + member.compressed - len(data))
+        more = read(rest) if content.size < begin + member.compressed else b""
+        if isinstance(more, Problem):
+            return more
+        assert isinstance(more, bytes)
+        data += more
+    info = zipfile.ZipInfo("member")
+    info.compress_size, info.file_size = member.compressed, member.uncompressed
+    info.compress_type, info.flag_bits, info.CRC = member.method, member.flags, member.crc
+    with zipfile.ZipExtFile(io.BytesIO(data[begin:]), "r", info) as file:
+        whole = file.read(LARGEST_FILE + 1)
+    return too_large() if len(whole) > LARGEST_FILE else whole

@@ -1,0 +1,155 @@
+"""TIFF, and EXIF, which is a TIFF without pixels: whether all that its directories point to is there.
+
+Adobe, TIFF Revision 6.0, sections 2 and 15; BigTIFF differs in the width of its numbers only.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pipeline.images.integrity import Unusable, cut, limit_pixels
+
+SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}  # by type
+INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
+SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR = 254, 256, 257, 258, 259, 262, 277, 284
+ORIENTATION = 274
+STRIP_OFFSETS, STRIP_ROWS, STRIP_COUNTS = 273, 278, 279
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
+SMALLER_OR_MASK = 0b101  # of SUBFILE: a thumbnail or a mask of another page
+UNCOMPRESSED, SEPARATE, YCBCR = 1, 2, 6
+MOST_PAGES = 100_000
+
+
+class Field(NamedTuple):
+    kind: int  # number of the type
+    values: int  # how many
+    place: int  # of the first
+
+
+class Directory(NamedTuple):
+    """The fields of one page by tag, and the block that holds their values."""
+
+    block: bytes
+    order: str  # < or >
+    fields: dict[int, Field]
+
+    def data(self, tag: int) -> bytes:
+        kind, values, place = self.fields.get(tag, Field(0, 0, 0))
+        return self.block[place : place + SIZES.get(kind, 0) * values]
+
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        kind, values, _ = self.fields.get(tag, Field(0, 0, 0))
+        return struct.unpack(f"{self.order}{values}{INTEGERS[kind]}", self.data(tag)) if kind in INTEGERS else ()
+
+    def number(self, tag: int, default: int) -> int:
+        return next(iter(self.numbers(tag)), default)
+
+
+def inspect(content: bytes) -> list[str]:
+    """Warnings; raises Unusable if a page or some of its pixels are missing, or the first page is too large."""
+    pages, odd = 0, []
+    for page in directories(content):
+        if not pages:
+            limit_pixels(page.number(WIDTH, 0), page.number(HEIGHT, 0))
+            odd = odd_orientation(page)  # which Pillow applies and forgets
+        pages += not pages or not page.number(SUBFILE, 0) & SMALLER_OR_MASK
+        check_pixels(page)
+    if not pages:
+        raise Unusable("unreadable", "no page in it")
+    return [*odd, "animated"] if pages > 1 else odd
+
+
+def odd_orientation(page: Directory) -> list[str]:
+    """The warning, if any, for how a picture is to be turned."""
+    value = page.number(ORIENTATION, 1)
+    return [] if value == 1 else ["exif_rotated"] if 1 < value <= 8 else ["corrupt_exif"]
+
+
+def directories(block: bytes) -> Iterator[Directory]:
+    """The chain of directories.
+
+    Raises Unusable where one of them or a value lies beyond the end of the block, and for a chain without end.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(block[:2])
+    if order is None:
+        raise Unusable("unreadable", "no byte order at its beginning")
+    big = block[2:4] in (b"+\0", b"\0+")
+    word, counter, width = ("Q", "Q", 8) if big else ("I", "H", 4)
+
+    def read(layout: str, at: int) -> tuple[int, ...]:
+        return struct.unpack_from(order + layout, block, at)
+
+    seen: set[int] = set()
+    try:
+        (at,) = read(word, width)
+        while at:
+            if at in seen or len(seen) == MOST_PAGES:
+                raise Unusable("corrupt", "its pages lead in a circle or have no end")
+            seen.add(at)
+            (entries,) = read(counter, at)
+            at += struct.calcsize(f"={counter}")
+            fields: dict[int, Field] = {}
+            claimed = 0
+            for _ in range(entries):
+                tag, kind, values = read(f"HH{word}", at)
+                size, place = SIZES.get(kind, 0) * values, at + 4 + width
+                if size > width:
+                    (place,) = read(word, place)
+                if place + size > len(block):
+                    raise cut(f"before the value of tag {tag}")
+                claimed += size
+                if claimed > len(block):  # the decoder would read each into memory
+                    raise Unusable("corrupt", "its tags claim more than the whole file")
+                fields[tag] = Field(kind, values, place)
+                at += 4 + 2 * width
+            yield Directory(block, order, fields)
+            (at,) = read(word, at)
+    except struct.error:
+        raise cut("in or before a directory") from None
+
+
+def check_pixels(page: Directory) -> None:
+    """Raises Unusable unless the strips or tiles of a page lie in the file and are as many as its size asks for."""
+    tiled = TILE_OFFSETS in page.fields
+    width, height = page.number(WIDTH, 0), page.number(HEIGHT, 0)
+    offsets = page.numbers(TILE_OFFSETS if tiled else STRIP_OFFSETS)
+    counts = page.numbers(TILE_COUNTS if tiled else STRIP_COUNTS)
+    if any(offset + count > len(page.block) for offset, count in zip(offsets, counts, strict=False)):
+        raise cut("in its image data")
+    across = page.number(TILE_WIDTH, 0) if tiled else width
+    down = page.number(TILE_HEIGHT, 0) if tiled else min(page.number(STRIP_ROWS, height), height)
+    if not (offsets and across and down):
+        return  # for the decoder to judge
+    limit_pixels(across, down)  # of which the decoder makes room for one
+    separate = page.number(PLANAR, 1) == SEPARATE
+    planes = page.number(SAMPLES, 1)
+    needed = -(-width // across) * -(-height // down) * (planes if separate else 1)
+    if len(offsets) < needed:
+        raise Unusable("truncated", f"{len(offsets)} of {needed} strips or tiles")
+    if not counts or page.number(COMPRESSION, UNCOMPRESSED) != UNCOMPRESSED or page.number(PHOTOMETRIC, 0) == YCBCR:
+        return
+    row = -(-across * page.number(BITS, 1) * (1 if separate else planes) // 8)
+    rows = needed * down if tiled else height * (planes if separate else 1)
+    if sum(counts) < row * rows:
+        raise Unusable("truncated", f"{sum(counts)} bytes of pixels, but its size asks for {row * rows}")
+    if sum(counts) >= row * (rows + 1):
+        raise Unusable("corrupt", f"{sum(counts)} bytes of pixels, but its size asks for {row * rows}")

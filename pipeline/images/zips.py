@@ -1,0 +1,91 @@
+"""The central directory of a zip of any size, read member by member: zipfile keeps half a kilobyte of each.
+
+The format is described in PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.3.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from pipeline.images.stored import LOCAL_HEADER, SPARE, Stored, ZipMember
+
+END = struct.Struct("<4s6xHIIH")  # magic, members, size and offset of the directory, length of the comment
+END64_PLACE = struct.Struct("<4s4xQ4x")  # magic, offset of END64
+END64 = struct.Struct("<4s28xQQQ")  # magic, members, size and offset of the directory
+MEMBER = struct.Struct("<4s4xHH4xIIIHHH8xI")  # magic, flags, method, CRC, sizes, lengths of the fields, offset
+IN_EXTRA = 0xFFFFFFFF  # the number stands in the extra field, as 64 bits
+UTF8 = 0x800
+
+
+class Directory(NamedTuple):
+    """Where the central directory lies."""
+
+    start: int
+    size: int
+    shift: int  # bytes in front of the archive that its offsets do not count
+
+
+def members(file: IO[bytes], place: str) -> Iterator[tuple[str, Stored]]:
+    """Yield name and place of each member in the directory's order; folders too, whose names end in a slash.
+
+    Raises zipfile.BadZipFile where the directory is not whole.
+    """
+    directory = find_directory(file)
+    file.seek(directory.start)
+    left = directory.size
+    while left > 0:
+        header = file.read(MEMBER.size)
+        if len(header) < MEMBER.size:
+            raise zipfile.BadZipFile("Truncated central directory")
+        magic, flags, method, crc, compressed, size, *lengths, offset = MEMBER.unpack(header)
+        if magic != b"PK\1\2":
+            raise zipfile.BadZipFile("Bad magic number for central directory")
+        name, extra, _ = (file.read(length) for length in lengths)
+        size, compressed, offset = wide(extra, size, compressed, offset)
+        member = ZipMember(compressed, size, method, flags, crc)
+        length = LOCAL_HEADER.size + len(name) + len(extra) + SPARE + compressed
+        text = name.decode("utf-8" if flags & UTF8 else "cp437")
+        yield text.partition("\0")[0], Stored(place, offset + directory.shift, length, member)
+        left -= MEMBER.size + sum(lengths)
+
+
+def find_directory(file: IO[bytes]) -> Directory:
+    length = file.seek(0, 2)
+    from_end = min(length, END.size + 0xFFFF + END64_PLACE.size)  # the comment is last, of up to 65,535 bytes
+    file.seek(length - from_end)
+    tail = file.read(from_end)
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < END.size:
+        raise zipfile.BadZipFile("File is not a zip file")
+    _, count, size, offset, _ = END.unpack_from(tail, at)
+    end = length - from_end + at
+    if at >= END64_PLACE.size and tail[at - END64_PLACE.size :].startswith(b"PK\6\7"):
+        _, place64 = END64_PLACE.unpack_from(tail, at - END64_PLACE.size)
+        file.seek(place64)
+        data = file.read(END64.size)
+        if len(data) == END64.size and data.startswith(b"PK\6\6"):
+            _, count, size, offset = END64.unpack(data)
+            end = place64
+    start = end - size
+    if start < 0 or start < offset:
+        raise zipfile.BadZipFile("Bad offset for central directory")
+    if not size and count:
+        raise zipfile.BadZipFile("Bad size of central directory")
+    return Directory(start, size, start - offset)
+
+
+def wide(extra: bytes, *numbers: int) -> list[int]:
+    """The numbers, with those that need 64 bits out of the extra field."""
+    found = list(numbers)
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<HH", extra)
+        if kind == 1:
+            values = struct.iter_unpack("<Q", extra[4 : 4 + length // 8 * 8])
+            for position, number in enumerate(numbers):
+                if number == IN_EXTRA:
+                    found[position] = next(values, (IN_EXTRA,))[0]
+        extra = extra[4 + length :]
+    return found

@@ -1,0 +1,127 @@
+"""The facts of every image of a source, written to disk as they come, so that memory stays flat and an interrupted
+inspection goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.console import progress
+from pipeline.images import facts, hashing, parallel, sheets, stored
+from pipeline.images.sources import Source
+from pipeline.manifest import CHECKED
+from pipeline.outputs import remove, whole
+
+CHECKPOINTS = Path(".checkpoints")  # outside DVC's outputs, which are deleted at every start
+PART_ROWS = 1024
+PARTS_AT_ONCE = 16
+FACTS = pa.schema(
+    [
+        *(field for field in CHECKED if field.name not in ("group", "status")),
+        pa.field("fingerprint", pa.binary()),
+        pa.field("thumbnail", pa.binary()),
+    ]
+)
+
+
+class Inspected:
+    """A table of facts in numbered parquet files of PART_ROWS rows each, in the order of the source."""
+
+    def __init__(self, name: str, source: Source) -> None:
+        self.root = CHECKPOINTS / f"check@{name}"  # no experiment has such a name
+        key = hashlib.sha256(f"{source.fingerprint} {facts.version()}".encode()).hexdigest()[:32]
+        self.folder = self.root / key
+        for other in self.root.glob("*"):
+            if other != self.folder:  # of other files, or by other code
+                remove(other)
+        self.inspect(source)
+
+    def inspect(self, source: Source) -> None:
+        done = self.parts()
+        rows_done = sum(pq.read_metadata(part).num_rows for part in done)
+        left = parallel.ordered_map(facts.inspect, tasks(source, rows_done), task_size, facts.unusable)
+        rows = iter(progress(left, total=source.count, initial=rows_done, unit=" images"))
+        for number in count(len(done)):
+            part = list(islice(rows, PART_ROWS))
+            if part:
+                with whole(self.part(number)) as partial:
+                    pq.write_table(pa.Table.from_pylist(part, FACTS), partial)
+            if len(part) < PART_ROWS:
+                break
+
+    def part(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.parquet"
+
+    def parts(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.parquet"))
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The table in stretches of PARTS_AT_ONCE · PART_ROWS rows."""
+        parts = self.parts()
+        for start in range(0, len(parts), PARTS_AT_ONCE):
+            yield pa.concat_tables(
+                pq.read_table(part, columns=columns, schema=FACTS) for part in parts[start : start + PARTS_AT_ONCE]
+            )
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        return pa.concat_tables(list(self.tables([name])))[name]
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column of numbers as float32, nan where there is none."""
+        return self.column(name).cast(pa.float32()).to_numpy()
+
+    def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """A column of text as int32 positions in a list of its values; −1 where there is none."""
+        encoded = self.column(name).combine_chunks().dictionary_encode()
+        return pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
+
+    def has_issue(self) -> dict[str, np.ndarray]:
+        """For each code that was found, which rows have it."""
+        issues = self.column("issues").combine_chunks()
+        rows, codes = pc.list_parent_indices(issues).to_numpy(), pc.list_flatten(issues)
+        found = {}
+        for code in sorted(codes.unique().to_pylist()):
+            found[code] = np.zeros(len(issues), bool)
+            found[code][rows[pc.equal(codes, code).to_numpy(zero_copy_only=False)]] = True
+        return found
+
+    def fingerprints(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the given rows, in ascending order, as (N, SIDE, SIDE) uint8, mapped from a file."""
+        path, start = self.folder / "fingerprints", 0
+        with path.open("wb") as file:
+            for table in self.tables(["fingerprint"]):
+                inside = rows[(rows >= start) & (rows < start + len(table))] - start
+                file.writelines(table["fingerprint"].take(inside).to_pylist())
+                start += len(table)
+        shape = (len(rows), hashing.SIDE, hashing.SIDE)
+        return np.memmap(path, np.uint8, "r", shape=shape) if len(rows) else np.zeros(shape, np.uint8)
+
+    def remove(self) -> None:
+        remove(self.root)
+
+
+def tasks(source: Source, done: int) -> Iterator[facts.Task]:
+    """Everything after the first `done` items, with the mark of those whose thumbnail is wanted."""
+    shown = {
+        label: set(np.linspace(0, total - 1, min(total, sheets.PER_CLASS)).round().astype(int).tolist())
+        for label, total in source.per_class.items()
+        if label is not None
+    }
+    number = count()
+    seen = dict.fromkeys(shown, -1)
+    for item, content in source.read():
+        if item.label is not None:
+            seen[item.label] += 1
+        if next(number) >= done:
+            yield facts.Task(item, content, item.label is not None and seen[item.label] in shown[item.label])
+
+
+def task_size(task: facts.Task) -> int:
+    return stored.size(task.content)

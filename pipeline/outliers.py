@@ -1,0 +1,62 @@
+"""Images that differ from the rest of their data set: dark, bright, blurry, oddly sized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pipeline.params import Outliers
+
+# The least spread that a data set is taken to have, where nearly all of its images agree
+LEAST_SPREAD = {"brightness": 0.05, "contrast": 0.02, "sharpness": 0.2, "size": 0.25, "aspect_ratio": 0.1}
+TO_SIGMA = 1.4826  # the median absolute deviation of a normal distribution, times this, is its standard deviation
+LEAST_CONTRAST = 1e-4  # below it, logarithms make much of nothing
+
+
+def find(values: Mapping[str, np.ndarray], limits: Outliers) -> dict[str, np.ndarray]:
+    """For each issue code, which of N images have it.
+
+    `values` are arrays (N,): width and height in pixels, brightness, contrast and sharpness in [0, 1], color 0 or 1;
+    nan for an image that is not counted. Sizes, ratios and sharpness are compared by their logarithms.
+    """
+    width, height = values["width"], values["height"]
+    scores = {
+        "brightness": robust_scores(values["brightness"], "brightness"),
+        "contrast": robust_scores(values["contrast"], "contrast"),
+        "sharpness": robust_scores(np.log(np.maximum(values["sharpness"], LEAST_CONTRAST)), "sharpness"),
+        "size": robust_scores(np.log(width * height) / 2, "size"),
+        "aspect_ratio": robust_scores(np.log(width / height), "aspect_ratio"),
+    }
+    high = {name: score > limits.of(name) for name, score in scores.items()}
+    low = {name: score < -limits.of(name) for name, score in scores.items()}
+    return {
+        "dark": low["brightness"],
+        "bright": high["brightness"],
+        "low_contrast": low["contrast"],
+        "blurry": low["sharpness"],
+        "odd_color": rarer(values["color"], limits.color),
+        "odd_size": low["size"] | high["size"],
+        "odd_aspect_ratio": low["aspect_ratio"] | high["aspect_ratio"],
+    }
+
+
+def robust_scores(values: np.ndarray, name: str) -> np.ndarray:
+    """How many standard deviations each value lies above the median, by the median absolute deviation.
+
+    B. Iglewicz and D. Hoaglin, How to Detect and Handle Outliers, 1993.
+    """
+    if np.isnan(values).all():
+        return values
+    middle = np.nanmedian(values)
+    spread = TO_SIGMA * np.nanmedian(np.abs(values - middle))
+    return (values - middle) / max(spread, LEAST_SPREAD[name])
+
+
+def rarer(values: np.ndarray, most: float) -> np.ndarray:
+    """Which images are of the kind, 0 or 1, that at most this fraction of all is of."""
+    share = np.nanmean(values) if not np.isnan(values).all() else 0.5
+    rare = 1.0 if share <= 0.5 else 0.0
+    return (values == rare) & (min(share, 1 - share) <= most)

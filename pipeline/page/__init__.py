@@ -1,0 +1,1 @@
+"""The page that shows a person what check and split found."""

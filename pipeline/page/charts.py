@@ -1,0 +1,130 @@
+"""The numbers behind the page's tables and drawings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.page.findings import measure
+
+BINS = 32
+HISTOGRAMS = {
+    "width": "Width, pixels",
+    "height": "Height, pixels",
+    "aspect_ratio": "Aspect ratio",
+    "brightness": "Brightness",
+    "contrast": "Contrast",
+    "sharpness": "Sharpness",
+}
+STATUSES = ("ok", "warning", "quarantined")
+SIDES = ("train", "val", "test")
+
+
+def sizes(table: pa.Table) -> list[tuple[str, list[str]]]:
+    """Rows of the table that pandas' `describe` prints of width and height."""
+    columns = [[value for _, value in describe(measure(table, side))] for side in ("width", "height")]
+    names = [name for name, _ in describe(np.zeros(1))]
+    return [(name, [number(value) for value in values]) for name, *values in zip(names, *columns, strict=True)]
+
+
+def describe(values: np.ndarray) -> list[tuple[str, float]]:
+    """Count, mean, sample standard deviation, minimum, quartiles (interpolated) and maximum, without NaN."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return [("count", 0.0), *((name, np.nan) for name in ("mean", "std", "min", "25 %", "50 %", "75 %", "max"))]
+    quartiles = np.percentile(values, (0, 25, 50, 75, 100))
+    std = values.std(ddof=1) if len(values) > 1 else np.nan
+    return [
+        ("count", len(values)), ("mean", values.mean()), ("std", std),
+        *zip(("min", "25 %", "50 %", "75 %", "max"), quartiles, strict=True),
+    ]  # fmt: skip
+
+
+def number(value: float) -> str:
+    """With two decimals if it has any; a dash for NaN."""
+    if np.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.2f}"
+
+
+def tick(value: float) -> str:
+    """Three digits that count."""
+    return f"{float(f'{value:.3g}'):,.8g}"
+
+
+def histograms(table: pa.Table) -> list[dict[str, Any]]:
+    """For each of HISTOGRAMS: `bars` (height from 0 to 1, what it counts) and the `axis` (lowest, median, highest).
+
+    The outermost half per cent on either side is counted in the first and last bar.
+    """
+    drawn = []
+    for name, title in HISTOGRAMS.items():
+        values = measure(table, name)
+        values = values[~np.isnan(values)]
+        if not len(values):
+            continue
+        low, median, high = np.percentile(values, (0.5, 50, 99.5))
+        counts, edges = np.histogram(values.clip(low, high), BINS if high > low else 1, (low, high))
+        bars = [
+            (count / counts.max(), f"{tick(start)} to {tick(end)}: {count:,} images")
+            for count, start, end in zip(counts.tolist(), edges, edges[1:], strict=False)
+        ]
+        axis = [
+            ("≤ " if values.min() < low else "") + tick(low),
+            f"median {tick(median)}",
+            ("≥ " if values.max() > high else "") + tick(high),
+        ]
+        drawn.append({"title": title, "bars": bars, "axis": axis if high > low else ["", f"all {tick(low)}", ""]})
+    return drawn
+
+
+def by_class(table: pa.Table, classes: list[str]) -> list[dict[str, Any]]:
+    """For each class its counts by status and its median size."""
+    counts = crosstab(table["label"], classes, table["status"], STATUSES)
+    labels = positions(table["label"], classes)
+    width, height = measure(table, "width"), measure(table, "height")
+    known = np.flatnonzero((labels >= 0) & ~np.isnan(width))
+    known = known[np.argsort(labels[known], kind="stable")]
+    members = np.split(known, np.searchsorted(labels[known], range(1, len(classes))))
+    return [
+        {
+            "label": label,
+            "counts": dict(zip(STATUSES, row, strict=True)),
+            "total": sum(row),
+            "share": sum(row) / max(1, counts.sum(1).max()),
+            "size": f"{tick(np.median(width[rows]))} × {tick(np.median(height[rows]))}" if len(rows) else "–",
+        }
+        for label, row, rows in zip(classes, counts.tolist(), members, strict=True)
+    ]
+
+
+def balance(splits: pa.Table, classes: list[str]) -> list[dict[str, Any]]:
+    """For all images, then for each class: count and fraction of each side of the split."""
+    counts = crosstab(splits["label"], classes, splits["split"], SIDES)
+    rows = [("All classes", counts.sum(0).tolist()), *zip(classes, counts.tolist(), strict=True)]
+    return [
+        {
+            "label": label,
+            "total": sum(row),
+            "sides": [(side, count, count / max(1, sum(row))) for side, count in zip(SIDES, row, strict=True)],
+        }
+        for label, row in rows
+    ]
+
+
+def crosstab(
+    rows: pa.ChunkedArray, row_names: list[str], columns: pa.ChunkedArray, column_names: tuple[str, ...]
+) -> np.ndarray:
+    """How often each pair of values occurs, (row names, column names)."""
+    row, column = positions(rows, row_names), positions(columns, list(column_names))
+    cells = (row * len(column_names) + column)[(row >= 0) & (column >= 0)]
+    return np.bincount(cells, minlength=len(row_names) * len(column_names)).reshape(-1, len(column_names))
+
+
+def positions(values: pa.ChunkedArray, names: list[str]) -> np.ndarray:
+    """The position of each value in `names`, -1 for what is not in it."""
+    found = pc.index_in(values, value_set=pa.array(names, pa.string()))
+    return found.combine_chunks().fill_null(-1).to_numpy().astype(np.int64)

@@ -1,0 +1,152 @@
+"""Which findings the page lists: images by issue, worst first, and groups of duplicates, contradictions first.
+
+A page stays small however many findings there are: each section gets its share of rows and of thumbnails.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.page.issues import GROUPS, ISSUES, Issue
+
+LISTED, PICTURED = 7_500, 400  # images in the page by issue, and those of them with a thumbnail
+PER_ISSUE_LISTED, PER_ISSUE_PICTURED = 5_000, 60  # of one issue
+GROUPS_LISTED, GROUPS_PICTURED = 500, 100
+MEMBERS = 6  # shown of one group
+
+
+@dataclass
+class Section:
+    """One finding: `entries` are rows of the table, one image or the members of one group each, the worst first."""
+
+    code: str
+    issue: Issue
+    total: int  # images, or groups, that were found
+    entries: list[list[int]]
+    pictured: int  # of the entries, from the first
+    sizes: list[int]  # images in each group, 1 for an image
+    same_pixels: list[bool]  # whether a group's images are equal to the pixel
+
+    @property
+    def is_groups(self) -> bool:
+        return self.code in GROUPS
+
+
+def find(table: pa.Table) -> list[Section]:
+    """The findings of a manifest in the order of the page: contradictions, leaks, issues, duplicates."""
+    by_issue = rows_by_issue(table["issues"])
+    contradictions, leaks, *duplicates = group_sections(table, by_issue)
+    singles = image_sections(table, {code: rows for code, rows in by_issue.items() if code not in GROUPS})
+    return [section for section in (contradictions, leaks, *singles, *duplicates) if section.total]
+
+
+def rows_by_issue(issues: pa.ChunkedArray) -> dict[str, np.ndarray]:
+    """The rows that have each issue, in order."""
+    lists = issues.combine_chunks()
+    rows = pc.list_parent_indices(lists).to_numpy()
+    codes = lists.flatten().dictionary_encode()
+    numbers = codes.indices.to_numpy()
+    return {code: rows[numbers == number] for number, code in enumerate(codes.dictionary.to_pylist())}
+
+
+def image_sections(table: pa.Table, by_issue: dict[str, np.ndarray]) -> list[Section]:
+    counts = {code: len(rows) for code, rows in by_issue.items()}
+    listed = shares(counts, LISTED, PER_ISSUE_LISTED)
+    pictured = shares(counts, PICTURED, PER_ISSUE_PICTURED)
+    sections = []
+    for code in sorted(counts, key=[*ISSUES, *sorted(counts)].index):
+        issue = ISSUES.get(code) or Issue(code.replace("_", " ").capitalize(), "")
+        rows = by_issue[code]
+        if issue.worst:
+            rows = worst_first(rows, measure(table, issue.measure), issue.worst)[: listed[code]]
+        else:
+            rows = evenly_spaced_first(rows[evenly_spaced(len(rows), listed[code])], pictured[code])
+        entries = [[row] for row in rows.tolist()]
+        ones = [1] * len(entries)
+        sections.append(Section(code, issue, counts[code], entries, pictured[code], ones, [False] * len(entries)))
+    return sections
+
+
+def shares(counts: dict[str, int], total: int, most: int) -> dict[str, int]:
+    """Share `total` places: each gets what it needs, at most `most`; the frequent share equally what the rare leave."""
+    places = {}
+    for position, (code, count) in enumerate(sorted(counts.items(), key=lambda pair: pair[1])):
+        places[code] = min(count, most, total // (len(counts) - position))
+        total -= places[code]
+    return places
+
+
+def measure(table: pa.Table, name: str) -> np.ndarray:
+    """A column, or what follows from width and height, as (rows,) float64 with NaN for null."""
+    if name not in ("pixels", "aspect_ratio"):
+        return table[name].cast(pa.float64()).to_numpy()
+    width, height = (table[side].cast(pa.float64()).to_numpy() for side in ("width", "height"))
+    return width * height if name == "pixels" else width / height
+
+
+def worst_first(rows: np.ndarray, values: np.ndarray, worst: str) -> np.ndarray:
+    if worst == "far":
+        logarithms = np.log(values)
+        return rows[np.argsort(-np.abs(logarithms[rows] - np.nanmedian(logarithms)), kind="stable")]
+    return rows[np.argsort(values[rows] if worst == "low" else -values[rows], kind="stable")]
+
+
+def evenly_spaced(count: int, wanted: int) -> np.ndarray:
+    """Positions of `wanted` of `count` things, from the first to the last."""
+    return np.linspace(0, count - 1, wanted).round().astype(int)
+
+
+def evenly_spaced_first(rows: np.ndarray, wanted: int) -> np.ndarray:
+    first = evenly_spaced(len(rows), wanted)
+    return np.concatenate([rows[first], np.delete(rows, first)])
+
+
+def group_sections(table: pa.Table, by_issue: dict[str, np.ndarray]) -> list[Section]:
+    """One section for each of GROUPS; every group of the table belongs to the first that fits."""
+    numbers = table["group"].cast(pa.float64()).to_numpy()
+    rows = np.flatnonzero(~np.isnan(numbers))
+    rows = rows[np.argsort(numbers[rows], kind="stable")]
+    starts = np.flatnonzero(np.diff(numbers[rows], prepend=-1))
+    sizes = np.diff(starts, append=len(rows))
+
+    def any_has(code: str) -> np.ndarray:
+        flags = np.zeros(len(table), bool)
+        flags[by_issue.get(code, [])] = True
+        return np.logical_or.reduceat(flags[rows], starts) if len(starts) else np.zeros(0, bool)
+
+    pixels = table["pixel_hash"].take(rows).combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+    same = np.maximum.reduceat(pixels, starts) == np.minimum.reduceat(pixels, starts) if len(starts) else sizes == 0
+    kinds = np.select([any_has("label_conflict"), any_has("split_leak"), ~same], [0, 1, 2], 3)
+
+    counts = {code: int((kinds == kind).sum()) for kind, code in enumerate(GROUPS)}
+    listed = shares(counts, GROUPS_LISTED, GROUPS_LISTED)
+    pictured = shares(counts, GROUPS_PICTURED, GROUPS_PICTURED)
+    labels, sides = (table[name].combine_chunks() for name in ("label", "official_split"))
+    sections = []
+    for kind, (code, issue) in enumerate(GROUPS.items()):
+        groups = np.flatnonzero(kinds == kind)
+        groups = groups[np.argsort(-sizes[groups], kind="stable")][: listed[code]]
+        entries = []
+        for group in groups:
+            members = rows[starts[group] : starts[group] + sizes[group]]
+            entries.append(of_every_kind(members, labels.take(members).to_pylist(), sides.take(members).to_pylist()))
+        sections.append(
+            Section(code, issue, counts[code], entries, pictured[code], sizes[groups].tolist(), same[groups].tolist())
+        )
+    return sections
+
+
+def of_every_kind(members: np.ndarray, labels: list[str | None], sides: list[str | None]) -> list[int]:
+    """At most MEMBERS of a group, side by side by class and official split, none of which is left out for another."""
+    seen: Counter[tuple[str, str]] = Counter()
+    ranked = []
+    for row, label, side in zip(members.tolist(), labels, sides, strict=True):
+        kind = (label or "", side or "")
+        ranked.append((seen[kind], kind, row))
+        seen[kind] += 1
+    return [row for _, _, row in sorted(sorted(ranked)[:MEMBERS], key=lambda member: member[1:])]

@@ -1,0 +1,211 @@
+"use strict";
+// Lists the findings, filters them, and turns ticked images into lines of the decision file.
+// Names come from files of unknown origin: they enter the page as text only, never as HTML.
+
+const page = JSON.parse(document.getElementById("data").textContent);
+const images = page.images.map((row, number) => {
+  const image = Object.fromEntries(page.columns.map((column, position) => [column, row[position]]));
+  return { ...image, number, picture: page.pictures[number], search: image.path.toLowerCase() };
+});
+const sections = page.sections.map((section) => ({
+  ...section,
+  element: document.getElementById(section.code),
+  entries: section.entries.map((entry, position) => ({
+    images: entry.map((number) => images[number]),
+    size: section.sizes[position],
+    samePixels: section.samePixels[position],
+  })),
+}));
+const gravest = ["label_conflict", "split_leak"];
+const groupCodes = [...gravest, "near_duplicate", "exact_duplicate"];
+const step = (section) => (section.groups ? 30 : 28); // entries that are shown at first, and more at a click
+
+function create(tag, className, ...content) {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.append(...content);
+  return element;
+}
+
+const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+
+// One image: thumbnail or the reason why there is none, class, path, facts
+
+function card(image, section) {
+  const slash = image.path.lastIndexOf("/") + 1;
+  const box = create("input", "");
+  box.type = "checkbox";
+  box.disabled = image.decision !== null;
+  box.checked = marked.has(image);
+  box.addEventListener("change", () => mark([image], box.checked));
+
+  const element = create("label", "card",
+    picture(image),
+    create("span", "label", image.label < 0 ? "no class" : page.classes[image.label]),
+    create("span", "name", image.path.slice(slash)),
+    create("span", "folder", image.path.slice(0, slash)),
+    create("span", "facts", facts(image)),
+  );
+  for (const text of particulars(image, section)) element.append(create("span", "measure", text));
+  if (image.reason && image.picture) element.append(create("span", "reason", image.reason));
+  if (image.decision) element.append(create("span", "decided", decided(image.decision)));
+  element.append(create("span", "drop", create("span", "", "drop"), box));
+  element.title = image.path;
+  element.dataset.image = image.number;
+  element.classList.toggle("quarantined", image.status === "quarantined");
+  element.classList.toggle("marked", box.checked);
+  return element;
+}
+
+function picture(image) {
+  if (!image.picture) return create("span", "picture none", image.reason || "no preview in this page");
+  const thumbnail = create("img", Math.max(image.width, image.height) <= 64 ? "tiny" : "");
+  thumbnail.src = `data:image/jpeg;base64,${image.picture}`;
+  thumbnail.alt = "";
+  return create("span", "picture", thumbnail);
+}
+
+function facts(image) {
+  const side = image.split || (image.official_split ? `official ${image.official_split}` : "");
+  const size = image.width ? `${image.width} × ${image.height}` : "";
+  return [image.status === "quarantined" ? "quarantined" : "", side, size].filter(Boolean).join(" · ");
+}
+
+// What the section is about: the number that is out of the ordinary, or what else there is to a duplicate
+function particulars(image, section) {
+  if (section.groups) return image.issues.filter((code) => ![section.code, "near_duplicate"].includes(code)).map(inWords);
+  const value = image[section.measure] ?? null;
+  if (value === null) return [];
+  if (section.measure === "bytes") return [count(value, "byte")];
+  return [["format", "mode"].includes(section.measure) ? value : `${inWords(section.measure)} ${value}`];
+}
+
+const inWords = (code) => code.replaceAll("_", " ");
+
+function decided([decision, label, note]) {
+  const verdict = [decision, label && `class ${label}`].filter(Boolean).join(", ");
+  return `decided: ${verdict}${note ? ` (${note})` : ""}`;
+}
+
+function group(entry, section) {
+  const kind = entry.samePixels ? "same pixels" : "nearly the same";
+  const listed = entry.images.length < entry.size ? `${entry.images.length} of ` : "";
+  const cards = create("div", "cards", ...entry.images.map((image) => card(image, section)));
+  return create("article", "group", create("p", "kind", `${listed}${count(entry.size, "image")}, ${kind}`), cards);
+}
+
+// Filters: an entry is listed if one of its images matches all of them
+
+const filters = document.getElementById("filters");
+
+function matches(image, wanted) {
+  if (wanted.label && String(image.label) !== wanted.label) return false;
+  if (wanted.split && (image.split || "none") !== wanted.split) return false;
+  if (wanted.status && image.status !== wanted.status) return false;
+  return image.search.includes(wanted.text.toLowerCase());
+}
+
+function found(section, wanted) {
+  let entries = section.entries;
+  if (wanted.issue && wanted.issue !== section.code) {
+    if (!section.groups || !groupCodes.includes(wanted.issue)) return [];
+    entries = entries.filter((entry) => entry.images.some((image) => image.issues.includes(wanted.issue)));
+  }
+  return entries.filter((entry) => entry.images.some((image) => matches(image, wanted)));
+}
+
+function show(section) {
+  const wanted = Object.fromEntries(new FormData(filters));
+  const filtered = Object.values(wanted).some(Boolean);
+  const entries = found(section, wanted);
+  section.shown = entries.slice(0, section.limit);
+  for (const entry of section.shown) {
+    entry.element ??= section.groups ? group(entry, section) : card(entry.images[0], section);
+  }
+  const { element } = section;
+  element.hidden = entries.length === 0;
+  const few = entries.flatMap((entry) => entry.images).length <= 2 && !gravest.includes(section.code);
+  element.classList.toggle("few", few); // several share a row
+  element.querySelector(".list").replaceChildren(...section.shown.map((entry) => entry.element));
+  element.querySelector(".shown span").textContent = told(section, entries.length, filtered);
+  element.querySelector(".tick").hidden = gravest.includes(section.code); // there, each is a choice of its own
+  const rest = entries.length - section.shown.length;
+  const more = element.querySelector(".more");
+  more.hidden = rest === 0;
+  more.textContent = `Show ${Math.min(rest, step(section))} more`;
+}
+
+function told(section, matching, filtered) {
+  const noun = section.groups ? "group" : "image";
+  const held = section.entries.length;
+  let text = count(section.total, noun);
+  if (filtered) text = `${matching.toLocaleString("en")} of ${count(held, noun)} match`;
+  if (section.shown.length < matching) {
+    text = filtered ? `${text}, ${section.shown.length} shown` : `${section.shown.length} of ${text}`;
+  }
+  if (held < section.total) text += ` (${held.toLocaleString("en")} of all ${section.total.toLocaleString("en")} are in this page)`;
+  return text;
+}
+
+function showAll() {
+  for (const section of sections) {
+    section.limit = step(section);
+    show(section);
+  }
+  document.getElementById("nothing").hidden = sections.some((section) => !section.element.hidden);
+}
+
+// Decisions
+
+const panel = document.getElementById("decisions");
+const note = panel.querySelector("input");
+const lines = panel.querySelector("textarea");
+const marked = new Set();
+
+function mark(some, on) {
+  for (const image of some.filter(({ decision }) => decision === null)) {
+    if (on) marked.add(image);
+    else marked.delete(image);
+    for (const element of document.querySelectorAll(`[data-image="${image.number}"]`)) {
+      element.classList.toggle("marked", on);
+      element.querySelector("input").checked = on;
+    }
+  }
+  panel.hidden = marked.size === 0;
+  panel.querySelector("b").textContent = `${count(marked.size, "image")} to drop.`;
+  const header = panel.dataset.header ? `${panel.dataset.header}\n` : "";
+  lines.value = header + [...marked].map(({ path }) => `${quoted(path)},drop,,${quoted(note.value)}\n`).join("");
+}
+
+const quoted = (text) => (/[",\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+
+function start() {
+  for (const section of sections) {
+    const button = section.element.querySelector(".tick");
+    button.textContent = section.groups ? "tick all but the first of each" : "tick all shown";
+    button.addEventListener("click", () => {
+      mark(section.shown.flatMap((entry) => entry.images.slice(section.groups ? 1 : 0)), true);
+    });
+    section.element.querySelector(".more").addEventListener("click", () => {
+      section.limit += step(section);
+      show(section);
+    });
+  }
+  filters.addEventListener("input", showAll);
+  filters.addEventListener("submit", (event) => event.preventDefault());
+  filters.querySelector("button").addEventListener("click", () => {
+    filters.reset();
+    showAll();
+  });
+  note.addEventListener("input", () => mark([], true));
+  panel.querySelector(".clear").addEventListener("click", () => mark([...marked], false));
+  panel.querySelector(".copy").addEventListener("click", (event) => {
+    lines.select();
+    document.execCommand("copy"); // works from file:// in every browser; the clipboard's newer interface does not
+    event.target.textContent = "Copied";
+    setTimeout(() => (event.target.textContent = "Copy lines"), 1500);
+  });
+  showAll();
+}
+
+if (sections.length) start();

@@ -1,0 +1,45 @@
+"""Small pictures of some images of a source, as text that fits into a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Iterator
+
+from pipeline.console import progress
+from pipeline.images import parallel, stored
+from pipeline.images.decode import Unusable, decode, upright
+from pipeline.images.sources import Source
+from pipeline.images.stored import Content, Problem, Read
+
+SIDE, QUALITY = 128, 65  # pixels of the longer side at most, JPEG's quality
+Task = tuple[str, Content]
+
+
+def thumbnails(source: Source, wanted: set[str]) -> dict[str, str]:
+    """JPEGs in base64, by path, of those of the wanted images that can be decoded."""
+    tasks = ((item.path, content) for item, content in source.read(wanted.__contains__))
+    drawn = parallel.ordered_map(draw, tasks, lambda task: stored.size(task[1]), not_drawn)
+    return dict(found for found in progress(drawn, total=len(wanted), unit=" thumbnails") if found is not None)
+
+
+def draw(tasks: Iterable[Task]) -> Iterator[tuple[str, str] | None]:
+    """Path and thumbnail of each image, None for one that can't be decoded. Runs in a worker process."""
+    tasks = list(tasks)
+    for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
+        try:
+            yield path, encode(content, path)
+        except (Unusable, MemoryError):
+            yield None
+
+
+def encode(content: Read, path: str) -> str:
+    image = upright(decode(content, path).image, channels=3)
+    image.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=QUALITY, optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def not_drawn(task: Task, problem: Problem) -> None:
+    """What stands for an image that took its worker down."""

@@ -1,0 +1,143 @@
+"""Stage `report`: one page, complete in itself, that shows what check and split found, for a person to decide on.
+
+usage: python -m pipeline.report DATASET
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import params
+from pipeline.console import UserError, only_argument, run
+from pipeline.decisions import HEADER, read_rows
+from pipeline.images.sources import open_source
+from pipeline.outputs import whole
+from pipeline.page import charts, findings
+from pipeline.page.thumbnails import thumbnails
+
+TEMPLATES = Path(__file__).parent / "page"
+SHOWN = ["path", "status", "issues", "reason", "width", "height", "bytes", "format", "mode"]
+MEASURED = ["brightness", "contrast", "sharpness"]
+CHECKED = [*SHOWN, *MEASURED, "label", "official_split", "group", "pixel_hash"]
+
+
+def main() -> None:
+    name = only_argument("DATASET")
+    dataset = params.load().dataset(name)
+    checked, classes = read_columns(Path("data/checked", f"{name}.parquet"), CHECKED)
+    splits, _ = read_columns(Path("data/splits", f"{name}.parquet"), ["path", "label", "split"])
+    decision_file = Path("data/decisions", f"{name}.csv")
+    decisions = {row["path"]: row for row in read_rows(decision_file)} if decision_file.exists() else {}
+
+    sections = findings.find(checked)
+    rows = list(dict.fromkeys(row for section in sections for entry in section.entries for row in entry))
+    images = facts(checked.take(pa.array(rows, pa.int64())), splits, classes, decisions)
+    pictured = {row for section in sections for entry in section.entries[: section.pictured] for row in entry}
+    wanted = {image["path"] for row, image in zip(rows, images, strict=True) if row in pictured and image["width"]}
+    source = open_source(dataset.source, dataset.classes)
+
+    path = Path("reports", name, "index.html")
+    page = render(
+        name=name,
+        data=script_data(classes, sections, rows, images, thumbnails(source, wanted)),
+        classes=classes,
+        sections=sections,
+        status={status: pc.sum(pc.equal(checked["status"], status)).as_py() or 0 for status in charts.STATUSES},
+        decided=len(decisions) if decision_file.exists() else None,
+        decision_header=",".join(HEADER),
+        sizes=charts.sizes(checked),
+        histograms=charts.histograms(checked),
+        by_class=charts.by_class(checked, classes),
+        balance=charts.balance(splits, classes),
+    )
+    with whole(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+    print(f"{name}: {len(checked)} files, {len(sections)} kinds of findings: open {path} in a browser")
+
+
+def read_columns(path: Path, columns: list[str]) -> tuple[pa.Table, list[str]]:
+    """Some columns of a manifest, and its class list."""
+    try:
+        table = pq.read_table(path, columns=columns)
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there: run the stage that makes it first, or all with dvc repro") from None
+    except pa.ArrowInvalid:
+        raise UserError(f"{path} is damaged: remove it and run dvc repro") from None
+    return table, json.loads(table.schema.metadata[b"classes"])
+
+
+def facts(
+    table: pa.Table, splits: pa.Table, classes: list[str], decisions: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What the page tells of each listed image. A class is its position in `classes`, short because repeated."""
+    where = pc.index_in(table["path"], value_set=splits["path"])
+    columns: dict[str, list[Any]] = {column: table[column].to_pylist() for column in SHOWN}
+    columns["label"] = charts.positions(table["label"], classes).tolist()
+    columns["split"] = splits["split"].take(where).to_pylist()
+    columns["official_split"] = table["official_split"].to_pylist()
+    for column in (*MEASURED, "aspect_ratio"):
+        columns[column] = [float(f"{value:.3g}") for value in findings.measure(table, column)]
+        columns[column] = [None if value != value else value for value in columns[column]]  # NaN is no JSON
+    columns["decision"] = [
+        [decision[key] for key in ("decision", "label", "note")] if (decision := decisions.get(path)) else None
+        for path in columns["path"]
+    ]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def script_data(
+    classes: list[str],
+    sections: list[findings.Section],
+    rows: list[int],
+    images: list[dict[str, Any]],
+    pictures: dict[str, str],
+) -> dict[str, Any]:
+    """What page.js works on. Entries of sections are positions in `images`."""
+    position = {row: number for number, row in enumerate(rows)}
+    return {
+        "classes": classes,
+        "columns": list(images[0]) if images else [],
+        "images": [list(image.values()) for image in images],
+        "pictures": [pictures.get(image["path"]) for image in images],
+        "sections": [
+            {
+                "code": section.code,
+                "groups": section.is_groups,
+                "measure": section.issue.measure,
+                "total": section.total,
+                "entries": [[position[row] for row in entry] for entry in section.entries],
+                "sizes": section.sizes,
+                "samePixels": section.same_pixels,
+            }
+            for section in sections
+        ],
+    }
+
+
+def render(**values: Any) -> str:
+    """The page. Names of files and classes may be anything: whatever the template inserts is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(script=script, script_digest=digest, **values)
+
+
+if __name__ == "__main__":
+    run(main)

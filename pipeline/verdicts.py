@@ -1,0 +1,111 @@
+"""What the facts of all images together mean: which are copies of each other, which are odd, which can be used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import duplicates, outliers
+from pipeline.images.facts import BROKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.inspected import Inspected
+    from pipeline.params import Dataset
+
+SIDES = ("train", "val", "test")  # of copies on several official sides, the last side keeps its own
+PROPERTIES = ("width", "height", "brightness", "contrast", "sharpness", "color")
+NONE = -1
+
+
+class Verdicts:
+    """For each image its issues, its group of copies and its status, as arrays in the order of the source."""
+
+    def __init__(self, inspected: Inspected, dataset: Dataset) -> None:
+        self.issues = inspected.has_issue()
+        self.labels, self.classes = inspected.codes("label")
+        sides, names = inspected.codes("official_split")
+        rank = np.array([*(SIDES.index(name) for name in names), 0], np.int8)  # placed nowhere counts as train
+        self.side = rank[sides]
+        self.count = len(sides)
+        self.unusable = self.any_of(BROKEN | {"no_label"})
+        self.group = np.full(self.count, NONE, np.int32)
+        self.quarantined = self.unusable.copy()
+        self.find_copies(inspected, dataset)
+        values = {name: np.where(self.unusable, np.nan, inspected.numbers(name)) for name in PROPERTIES}
+        self.issues |= outliers.find(values, dataset.outliers)
+        self.warned = self.any_of(self.issues)
+
+    def any_of(self, codes: set[str] | dict[str, np.ndarray]) -> np.ndarray:
+        found = np.zeros(self.count, bool)
+        for code in codes:
+            if code in self.issues:
+                found |= self.issues[code]
+        return found
+
+    def find_copies(self, inspected: Inspected, dataset: Dataset) -> None:
+        """Number the groups of equal and nearly equal images, by first appearance, and judge them."""
+        usable = np.flatnonzero(~self.unusable)
+        hashes = inspected.column("pixel_hash").to_numpy()[usable].astype("S32")
+        content, first = by_first_appearance(hashes)
+        pairs = np.zeros((0, 2), np.int64)
+        if dataset.near_duplicates:
+            pairs = duplicates.near_pairs(inspected.fingerprints(usable[first]), dataset.near_duplicates)
+        component = duplicates.components(len(first), pairs)[content]
+        alike = np.bincount(component)[component] > 1
+        self.group[usable[alike]] = by_first_appearance(component[alike])[0]
+
+        side = self.side[usable]
+        found = {
+            "exact_duplicate": np.bincount(content)[content] > 1,
+            "near_duplicate": differs(content, component),
+            "label_conflict": differs(self.labels[usable], component),
+            "split_leak": differs(side, component),
+        }
+        for code, which in found.items():
+            self.issues[code] = np.zeros(self.count, bool)
+            self.issues[code][usable[which]] = True
+        self.quarantined[usable] = side < highest(side, component)
+
+    def status(self) -> np.ndarray:
+        """`quarantined` if an image can't be used, `warning` if it can but something is odd, else `ok`."""
+        return np.where(self.quarantined, "quarantined", np.where(self.warned, "warning", "ok"))
+
+    def complete(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """Tables of facts, with `group`, `status` and all issues added."""
+        start = 0
+        status = self.status()
+        for table in tables:
+            rows = slice(start, start + len(table))
+            start = rows.stop
+            issues: list[list[str]] = [[] for _ in range(len(table))]
+            for code, which in self.issues.items():
+                for row in np.flatnonzero(which[rows]):
+                    issues[row].append(code)
+            group = pa.array(self.group[rows], mask=self.group[rows] == NONE)
+            table = table.set_column(table.schema.get_field_index("issues"), "issues", pa.array(issues))
+            yield table.append_column("group", group).append_column("status", pa.array(status[rows]))
+
+
+def by_first_appearance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the different values as they come: the number of each of N, and the position of the first of each."""
+    _, first, numbers = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[numbers], first[order]
+
+
+def highest(values: np.ndarray, component: np.ndarray) -> np.ndarray:
+    """The highest of the integers in the component of each image, (N,)."""
+    found = np.full(component.max(initial=-1) + 1, np.iinfo(values.dtype).min, values.dtype)
+    np.maximum.at(found, component, values)
+    return found[component]
+
+
+def differs(values: np.ndarray, component: np.ndarray) -> np.ndarray:
+    """Whether the component of each image holds different values, (N,)."""
+    return highest(values, component) != -highest(-values, component)

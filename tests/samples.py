@@ -1,0 +1,109 @@
+"""Whole files of every format that is read, made from a real photo, and ways to take them apart."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import sklearn
+from PIL import Image
+
+PHOTO_FILE = Path(sklearn.__file__).parent / "datasets/images/flower.jpg"
+
+
+@cache
+def photo(width: int = 64, height: int = 48) -> Image.Image:
+    with Image.open(PHOTO_FILE) as image:
+        return image.convert("RGB").resize((width, height))
+
+
+def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def frames() -> dict[str, Any]:
+    return {"save_all": True, "append_images": [photo().rotate(90).resize((64, 48)), photo().rotate(180)]}
+
+
+def text_ppm() -> bytes:
+    return b"P3\n# words\n64 48\n255\n" + b" ".join(b"%d" % value for value in photo().tobytes()) + b"\n"
+
+
+def samples() -> dict[str, bytes]:
+    """A file of each format and of its variants that are written differently."""
+    image = photo()
+    return {
+        "jpg": encoded(image, "JPEG"),
+        "progressive jpg": encoded(image, "JPEG", progressive=True),
+        "optimised jpg": encoded(image, "JPEG", optimize=True),
+        "restarting jpg": encoded(image, "JPEG", restart_marker_blocks=2),
+        "grey jpg": encoded(image.convert("L"), "JPEG"),
+        "cmyk jpg": encoded(image.convert("CMYK"), "JPEG"),
+        "mpo jpg": encoded(image, "MPO", **frames()),
+        "png": encoded(image, "PNG"),
+        "palette png": encoded(image.convert("P"), "PNG"),
+        "animated png": encoded(image, "PNG", **frames()),
+        "gif": encoded(image, "GIF"),
+        "animated gif": encoded(image, "GIF", **frames()),
+        "webp": encoded(image, "WEBP"),
+        "lossless webp": encoded(image, "WEBP", lossless=True),
+        "animated webp": encoded(image, "WEBP", **frames()),
+        "bmp": encoded(image, "BMP"),
+        "palette bmp": encoded(image.convert("P"), "BMP"),
+        "tif": encoded(image, "TIFF"),
+        "lzw tif": encoded(image, "TIFF", compression="tiff_lzw"),
+        "deflate tif": encoded(image, "TIFF", compression="tiff_deflate"),
+        "jpeg tif": encoded(image, "TIFF", compression="jpeg"),
+        "tif of pages": encoded(image, "TIFF", **frames()),
+        "ppm": encoded(image, "PPM"),
+        "pgm": encoded(image.convert("L"), "PPM"),
+        "pbm": encoded(image.convert("1"), "PPM"),
+        "text ppm": text_ppm(),
+        "avif": encoded(image, "AVIF"),
+    }
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *before: bytes, interlaced: int = 0) -> bytes:
+    """A PNG of any header and rows (each with its filter byte), with chunks between them."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    chunks = (chunk(b"IHDR", header), *before, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def tiff(tags: Iterable[tuple[int, int, int, int]], data: bytes = b"", next_page: int = 0) -> bytes:
+    """A little-endian TIFF of one directory at 8 and data after it; tags are (tag, type, values, value or place)."""
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries) // 12) + entries + struct.pack("<I", next_page) + data
+
+
+def grey_tiff(width: int, height: int, data: bytes, next_page: int = 0, **more: tuple[int, int, int]) -> bytes:
+    """An uncompressed 8-bit grey TIFF; `more` replaces or adds tags as t<number>=(type, values, value)."""
+    tags = {256: (4, 1, width), 257: (4, 1, height), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 277: (3, 1, 1)}
+    tags |= {273: (4, 1, 0), 278: (4, 1, height), 279: (4, 1, len(data))}
+    tags |= {int(name[1:]): value for name, value in more.items()}
+    if 273 not in (int(name[1:]) for name in more):
+        tags[273] = (4, 1, 14 + 12 * len(tags))
+    return tiff([(tag, *value) for tag, value in sorted(tags.items())], data, next_page)
+
+
+def bmp(width: int, height: int, bits: int, pixels: bytes, compression: int = 0, size: int | None = None) -> bytes:
+    colours = b"" if bits > 8 else bytes(range(256)) * 4
+    start = 54 + len(colours)
+    whole = start + len(pixels) if size is None else size
+    header = struct.pack("<2s4I2i2HI", b"BM", whole, 0, start, 40, width, height, 1, bits, compression)
+    return header + struct.pack("<5I", len(pixels) if compression else 0, 0, 0, len(colours) // 4, 0) + colours + pixels
+
+
+def replaced(data: bytes, at: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + len(new) :]

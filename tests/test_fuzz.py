@@ -1,0 +1,141 @@
+"""Damage of every kind to images and to archives of them: pixels or a reason, a content, a problem or a clear error."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+import time
+import zipfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import samples
+
+from pipeline.console import UserError
+from pipeline.images import stored
+from pipeline.images.decode import Unusable, decode, upright
+from pipeline.images.items import Item
+from pipeline.images.sources import open_source
+from pipeline.images.stored import Problem
+
+SAMPLES = samples()
+CODES = {"unreadable", "truncated", "corrupt", "not_an_image", "empty_file", "too_large"}
+WARNINGS = {
+    *("format_mismatch", "exif_rotated", "corrupt_exif", "unexpected_mode", "animated", "trailing_data"),
+}
+SECONDS = 5  # for one small file on a busy machine
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "1"))  # more by hand
+
+
+@st.composite
+def damage(draw: st.DrawFn, contents: dict[str, bytes]) -> bytes:
+    """One of the contents with bytes changed, cut off, left out, repeated, or taken from another one."""
+    data = bytearray(contents[draw(st.sampled_from(sorted(contents)))])
+    for _ in range(draw(st.integers(1, 4))):
+        # headers are where it matters most
+        at = draw(st.one_of(st.integers(0, min(len(data), 120)), st.integers(0, len(data))))
+        length = draw(st.one_of(st.integers(1, 8), st.integers(1, 1 + len(data) // 2)))
+        match draw(st.sampled_from(["flip", "set", "cut", "drop", "repeat", "splice", "fill"])):
+            case "flip" if at < len(data):
+                data[at] ^= 1 << draw(st.integers(0, 7))
+            case "set":
+                extreme = st.sampled_from([b"\xff\xff", b"\0\0", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\x80"])
+                new = draw(st.one_of(extreme, st.binary(min_size=1, max_size=4)))
+                data[at : at + len(new)] = new
+            case "cut":
+                del data[at:]
+            case "drop":
+                del data[at : at + length]
+            case "repeat":
+                data[at:at] = data[at : at + length]
+            case "splice":
+                other = contents[draw(st.sampled_from(sorted(contents)))]
+                data[at:] = other[draw(st.integers(0, len(other))) :]
+            case "fill":
+                data[at : at + length] = draw(st.sampled_from([b"\0", b"\xff", b"U"])) * length
+    return bytes(data)
+
+
+def pixels_or_a_reason(content: bytes) -> None:
+    start = time.monotonic()
+    try:
+        image, _, issues = decode(content, "x.jpg")
+    except Unusable as error:
+        image, issues, reason = None, [error.code], error.reason
+    assert time.monotonic() - start < SECONDS
+    if image is None:
+        assert set(issues) < CODES
+        assert reason and len(reason.splitlines()) == 1 and len(reason) < 300
+    else:
+        assert set(issues) <= WARNINGS and len(set(issues)) == len(issues)
+        assert upright(image, 3).size in (image.size, image.size[::-1])
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=1500 * ROUNDS, deadline=None)
+@given(damage(SAMPLES))
+def test_damaged_images_end_in_pixels_or_a_reason(content: bytes) -> None:
+    pixels_or_a_reason(content)
+
+
+@cache
+def photos(folder: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(folder / "cats-dogs/cats-dogs-sample.zip") as archive:
+        names = [name for name in archive.namelist() if name.endswith(".jpg")]
+        return {name: content for name in names[:40] if (content := archive.read(name))}
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=400 * ROUNDS, deadline=None)
+@given(st.data())
+def test_damaged_photos_end_in_pixels_or_a_reason(data_mirror: Path, data: st.DataObject) -> None:
+    pixels_or_a_reason(data.draw(damage(photos(data_mirror))))
+
+
+@cache
+def archives() -> dict[str, bytes]:
+    made = {}
+    files = {f"{label}/{name}": SAMPLES[name] for label in ("cat", "dog") for name in ("pgm", "jpg", "gif")}
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", method) as archive:
+            for name, content in files.items():
+                archive.writestr(zipfile.ZipInfo(name), content, method)
+        made[f"{method}.zip"] = stream.getvalue()
+    for compression in ("", "gz", "xz"):
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode=f"w:{compression}") as tar:  # type: ignore[call-overload]
+            for name, content in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        made[f"tar.{compression}"] = stream.getvalue()
+    return made
+
+
+def contents_or_an_error(content: bytes) -> None:
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "in")
+        path.write_bytes(content)
+        message = ""
+        try:
+            for item, found in open_source(path).read():
+                assert isinstance(item, Item) and item.path
+                assert isinstance(stored.read(found), bytes | Problem | np.ndarray)
+        except UserError as error:
+            message = str(error)
+    assert len(message.splitlines()) <= 1
+    assert time.monotonic() - start < SECONDS
+
+
+@settings(max_examples=300 * ROUNDS, deadline=None)
+@given(damage(archives()))
+def test_damaged_archives_end_in_contents_problems_or_an_error(content: bytes) -> None:
+    contents_or_an_error(content)

@@ -1,0 +1,223 @@
+"""Images that outgrow one machine: the same bytes from S3, and from a Dask cluster that loses a worker half-way."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ENVIRONMENT, REPOSITORY, Project, class_folders, failed_in_one_line, picture
+
+from pipeline.images import parallel
+from pipeline.images.stored import Problem
+
+EXIT = "__import__('os')._exit(9)"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder and a zip of the same images, a broken one and copies among them."""
+    root = tmp_path_factory.mktemp("photos")
+    folder = class_folders(root / "photos", {"cat": 150, "dog": 130})
+    for number in range(20):  # big ones
+        picture(number, 300, 300).save(folder / f"dog/big{number:02d}.png", compress_level=9)
+    (folder / "cat/broken.png").write_bytes((folder / "cat/000.png").read_bytes()[:99])
+    shutil.copy(folder / "cat/001.png", folder / "dog/copy.png")
+    with zipfile.ZipFile(root / "photos.zip", "w") as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.write(file, file.relative_to(folder))
+    return root
+
+
+@pytest.fixture(scope="module")
+def here(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What check and pack make of the images on this machine alone."""
+    return made(Project(tmp_path_factory.mktemp("here")), str(photos / "photos.zip"))
+
+
+def made(project: Project, source: str, **environment: str) -> dict[str, bytes]:
+    """Run check, split and pack on a source; all that they wrote."""
+    project.dataset("photos", source, max_quarantined=0.1)
+    for stage in ("check", "split", "pack"):
+        project.must_run(stage, "photos", **environment)
+    return outputs(project)
+
+
+def outputs(project: Project) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(project.root)): path.read_bytes()
+        for top in ("data", "reports")
+        for path in sorted((project.root / top).rglob("*"))
+        if path.is_file()
+    }
+
+
+# S3
+
+
+class Requests(logging.Handler):
+    """What the server was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+REQUESTS = Requests()
+
+
+@pytest.fixture(scope="module")
+def s3(photos: Path) -> Iterator[dict[str, str]]:
+    """The environment with which s3://bucket is a server on this machine that holds the photos."""
+    from moto.server import ThreadedMotoServer
+
+    log = logging.getLogger("werkzeug")
+    log.propagate, log.handlers = False, [REQUESTS]
+    log.setLevel(logging.INFO)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }  # fmt: skip
+    import boto3
+
+    client = boto3.client(
+        "s3", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name="us-east-1", aws_access_key_id="key",
+        aws_secret_access_key="secret",
+    )  # fmt: skip
+    client.create_bucket(Bucket="bucket")
+    client.upload_file(str(photos / "photos.zip"), "bucket", "archives/photos.zip")
+    for file in sorted((photos / "photos").rglob("*.png")):
+        client.upload_file(str(file), "bucket", str(file.relative_to(photos)))
+    yield environment
+    server.stop()
+
+
+@pytest.mark.parametrize("place", ["archives/photos.zip", "photos", "archives"])
+def test_the_same_bytes_from_s3(s3: dict[str, str], here: dict[str, bytes], project: Project, place: str) -> None:
+    assert made(project, f"s3://bucket/{place}", **s3) == here
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("s3://bucket/nothing", ["s3://bucket/nothing", "is not there"]),
+        ("s3://other/photos", ["s3://other/photos"]),
+        ("nonsense://bucket/photos", ["nonsense://bucket/photos", "expected an address that fsspec can read"]),
+    ],
+)
+def test_an_address_that_leads_nowhere(s3: dict[str, str], project: Project, place: str, words: list[str]) -> None:
+    project.dataset("photos", place)
+    failed_in_one_line(project.run("check", "photos", **s3), *words)
+
+
+def test_a_storage_that_does_not_answer(s3: dict[str, str], project: Project) -> None:
+    project.dataset("photos", "s3://bucket/photos")
+    closed = {**s3, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    failed_in_one_line(project.run("check", "photos", **closed), "s3://bucket/photos", "EndpointConnectionError")
+
+
+# Dask
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
+    """The address of a scheduler with two worker processes, and the process above these."""
+    folder = tmp_path_factory.mktemp("dask")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    dask = [str(Path(sys.executable).with_name("dask"))]
+    environment = {
+        **ENVIRONMENT,
+        **s3,  # the workers read the images themselves
+        "PYTHONPATH": str(REPOSITORY),
+        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+    }
+    host, port = address.removeprefix("tcp://").split(":")
+    commands = [
+        ["scheduler", "--host", host, "--port", port, "--no-dashboard", "--no-jupyter"],
+        ["worker", address, "--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)],
+    ]
+    with (folder / "log").open("w") as log:
+        processes = [
+            subprocess.Popen([*dask, *command], env=environment, cwd=folder, stdout=log, stderr=log)
+            for command in commands
+        ]
+    try:
+        yield address, psutil.Process(processes[1].pid)
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            process.wait(30)
+
+
+def workers(nannies: psutil.Process) -> list[psutil.Process]:
+    return [child for child in nannies.children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_the_same_bytes_from_a_cluster_that_loses_a_worker(
+    cluster: tuple[str, psutil.Process], s3: dict[str, str], here: dict[str, bytes], project: Project
+) -> None:
+    address, nannies = cluster
+    environment = {**s3, "DASK_SCHEDULER_ADDRESS": address}
+    project.dataset("photos", "s3://bucket/photos", max_quarantined=0.1)
+    process = subprocess.Popen(
+        project.command("check", "photos"), cwd=project.root,
+        env={**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), **environment},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    REQUESTS.lines.clear()
+    while not any("GET /bucket/photos/" in line and ".png" in line for line in REQUESTS.lines):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    before = workers(nannies)
+    before[0].kill()
+    assert process.wait(120) == 0
+    deadline = time.monotonic() + 30
+    while set(workers(nannies)) & set(before) != {before[1]} or len(workers(nannies)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for stage in ("split", "pack"):
+        project.must_run(stage, "photos", **environment)
+    assert outputs(project) == here
+
+
+def crashed(item: object, problem: Problem) -> str:
+    return f"{problem.code}: {problem.reason}"
+
+
+def test_an_image_that_kills_every_worker_is_given_up(
+    cluster: tuple[str, psutil.Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster[0])
+    monkeypatch.setattr(parallel, "CHUNK_ITEMS", 4)
+    monkeypatch.setattr(parallel, "SECONDS_PER_CHUNK", 5)
+    hang = "__import__('time').sleep(99)"
+    tasks = [{5: EXIT, 9: hang}.get(number, str(number)) for number in range(14)]
+    results = list(parallel.ordered_map(partial(map, eval), tasks, len, crashed))
+    given_up = {5: "unreadable: its decoder crashed", 9: "unreadable: not decoded in 5 s"}
+    assert results == [given_up.get(number, number) for number in range(14)]
+
+
+def test_a_scheduler_that_is_not_there(photos: Path, project: Project) -> None:
+    project.dataset("photos", str(photos / "photos.zip"), max_quarantined=0.1)
+    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
+        ran = project.run("check", "photos", DASK_SCHEDULER_ADDRESS=address)
+        failed_in_one_line(ran, f"DASK_SCHEDULER_ADDRESS={address}", "no scheduler answers")
