@@ -25,14 +25,14 @@ $(INSTALLED): requirements.lock
 
 .PHONY: repro
 repro: $(INSTALLED) ## run the embedded example, digits, through all stages
-	@$(BIN)/dvc repro --glob 'evaluate@digits-*' | tee .venv/repro.log
+	@$(BIN)/dvc repro --glob 'evaluate@digits-*' 'report@digits' | tee .venv/repro.log
 	@grep -q '^Data and pipelines are up to date' .venv/repro.log || $(MAKE) --silent --no-print-directory results
 
 .PHONY: results
 results: $(INSTALLED)
 	@echo; $(BIN)/dvc metrics show --precision 4 reports/digits-*/metrics.json; echo
 	@echo "Where to look next:"
-	@echo "  reports/digits/                contact sheets, sizes and splits of the images"
+	@echo "  reports/digits/index.html      the images: what is odd, sizes, splits; open it in a browser"
 	@echo "  reports/digits-cnn/            classification report, confusion matrix, sample predictions"
 	@echo "  make ui                        the runs in MLflow"
 	@echo "  $(BIN)/dvc plots show       learning curves of all experiments, as a page"
@@ -56,4 +56,4 @@ ui: $(INSTALLED) ## open the MLflow UI on the project's own database
 .PHONY: lock
 lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra dev --upgrade pyproject.toml --output-file requirements.lock
+		--all-extras --upgrade pyproject.toml --output-file requirements.lock

@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.images.pool import cores
+from pipeline.parallel.pool import cores
 
 REPOSITORY = Path(__file__).parents[1]
 CLEANVISION = REPOSITORY / ".venv/cleanvision"

@@ -25,10 +25,10 @@ import psutil
 from PIL import Image, ImageEnhance
 from PIL.Image import Transpose
 
-from pipeline.duplicates import components, near_pairs
+from pipeline.checking.duplicates import components, near_pairs
 from pipeline.images import decode, hashing, properties, stored
-from pipeline.images.pool import cores
 from pipeline.images.sources import open_source
+from pipeline.parallel.pool import cores
 from pipeline.params import NearDuplicates
 
 MIRROR = Path(os.environ.get("DATA_MIRROR", "."))

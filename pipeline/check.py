@@ -16,14 +16,14 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from pipeline import params
+from pipeline.checking.inspected import Inspected
+from pipeline.checking.verdicts import Verdicts
 from pipeline.console import UserError, only_argument, run
 from pipeline.images import sheets
 from pipeline.images.items import IMAGE_SUFFIXES, is_visible
 from pipeline.images.sources import open_source
-from pipeline.inspected import Inspected
 from pipeline.manifest import write_tables
 from pipeline.outputs import whole, write_json
-from pipeline.verdicts import Verdicts
 
 LISTED = 50  # broken images named when there are too many
 STATUSES = ("ok", "warning", "quarantined")

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import params
+from pipeline import parallel, params
 from pipeline.console import UserError, only_argument, progress, run
-from pipeline.images import parallel, stored
+from pipeline.images import stored
 from pipeline.images.decode import Unusable, decode, to_size, upright
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Content, Problem

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 
 from pipeline import params
 from pipeline.console import UserError, only_argument, run
-from pipeline.decisions import HEADER, read_rows
 from pipeline.images.sources import open_source
 from pipeline.outputs import whole
 from pipeline.page import charts, findings
 from pipeline.page.thumbnails import thumbnails
+from pipeline.splitting.decisions import HEADER, read_rows
 
 TEMPLATES = Path(__file__).parent / "page"
 SHOWN = ["path", "status", "issues", "reason", "width", "height", "bytes", "format", "mode"]

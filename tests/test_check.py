@@ -29,9 +29,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.images import parallel
-from pipeline.images.pool import MOST_MEMORY, cores
+from pipeline import parallel
 from pipeline.images.stored import Problem
+from pipeline.parallel.pool import MOST_MEMORY, cores
 
 COLUMNS = [
     "path", "label", "official_split", "width", "height", "mode", "format", "bytes", "sha256", "phash",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_split import Rows, row, rows_of, sides, write
 
 from pipeline.console import UserError
-from pipeline.decisions import decide, read_decisions
+from pipeline.splitting.decisions import decide, read_decisions
 
 HEADER = "path,decision,label,note\n"
 CLASSES = ["cat", "dog"]

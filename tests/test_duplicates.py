@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 from PIL.Image import Transpose
 
-from pipeline import alignment, hamming
-from pipeline.duplicates import NEAREST, components, near_pairs
-from pipeline.hamming import Index
+from pipeline.checking import alignment, hamming
+from pipeline.checking.duplicates import NEAREST, components, near_pairs
+from pipeline.checking.hamming import Index
 from pipeline.images import decode, hashing, stored
 from pipeline.images.sources import open_source
 from pipeline.params import NearDuplicates

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Project, class_folders, failed_in_one_line, picture
 
-from pipeline.images import parallel
+from pipeline import parallel
 from pipeline.images.stored import Problem
 
 EXIT = "__import__('os')._exit(9)"

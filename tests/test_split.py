@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from pipeline import split as stage
 from pipeline.console import UserError
-from pipeline.draw import draw, train_order, uniform
-from pipeline.groups import join
 from pipeline.manifest import write_manifest
 from pipeline.params import Split
+from pipeline.splitting.draw import draw, train_order, uniform
+from pipeline.splitting.groups import join
 
 Rows = list[dict[str, Any]]
 SIDES = ["train", "val", "test"]

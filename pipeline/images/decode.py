@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from pipeline.images import integrity, jpeg, magic, png, tiff
-from pipeline.images.integrity import Unusable, limit_pixels
+from pipeline.images.formats import integrity, jpeg, magic, png, tiff
+from pipeline.images.formats.integrity import Unusable, limit_pixels
 from pipeline.images.stored import Problem, Read
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # doubts about metadata; what is wrong with pixels is raised

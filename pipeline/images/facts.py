@@ -88,7 +88,7 @@ def png(pixels: np.ndarray) -> bytes:
 def version() -> str:
     """A hash of the code of this folder and of the versions of the packages that it decodes with."""
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     for name in PACKAGES:
         digest.update(metadata.version(name).encode())

@@ -7,7 +7,7 @@ import xxhash
 from PIL import Image
 
 SIDE = 32  # of a fingerprint
-BANDS = (21, 21, 22)  # bits that are looked up together: see pipeline/hamming.py
+BANDS = (21, 21, 22)  # bits that are looked up together: see pipeline/checking/hamming.py
 
 
 def pixel_hash(image: Image.Image) -> str:

@@ -151,7 +151,7 @@ class Numbering:
 
     def is_taken(self, name: str) -> bool:
         position = np.searchsorted(self.hashes, hash(name))
-        return name in self.given or (position < len(self.hashes) and bool(self.hashes[position] == hash(name)))
+        return name in self.given or self.hashes[position : position + 1].tolist() == [hash(name)]
 
 
 def sort_classes(labels: Iterable[str]) -> list[str]:

@@ -6,8 +6,9 @@ import base64
 import io
 from collections.abc import Iterable, Iterator
 
+from pipeline import parallel
 from pipeline.console import progress
-from pipeline.images import parallel, stored
+from pipeline.images import stored
 from pipeline.images.decode import Unusable, decode, upright
 from pipeline.images.sources import Source
 from pipeline.images.stored import Content, Problem, Read

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.console import UserError
 from pipeline.images.facts import version
-from pipeline.images.pool import apply
+from pipeline.parallel.pool import apply
 
 
 class Cluster:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline import alignment
-from pipeline.hamming import Index
+from pipeline.checking import alignment
+from pipeline.checking.hamming import Index
 from pipeline.images.hashing import COSINES, FREQUENCIES, orientations, spectra
-from pipeline.images.pool import cores
+from pipeline.parallel.pool import cores
 
 if TYPE_CHECKING:
     from pipeline.params import NearDuplicates
@@ -45,7 +45,8 @@ def near_pairs(fingerprints: np.ndarray, params: NearDuplicates) -> np.ndarray:
             np.concatenate(parts, axis=-1)
             for parts in zip(*pool.map(lambda block: describe(fingerprints[block]), blocks), strict=True)
         )
-        found = np.flatnonzero(telling & (rank_among_equal(hashes.min(0)) < NEAREST))
+        found = np.flatnonzero(telling)
+        found = found[rank_among_equal(hashes[:, found].min(0)) < NEAREST]
         search = Search(fingerprints, hashes[0], found, Index(hashes[:, found], params.distance), params.difference)
         del hashes
         pairs = list(pool.map(search.pairs, (block[telling[block]] for block in blocks)))

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
-from pipeline.images.pool import Pool
 from pipeline.images.stored import Problem
+from pipeline.parallel.pool import Pool
 
 T = TypeVar("T")
 Function = Callable[[list[Any]], Iterable[Any]]  # of a chunk; gives one result for each of its items
@@ -69,7 +69,7 @@ def ordered_map(
 
 def start_workers() -> Workers:
     if address := os.environ.get(SCHEDULER):
-        from pipeline.images.cluster import Cluster
+        from pipeline.parallel.cluster import Cluster
 
         return Cluster(address)
     return Pool()
@@ -96,10 +96,10 @@ def finish(
 ) -> list[Any]:
     """Results of the oldest chunk. Those that a crash took along are started again."""
     chunk, promise = under_way.popleft()
-    crashes = workers.crashes
+    failures: tuple[type[Exception], ...] = (TimeoutError, *workers.crashes)
     try:
         return list(promise.result(SECONDS_PER_CHUNK))
-    except (TimeoutError, *crashes):
+    except failures:
         workers.recover(promise)
     results = []
     for item in chunk:
@@ -107,10 +107,11 @@ def finish(
         try:
             results += alone.result(SECONDS_PER_CHUNK)
             continue
-        except TimeoutError:
-            problem = Problem("unreadable", f"not decoded in {SECONDS_PER_CHUNK} s")
-        except crashes:
-            problem = Problem("unreadable", "its decoder crashed")
+        except failures as failure:
+            is_late = isinstance(failure, TimeoutError)
+            problem = Problem(
+                "unreadable", f"not decoded in {SECONDS_PER_CHUNK} s" if is_late else "its decoder crashed"
+            )
         workers.recover(alone)
         results.append(on_crash(item, problem))
     again = [

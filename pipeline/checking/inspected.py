@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline import parallel
 from pipeline.console import progress
-from pipeline.images import facts, hashing, parallel, sheets, stored
+from pipeline.images import facts, hashing, sheets, stored
 from pipeline.images.sources import Source
 from pipeline.manifest import CHECKED
 from pipeline.outputs import remove, whole

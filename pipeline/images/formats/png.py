@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from pipeline.images.integrity import Unusable, cut, trailing
+from pipeline.images.formats.integrity import Unusable, cut, trailing
 
 SIGNATURE = 8  # bytes
 PALETTE, RGB = 3, 2  # colour types

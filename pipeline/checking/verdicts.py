@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pipeline import duplicates, outliers
+from pipeline.checking import duplicates, outliers
 from pipeline.images.facts import BROKEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.inspected import Inspected
+    from pipeline.checking.inspected import Inspected
     from pipeline.params import Dataset
 
 SIDES = ("train", "val", "test")  # of copies on several official sides, the last side keeps its own

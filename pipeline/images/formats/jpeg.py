@@ -14,8 +14,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from pipeline.images.integrity import Unusable, cut, trailing
-from pipeline.images.tiff import directories
+from pipeline.images.formats.integrity import Unusable, cut, trailing
+from pipeline.images.formats.tiff import directories
 
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # no stuffed 0xFF, no fill byte, no restart: those stand inside data
 EOI, SOS, DHT, APP2 = 0xD9, 0xDA, 0xC4, 0xE2

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.share import TEST, TRAIN, VAL, Groups, share
+from pipeline.splitting.share import TEST, TRAIN, VAL, Groups, share
 
 if TYPE_CHECKING:
     import pandas as pd

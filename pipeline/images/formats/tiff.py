@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipeline.images.integrity import Unusable, cut, limit_pixels
+from pipeline.images.formats.integrity import Unusable, cut, limit_pixels
 
 SIZES = {
     1: 1,

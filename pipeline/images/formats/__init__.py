@@ -1,0 +1,1 @@
+"""What each format of images must look like, and where it ends."""

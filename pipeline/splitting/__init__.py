@@ -1,0 +1,1 @@
+"""How `split` groups images and draws their sides, and what a person decides."""
