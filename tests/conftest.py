@@ -184,7 +184,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         if done.exists():
             return Clone(root)
         clone = make_clone(root)
-        clone.must_run("dvc", "repro", "--glob", "evaluate@digits-*")
+        clone.must_run("dvc", "repro", "--glob", "evaluate@digits-*", "report@digits")
         done.touch()
         return clone
 

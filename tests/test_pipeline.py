@@ -87,6 +87,7 @@ def scratch(digits: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
     [
         ("download", "", ["download", "digits"]),
         ("check", "", ["check", "digits"]),
+        ("report", "", ["report", "digits"]),
         ("split", "", ["split", "digits"]),
         ("pack", "", ["pack", "digits"]),
         ("weights", "", ["download", "--weights", MLP]),
@@ -123,7 +124,7 @@ def test_a_transfer_network_needs_its_own_module_and_no_other(clone: Clone, stag
 
 def test_nothing_runs_twice(digits: Clone, copy_of: CopyOf) -> None:
     copy = copy_of(digits)
-    ran = copy.must_run("dvc", "repro", "--glob", "evaluate@digits-*")
+    ran = copy.must_run("dvc", "repro", "--glob", "evaluate@digits-*", "report@digits")
     assert "Data and pipelines are up to date." in ran.out
     assert "Running stage" not in ran.out
     assert_same(results(copy), results(digits))
@@ -165,7 +166,7 @@ CODE = ("from __future__ import annotations", "from __future__ import annotation
         ({"pipeline/networks/cnn.py": CODE}, {f"train@{CNN}", f"evaluate@{CNN}"}),
         (
             {"params.yaml": ("val: 0.1, test: 0.2", "val: 0.2, test: 0.2")},
-            {"check@digits", "split@digits", "pack@digits"},
+            {"check@digits", "split@digits", "report@digits", "pack@digits"},
         ),
         (  # the view in MLflow, and another data set
             {
@@ -204,11 +205,11 @@ def test_lost_results_come_from_the_run_cache(digits: Clone, copy_of: CopyOf) ->
     for folder in ("models", "reports", "data"):
         shutil.rmtree(copy.root / folder)
     (copy.root / "dvc.lock").unlink()
-    ran = copy.must_run("dvc", "repro", "--glob", "evaluate@digits-*")
+    ran = copy.must_run("dvc", "repro", "--glob", "evaluate@digits-*", "report@digits")
     run = {line.split("'")[1] for line in ran.out.splitlines() if line.startswith("Running stage")}
-    # what may not be fetched again is kept by `persist`, which has no run-cache
-    assert run == {"download@digits", f"weights@{MLP}", f"weights@{CNN}"}
-    for stage in (f"train@{MLP}", f"evaluate@{CNN}", "check@digits", "pack@digits"):
+    # what is kept by `persist`, to be read or not to be fetched again, has no run-cache
+    assert run == {"download@digits", "split@digits", f"weights@{MLP}", f"weights@{CNN}"}
+    for stage in (f"train@{MLP}", f"evaluate@{CNN}", "check@digits", "report@digits", "pack@digits"):
         assert f"Stage '{stage}' is cached - skipping run, checking out outputs" in ran.out
     expected = results(digits)
     order = YAML(typ="safe").load
@@ -374,7 +375,7 @@ def test_plots_hold_curves_and_counts(digits: Clone, copy_of: CopyOf, tmp_path: 
         return (json.loads(content) if isinstance(content, str) else content)["data"]["values"]
 
     counts = list(csv.DictReader((digits.root / f"reports/{CNN}/confusion_matrix.csv").open()))
-    assert len(counts) == 100 and sum(int(row["count"]) for row in counts) == 359
+    assert len(counts) == 100 and sum(int(row["count"]) for row in counts) == 370
     cells = {
         (row["actual"], row["predicted"]): str(row["count"]) for row in points(f"reports/{CNN}/confusion_matrix.csv")
     }

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.images.hashing import BANDS, FREQUENCIES
 
-AT_ONCE = 1 << 20  # candidates compared at once: bounds the memory, whatever the hashes
+AT_ONCE = 1 << 17  # candidates compared at once: bounds the memory, whatever the hashes
 
 
 class Index:
@@ -29,9 +29,7 @@ class Index:
         """For `hashes` (8, M): numbers of a query and of a hash at most the radius apart in some orientation, and
         their distance, in stretches of at most AT_ONCE; the same two may come several times."""
         for band in self.bands:
-            for query, entry, distance in band.candidates(hashes):
-                near = np.flatnonzero(distance <= self.radius)
-                yield query[near], entry[near], distance[near]
+            yield from band.within(hashes, self.radius)
 
 
 class Band:
@@ -64,26 +62,29 @@ class Band:
     def frequencies(self, first: int) -> list[list[int]]:
         return FREQUENCIES[first : first + self.bits].tolist()
 
-    def candidates(self, hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Numbers of a query and an entry whose bands differ in few enough bits, and the distance of the hashes."""
+    def within(self, hashes: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of those whose bands differ in few enough bits."""
         best = np.full((hashes.shape[1], self.masks.shape[1]), np.iinfo(np.uint32).max, np.uint32)
         for orientation, (values, masks) in enumerate(zip(self.values(hashes), self.masks, strict=True)):
             np.minimum(best, (values[:, None] ^ masks) << 3 | np.uint32(orientation), out=best)
         flat = best.ravel()
-        starts = self.starts[flat >> 3].astype(np.int64)
+        starts = self.starts[flat >> 3]
         counts = self.starts[(flat >> 3) + 1] - starts
         found = np.flatnonzero(counts)
         starts, counts = starts[found], counts[found]
         query = found // best.shape[1]
         turned = hashes[flat[found] & 7, query]
-        ends = np.cumsum(counts)
+        ends = np.cumsum(counts, dtype=np.int64)
         first = 0
         while first < len(found):
             before = ends[first] - counts[first]
             last = max(first + 1, int(np.searchsorted(ends, before + AT_ONCE, side="right")))
             part = slice(first, last)
-            offsets = starts[part] - (ends[part] - counts[part] - before)
-            entry = np.arange(ends[last - 1] - before) + np.repeat(offsets, counts[part])
-            distance = np.bitwise_count(np.repeat(turned[part], counts[part]) ^ self.hashes[entry])
-            yield np.repeat(query[part], counts[part]), self.entries[entry], distance
+            stops = (ends[part] - before).astype(np.int32)
+            candidate = np.arange(stops[-1], dtype=np.int32)
+            candidate += np.repeat(starts[part] - (stops - counts[part]), counts[part])
+            distance = np.bitwise_count(np.repeat(turned[part], counts[part]) ^ self.hashes[candidate])
+            near = np.flatnonzero(distance <= radius)
+            lookup = first + np.searchsorted(stops, near, side="right")
+            yield query[lookup], self.entries[candidate[near]], distance[near]
             first = last

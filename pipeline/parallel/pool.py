@@ -45,7 +45,7 @@ class Pool:
         if self.pool is None:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["pipeline.images.facts"])
-            self.pool = ProcessPoolExecutor(self.width, mp_context=context, initializer=limit_memory)
+            self.pool = ProcessPoolExecutor(self.width, mp_context=context, initializer=prepare)
         return self.pool
 
     def recover(self, promise: object) -> None:
@@ -67,6 +67,20 @@ class Pool:
 
 def apply(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> list[Any]:
     return list(function(chunk))
+
+
+def prepare() -> None:
+    """What a worker does first."""
+    threading.Thread(target=end_with_stage, daemon=True).start()
+    limit_memory()
+
+
+def end_with_stage() -> None:
+    """Where the stage was killed, its workers would wait for work for ever."""
+    stage = multiprocessing.parent_process()
+    assert stage is not None
+    stage.join()
+    os._exit(1)
 
 
 def limit_memory() -> None:
