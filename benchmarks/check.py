@@ -99,6 +99,8 @@ def main() -> None:
     parser.add_argument("--growth", type=int, nargs="*", default=[], help="numbers of small images to check")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if not arguments.source.is_file():
+        sys.exit(f"error: {arguments.source} is not there: name a zip of photos with --source, or set DATA_MIRROR")
     with tempfile.TemporaryDirectory(prefix="check-") as folder:
         figures = compare(arguments.source, Path(folder), arguments.rounds)
         growth = [grown(count, Path(folder)) for count in arguments.growth]
@@ -116,6 +118,8 @@ def compare(source: Path, folder: Path, rounds: int) -> dict[str, Any]:
     """Median seconds of each contender over rounds that take turns, and their ratios."""
     with zipfile.ZipFile(source) as archive:
         archive.extractall(folder / "photos")
+    for file in [path for path in (folder / "photos").rglob("*.jpg") if not path.stat().st_size]:
+        file.unlink()  # cleanvision stops at the first broken file
     images = len(list((folder / "photos").rglob("*.jpg")))
     write_params(folder, folder / "photos")
     install_cleanvision()

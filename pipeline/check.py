@@ -39,7 +39,6 @@ def main() -> None:
 
     summary = summarise(inspected, verdicts, source.classes)
     report = Path("reports", name)
-    sheets.draw_sizes(report / "sizes.png", *(inspected.numbers(side) for side in ("width", "height")))
     draw_contact_sheets(report / "contact_sheets", inspected, source.classes)
     write_json(report / "check.json", summary)
     tables = verdicts.complete(inspected.tables())

@@ -225,9 +225,6 @@ def test_the_report_counts_what_the_table_holds(zoo: Checked) -> None:
 @in_the_zoo
 def test_pictures_for_people(zoo: Checked) -> None:
     report = zoo.root / "reports/photos"
-    with Image.open(report / "sizes.png") as image:
-        image.load()
-        assert image.width > 300 and len(set(image.convert("L").tobytes())) > 10
     sheets = sorted(path.name for path in (report / "contact_sheets").iterdir())
     assert sheets == ["000-cat.png", "001-dog.png"]
     for sheet in sheets:
@@ -655,7 +652,7 @@ def test_the_same_bytes_again_and_with_one_core(project: Project) -> None:
     project.dataset("photos", "in", max_quarantined=0.1)
     project.must_run("check", "photos")
     first = outputs(project)
-    assert len(first) == 5
+    assert len(first) == 4
     project.must_run("check", "photos")
     assert outputs(project) == first
     for name in first:

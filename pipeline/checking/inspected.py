@@ -45,6 +45,7 @@ class Inspected:
         self.inspect(source)
 
     def inspect(self, source: Source) -> None:
+        self.forget_what_was_given_up()
         done = self.parts()
         rows_done = sum(pq.read_metadata(part).num_rows for part in done)
         left = parallel.ordered_map(facts.inspect, tasks(source, rows_done), task_size, facts.unusable)
@@ -56,6 +57,17 @@ class Inspected:
                     pq.write_table(pa.Table.from_pylist(part, FACTS), partial)
             if len(part) < PART_ROWS:
                 break
+
+    def forget_what_was_given_up(self) -> None:
+        """A worker that died may have been killed from outside: such an image gets another chance."""
+        given_up = False
+        for part in self.parts():
+            reasons = pq.read_table(part, columns=["reason"])["reason"]
+            given_up = given_up or any(
+                pc.any(pc.starts_with(reasons, why)).as_py() for why in (parallel.CRASHED, parallel.LATE)
+            )
+            if given_up:
+                remove(part)
 
     def part(self, number: int) -> Path:
         return self.folder / f"{number:06d}.parquet"

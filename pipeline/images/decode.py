@@ -145,7 +145,8 @@ def upright(image: Image.Image, channels: int) -> Image.Image:
         image = Image.alpha_composite(white, image)
     if turn is not None:
         image = image.transpose(turn)
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def to_size(image: Image.Image, height: int, width: int) -> np.ndarray:

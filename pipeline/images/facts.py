@@ -44,7 +44,7 @@ def inspect_one(task: Task, content: Read) -> dict[str, Any]:
         return {**facts, "issues": [error.code], "reason": error.reason}
     seen = decode.upright(image, channels=3)
     small = properties.reduced(seen)
-    measured = properties.measure(small)._asdict()
+    measured = properties.measure(small, seen)._asdict()
     if measured.pop("blank"):
         issues.append("blank")
     if task.item.label is None:
@@ -60,7 +60,7 @@ def inspect_one(task: Task, content: Read) -> dict[str, Any]:
         pixel_hash=hashing.pixel_hash(seen),
         fingerprint=fingerprint.tobytes(),
         issues=issues,
-        thumbnail=png(sheets.thumbnail(seen)) if task.shown else None,
+        thumbnail=ppm(sheets.thumbnail(seen)) if task.shown else None,
     )
     return facts
 
@@ -79,9 +79,9 @@ def known_unread(item: Item, content: Read) -> dict[str, Any]:
     return facts
 
 
-def png(pixels: np.ndarray) -> bytes:
+def ppm(pixels: np.ndarray) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
+    Image.fromarray(pixels).save(stream, "PPM")
     return stream.getvalue()
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image
 
 SIDE = 128  # pixels: pictures are compared at about this size, whatever their own
+SAMPLE = 64
 LEVELS_OF_NOISE = 4  # of 255: what JPEG leaves of a single colour
 TINT = 16  # of 255: how far the channels of a coloured pixel lie apart, at least
 COLORED = 0.001  # fraction of coloured pixels that makes a picture one in colour
@@ -25,31 +26,28 @@ class Properties(NamedTuple):
 
 
 def reduced(image: Image.Image) -> Image.Image:
-    """An RGB picture averaged over blocks, so that its longer side has SIDE to 2·SIDE pixels, if it had as many."""
-    return image.reduce(max(1, max(image.size) // SIDE))
+    """The luminance of an RGB picture, averaged over blocks until its longer side has SIDE to 2·SIDE pixels."""
+    return image.convert("L").reduce(max(1, max(image.size) // SIDE))
 
 
-def measure(image: Image.Image) -> Properties:
-    """Measure an RGB picture that has been `reduced`.
+def measure(grey: Image.Image, image: Image.Image) -> Properties:
+    """Measure an RGB picture, whose luminance has been `reduced`.
 
     Sharpness after J. L. Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000: blur removes
-    what the Laplacian shows.
+    what the Laplacian shows. Colour is looked for in SAMPLE × SAMPLE pixels.
     """
-    grey = image.convert("L")
-    red, green, blue = image.split()
-    highest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
-    lowest = ImageChops.darker(ImageChops.darker(red, green), blue)
-    spread = np.array(ImageChops.subtract(highest, lowest).histogram())
     levels = np.array(grey.histogram())
     pixels = levels.sum()
     mean = levels @ LEVELS / pixels
     contrast = np.sqrt(max(0.0, levels @ LEVELS**2 / pixels - mean**2))
-    ranges = [np.ptp(np.flatnonzero(counts)) for counts in (levels, spread)]
+    red, green, blue = np.asarray(image.resize((SAMPLE, SAMPLE), Image.Resampling.NEAREST)).reshape(-1, 3).T
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    ranges = (np.ptp(np.flatnonzero(levels)), np.ptp(spread))
     return Properties(
         brightness=round(float(mean / 255), 5),
         contrast=round(float(contrast / 255), 5),
         sharpness=round(float(laplacian(np.asarray(grey)).std() / 255), 5) if min(grey.size) > 2 else 0.0,
-        color=bool(spread[TINT:].sum() > COLORED * pixels),
+        color=bool(np.count_nonzero(spread > TINT) > COLORED * len(spread)),
         blank=bool(max(ranges) <= LEVELS_OF_NOISE),
     )
 

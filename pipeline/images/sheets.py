@@ -1,4 +1,4 @@
-"""Pictures of a data set: a histogram of image sizes, a contact sheet for each class."""
+"""Contact sheets: what the images of each class look like."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-from pipeline.outputs import whole
 
 PER_CLASS = 32  # images on a contact sheet
 COLUMNS = 8
@@ -35,19 +33,3 @@ def draw_contact_sheet(path: Path, tiles: list[np.ndarray]) -> None:
         row, column = divmod(position, COLUMNS)
         sheet.paste(Image.fromarray(tile), (gap + column * (TILE + gap), gap + row * (TILE + gap)))
     sheet.save(path)
-
-
-def draw_sizes(path: Path, widths: np.ndarray, heights: np.ndarray) -> None:
-    """Histograms of two arrays of pixels, (N,); nan is left out."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    FigureCanvasAgg(figure)
-    drawn = zip(figure.subplots(1, 2, sharey=True), ("width", "height"), (widths, heights), strict=True)
-    for axes, side, pixels in drawn:
-        axes.hist(pixels[~np.isnan(pixels)], bins=40, color="tab:blue")
-        axes.set_xlabel(f"{side} (pixels)")
-        axes.set_ylabel("images")
-    with whole(path) as partial:
-        figure.savefig(partial, format="png", metadata={"Software": None})

@@ -17,6 +17,7 @@ T = TypeVar("T")
 Function = Callable[[list[Any]], Iterable[Any]]  # of a chunk; gives one result for each of its items
 CHUNK_ITEMS, CHUNK_BYTES = 256, 2 * 1024**2  # what travels to a worker at once
 SECONDS_PER_CHUNK = 120  # a decoder that needs longer hangs
+CRASHED, LATE = "its decoder crashed", "not decoded in"  # why an image was given up, as its reason begins
 SCHEDULER = "DASK_SCHEDULER_ADDRESS"
 
 
