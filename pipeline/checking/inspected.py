@@ -54,7 +54,7 @@ class Inspected:
             part = list(islice(rows, PART_ROWS))
             if part:
                 with whole(self.part(number)) as partial:
-                    pq.write_table(pa.Table.from_pylist(part, FACTS), partial)
+                    pq.write_table(pa.Table.from_pylist(part, FACTS), partial, compression="none", use_dictionary=False)
             if len(part) < PART_ROWS:
                 break
 
