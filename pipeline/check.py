@@ -115,11 +115,16 @@ def summarise(inspected: Inspected, verdicts: Verdicts, classes: list[str]) -> d
 
 
 def describe(values: np.ndarray) -> dict[str, float | None]:
-    """pandas' count, mean, std, min, quartiles and max, rounded to what a person reads."""
-    import pandas as pd
-
-    numbers = pd.Series(values).dropna().astype(float).describe()
-    return {str(name): None if np.isnan(value) else round(float(value), 6) for name, value in numbers.items()}
+    """What pandas' `describe` says, whose import would take as long as checking 500 photos; nan is left out."""
+    values = values[~np.isnan(values)].astype(np.float64)
+    quartiles = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)) if len(values) else np.full(5, np.nan)
+    mean = values.mean() if len(values) else np.nan
+    std = values.std(ddof=1) if len(values) > 1 else np.nan
+    names = ("count", "mean", "std", "min", "25%", "50%", "75%", "max")
+    numbers = (len(values), mean, std, *quartiles)
+    return {
+        name: None if np.isnan(value) else round(float(value), 6) for name, value in zip(names, numbers, strict=True)
+    }
 
 
 def in_words(name: str, summary: dict[str, Any]) -> str:

@@ -49,8 +49,9 @@ class Verdicts:
     def find_copies(self, inspected: Inspected, dataset: Dataset) -> None:
         """Number the groups of equal and nearly equal images, by first appearance, and judge them."""
         usable = np.flatnonzero(~self.unusable)
-        hashes = inspected.column("pixel_hash").to_numpy()[usable].astype("S32")
-        content, first = by_first_appearance(hashes)
+        hashes = inspected.column("pixel_hash").combine_chunks().take(pa.array(usable))
+        # 32 digits each, one behind the other: as Python's strings they would take three times as much
+        content, first = by_first_appearance(np.frombuffer(hashes.buffers()[2] or b"", "S32", len(hashes)))
         pairs = np.zeros((0, 2), np.int64)
         if dataset.near_duplicates:
             pairs = duplicates.near_pairs(inspected.fingerprints(usable[first]), dataset.near_duplicates)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,6 +86,8 @@ def ppm(pixels: np.ndarray) -> bytes:
 
 def version() -> str:
     """A hash of the code of this folder and of the versions of the packages that it decodes with."""
+    from importlib import metadata
+
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
