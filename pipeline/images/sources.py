@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol, cast
 
@@ -24,6 +25,7 @@ from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
 from pipeline.images.items import IMAGE_SUFFIXES, Entry, Item, Listing, is_visible
 from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, is_remote, too_large
 
+MOST_FILES = 100  # of a format that is not one image a file
 # A link made by DVC leads into its cache, which may lie anywhere
 DVC_CACHE_FILE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 
@@ -57,7 +59,8 @@ def open_path(path: Path, class_names: list[str] | None) -> Source:
         raise UserError(f"{path} is not there: place your images at that path, or correct `source` in params.yaml")
     if not path.is_dir():
         return open_archive(path, class_names)
-    visible = [entry for entry in sorted(path.iterdir(), key=str) if is_visible(entry.name)][:9]
+    # formats of a few files; a folder of images may hold a million
+    visible = sorted(islice((entry for entry in path.iterdir() if is_visible(entry.name)), MOST_FILES), key=str)
     if arrays.is_idx(visible):
         return arrays.IdxFiles(visible, class_names)
     if len(visible) == 1 and visible[0].is_file() and visible[0].suffix.lower() not in IMAGE_SUFFIXES:
