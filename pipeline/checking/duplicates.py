@@ -54,13 +54,20 @@ def near_pairs(fingerprints: np.ndarray, params: NearDuplicates) -> np.ndarray:
 
 
 def components(count: int, pairs: np.ndarray) -> np.ndarray:
-    """(count,) int32: which connected component each position belongs to, numbered by first appearance."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+    """(count,) int32: which connected component each position belongs to, numbered by first appearance.
 
-    graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    _, first, labels = np.unique(connected_components(graph, directed=False)[1], return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first)).astype(np.int32)[labels]
+    Each takes the lowest label of its neighbours, and that of the label itself, until nothing changes: for a few
+    pairs done sooner than scipy is imported.
+    """
+    labels = np.arange(count)
+    while True:
+        lowest = labels.copy()
+        np.minimum.at(lowest, pairs[:, 0], labels[pairs[:, 1]])
+        np.minimum.at(lowest, pairs[:, 1], labels[pairs[:, 0]])
+        lowest = lowest[lowest]
+        if (lowest == labels).all():
+            return np.unique(labels, return_inverse=True)[1].astype(np.int32)
+        labels = lowest
 
 
 def describe(fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -32,4 +32,4 @@ def draw_contact_sheet(path: Path, tiles: list[np.ndarray]) -> None:
     for position, tile in enumerate(tiles):
         row, column = divmod(position, COLUMNS)
         sheet.paste(Image.fromarray(tile), (gap + column * (TILE + gap), gap + row * (TILE + gap)))
-    sheet.save(path)
+    sheet.save(path, compress_level=1)
