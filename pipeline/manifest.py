@@ -67,15 +67,21 @@ def write_tables(path: Path, tables: Iterable[pa.Table], classes: list[str], sch
 
 def read_manifest(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """The table and the class list, in the order that `check` gave it."""
+    table, classes = read_columns(path)
+    return table.to_pandas(), classes
+
+
+def read_columns(path: Path, columns: list[str] | None = None) -> tuple[pa.Table, list[str]]:
+    """Some columns of a table, or all, and the class list."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, columns=columns)
     except FileNotFoundError:
         raise UserError(f"{path} is not there: run the stage that makes it first, or all with dvc repro") from None
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None):  # of the disk, not of arrow
             raise
         raise UserError(f"{path} is damaged: remove it and run dvc repro") from None
-    return table.to_pandas(), json.loads(table.schema.metadata[b"classes"])
+    return table, json.loads(table.schema.metadata[b"classes"])
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:

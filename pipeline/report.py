@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import params
-from pipeline.console import UserError, only_argument, run
+from pipeline.console import only_argument, run
 from pipeline.images.sources import open_source
+from pipeline.manifest import read_columns
 from pipeline.outputs import whole
 from pipeline.page import charts, findings
 from pipeline.page.thumbnails import thumbnails
@@ -61,17 +60,6 @@ def main() -> None:
     with whole(path) as partial:
         partial.write_text(page, encoding="utf-8")
     print(f"{name}: {len(checked)} files, {len(sections)} kinds of findings: open {path} in a browser")
-
-
-def read_columns(path: Path, columns: list[str]) -> tuple[pa.Table, list[str]]:
-    """Some columns of a manifest, and its class list."""
-    try:
-        table = pq.read_table(path, columns=columns)
-    except FileNotFoundError:
-        raise UserError(f"{path} is not there: run the stage that makes it first, or all with dvc repro") from None
-    except pa.ArrowInvalid:
-        raise UserError(f"{path} is damaged: remove it and run dvc repro") from None
-    return table, json.loads(table.schema.metadata[b"classes"])
 
 
 def facts(

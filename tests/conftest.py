@@ -82,6 +82,16 @@ class Project:
         }
 
 
+def outputs(project: Project) -> dict[str, bytes]:
+    """All that the stages of a project wrote, by path."""
+    return {
+        str(path.relative_to(project.root)): path.read_bytes()
+        for top in ("data", "reports")
+        for path in sorted((project.root / top).rglob("*"))
+        if path.is_file()
+    }
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_traces(tmp_path_factory: pytest.TempPathFactory) -> None:
     """DVC keeps a folder for every repository that it has seen, outside of it."""

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY, Project, class_folders, failed_in_one_line, picture, run
+from conftest import REPOSITORY, Project, class_folders, failed_in_one_line, outputs, picture, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -461,6 +462,40 @@ def test_facts_of_another_source_are_not_used(project: Project) -> None:
     assert not list((project.root / ".checkpoints").rglob("*.parquet"))
 
 
+def test_facts_with_other_class_names_are_not_used(project: Project) -> None:
+    folder = project.root / "in"
+    folder.mkdir()
+    for kind, data in (("images-idx3", bytes(2 * 16)), ("labels-idx1", bytes([0, 1]))):
+        shape = (2, 4, 4) if "images" in kind else (2,)
+        header = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+        (folder / f"train-{kind}-ubyte").write_bytes(header + data)
+    (project.root / "reports").write_text("in the way")  # so that the facts are left behind
+    project.dataset("photos", "in", 4, channels=1, classes=["cat", "dog"])
+    assert project.run("check", "photos").status == 1
+    assert list((project.root / ".checkpoints").rglob("*.parquet"))
+    (project.root / "reports").unlink()
+    project.dataset("photos", "in", 4, channels=1, classes=["ape", "bee"])
+    project.must_run("check", "photos")
+    assert [row["label"] for row in checked(project, "photos").rows.values()] == ["ape", "bee"]
+
+
+def test_an_image_that_was_given_up_gets_another_chance(project: Project) -> None:
+    folder = class_folders(project.root / "in", {"a": 3, "b": 3})
+    (folder / "a/000.png").write_bytes(b"")
+    project.dataset("photos", "in", max_quarantined=0)
+    failed_in_one_line(project.run("check", "photos"), "1 of 6 images")
+    (part,) = (project.root / ".checkpoints").rglob("0*.parquet")
+    table = pq.read_table(part)  # as if its worker had been killed from outside
+    reasons = [parallel.CRASHED if path == "b/000.png" else None for path in table["path"].to_pylist()]
+    issues = [["unreadable"] if reason else [] for reason in reasons]
+    table = table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))
+    table = table.set_column(table.schema.get_field_index("issues"), "issues", pa.array(issues))
+    pq.write_table(table, part)
+    failed_in_one_line(project.run("check", "photos"), "1 of 6 images")
+    found = dict(zip(*(pq.read_table(part)[name].to_pylist() for name in ("path", "issues")), strict=True))
+    assert found["b/000.png"] == [] and found["a/000.png"] == ["empty_file"]
+
+
 # Too many broken images
 
 
@@ -633,15 +668,6 @@ def test_ctrl_c_ends_everything_at_once(project: Project, processes: int, pause:
 ONE_CORE = (
     "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); os.execv(sys.argv[1], sys.argv[1:])"
 )
-
-
-def outputs(project: Project) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(project.root)): path.read_bytes()
-        for top in ("data", "reports")
-        for path in sorted((project.root / top).rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="can't choose cores here")

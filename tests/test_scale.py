@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Project, class_folders, failed_in_one_line, picture
+from conftest import ENVIRONMENT, REPOSITORY, Project, class_folders, failed_in_one_line, outputs, picture
 
 from pipeline import parallel
 from pipeline.images.stored import Problem
@@ -50,15 +50,6 @@ def made(project: Project, source: str, **environment: str) -> dict[str, bytes]:
     for stage in ("check", "split", "pack"):
         project.must_run(stage, "photos", **environment)
     return outputs(project)
-
-
-def outputs(project: Project) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(project.root)): path.read_bytes()
-        for top in ("data", "reports")
-        for path in sorted((project.root / top).rglob("*"))
-        if path.is_file()
-    }
 
 
 # S3

@@ -37,7 +37,8 @@ class Inspected:
 
     def __init__(self, name: str, source: Source) -> None:
         self.root = CHECKPOINTS / f"check@{name}"  # no experiment has such a name
-        key = hashlib.sha256(f"{source.fingerprint} {facts.version()}".encode()).hexdigest()[:32]
+        inputs = f"{source.fingerprint} {source.classes} {facts.version()}"
+        key = hashlib.sha256(inputs.encode()).hexdigest()[:32]
         self.folder = self.root / key
         for other in self.root.glob("*"):
             if other != self.folder:  # of other files, or by other code

@@ -10,7 +10,7 @@ import zlib
 
 BROKEN_ARCHIVE = (
     *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
-    *(NotImplementedError, UnicodeDecodeError),
+    *(NotImplementedError, UnicodeDecodeError),  # zipfile's, of an unknown compression and of a damaged name
 )
 
 

@@ -110,9 +110,7 @@ def finish(
             continue
         except failures as failure:
             is_late = isinstance(failure, TimeoutError)
-            problem = Problem(
-                "unreadable", f"not decoded in {SECONDS_PER_CHUNK} s" if is_late else "its decoder crashed"
-            )
+            problem = Problem("unreadable", f"{LATE} {SECONDS_PER_CHUNK} s" if is_late else CRASHED)
         workers.recover(alone)
         results.append(on_crash(item, problem))
     again = [
