@@ -16,6 +16,8 @@ from pipeline.outputs import whole
 if TYPE_CHECKING:
     import pandas as pd
 
+STATUSES = ("ok", "warning", "quarantined")
+SIDES = ("train", "val", "test")  # of copies on several official sides, the last side keeps its own
 CHECKED = pa.schema(
     {
         "path": pa.string(),
@@ -49,12 +51,6 @@ SPLIT = pa.schema(
         "pixel_hash": pa.string(),
     }
 )
-
-
-def write_manifest(path: Path, rows: list[dict[str, Any]], classes: list[str], schema: pa.Schema = CHECKED) -> None:
-    table = pa.Table.from_pylist(rows, schema=schema.with_metadata({"classes": json.dumps(classes)}))
-    with whole(path) as partial:
-        pq.write_table(table, partial)
 
 
 def write_tables(path: Path, tables: Iterable[pa.Table], classes: list[str], schema: pa.Schema = CHECKED) -> None:

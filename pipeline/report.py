@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline import params
 from pipeline.console import only_argument, run
 from pipeline.images.sources import open_source
-from pipeline.manifest import read_columns
+from pipeline.manifest import STATUSES, read_columns
 from pipeline.outputs import whole
 from pipeline.page import charts, findings
 from pipeline.page.thumbnails import thumbnails
@@ -49,7 +49,7 @@ def main() -> None:
         data=script_data(classes, sections, rows, images, thumbnails(source, wanted)),
         classes=classes,
         sections=sections,
-        status={status: pc.sum(pc.equal(checked["status"], status)).as_py() or 0 for status in charts.STATUSES},
+        status={status: pc.sum(pc.equal(checked["status"], status)).as_py() or 0 for status in STATUSES},
         decided=len(decisions) if decision_file.exists() else None,
         decision_header=",".join(HEADER),
         sizes=charts.sizes(checked),

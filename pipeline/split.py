@@ -17,11 +17,11 @@ import pyarrow as pa
 
 from pipeline import params
 from pipeline.console import UserError, only_argument, run
-from pipeline.manifest import SPLIT, read_manifest, read_settings, write_tables
+from pipeline.manifest import SIDES, SPLIT, read_manifest, read_settings, write_tables
 from pipeline.outputs import write_json
 from pipeline.splitting.decisions import decide, read_decisions, wrong
 from pipeline.splitting.draw import draw, train_order
-from pipeline.splitting.groups import SIDES, join
+from pipeline.splitting.groups import join
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from filelock import FileLock
 from PIL import Image
+
+from pipeline.manifest import CHECKED, write_tables
 
 REPOSITORY = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what the tests start would inherit it
@@ -80,6 +83,11 @@ class Project:
             "batch_size": 8,
             **more,
         }
+
+
+def write_manifest(path: Path, rows: list[dict[str, Any]], classes: list[str], schema: pa.Schema = CHECKED) -> None:
+    """A table as `check` or `split` writes it."""
+    write_tables(path, [pa.Table.from_pylist(rows, schema)], classes, schema)
 
 
 def outputs(project: Project) -> dict[str, bytes]:

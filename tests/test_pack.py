@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Project, class_folders, failed_in_one_line, picture, run
+from conftest import Project, class_folders, failed_in_one_line, picture, run, write_manifest
 from PIL import Image
 from PIL.Image import Transpose
 
 from pipeline.images.decode import decode, to_size, upright
-from pipeline.manifest import SPLIT, write_manifest
+from pipeline.manifest import SPLIT
 
 # What a camera that was turned stores: the picture that is upright, turned the other way round
 AS_STORED = {

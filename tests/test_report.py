@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, Project, failed_in_one_line, picture
+from conftest import REPOSITORY, Project, failed_in_one_line, picture, write_manifest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from pipeline.manifest import CHECKED, SPLIT, write_manifest
+from pipeline.manifest import CHECKED, SPLIT
 from pipeline.page.issues import GROUPS, ISSUES
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")

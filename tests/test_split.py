@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import Project, class_folders, failed_in_one_line
+from conftest import Project, class_folders, failed_in_one_line, write_manifest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline import split as stage
 from pipeline.console import UserError
-from pipeline.manifest import write_manifest
 from pipeline.params import Split
 from pipeline.splitting.draw import draw, train_order, uniform
 from pipeline.splitting.groups import join

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.checking import duplicates, outliers
 from pipeline.images.facts import BROKEN
+from pipeline.manifest import SIDES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from pipeline.checking.inspected import Inspected
     from pipeline.params import Dataset
 
-SIDES = ("train", "val", "test")  # of copies on several official sides, the last side keeps its own
 PROPERTIES = ("width", "height", "brightness", "contrast", "sharpness", "color")
 NONE = -1
 

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.describe import NAMES, describe
+from pipeline.manifest import SIDES, STATUSES
 from pipeline.page.findings import measure
 
 BINS = 32
@@ -19,28 +21,12 @@ HISTOGRAMS = {
     "contrast": "Contrast",
     "sharpness": "Sharpness",
 }
-STATUSES = ("ok", "warning", "quarantined")
-SIDES = ("train", "val", "test")
 
 
 def sizes(table: pa.Table) -> list[tuple[str, list[str]]]:
     """Rows of the table that pandas' `describe` prints of width and height."""
-    columns = [[value for _, value in describe(measure(table, side))] for side in ("width", "height")]
-    names = [name for name, _ in describe(np.zeros(1))]
-    return [(name, [number(value) for value in values]) for name, *values in zip(names, *columns, strict=True)]
-
-
-def describe(values: np.ndarray) -> list[tuple[str, float]]:
-    """Count, mean, sample standard deviation, minimum, quartiles (interpolated) and maximum, without NaN."""
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return [("count", 0.0), *((name, np.nan) for name in ("mean", "std", "min", "25 %", "50 %", "75 %", "max"))]
-    quartiles = np.percentile(values, (0, 25, 50, 75, 100))
-    std = values.std(ddof=1) if len(values) > 1 else np.nan
-    return [
-        ("count", len(values)), ("mean", values.mean()), ("std", std),
-        *zip(("min", "25 %", "50 %", "75 %", "max"), quartiles, strict=True),
-    ]  # fmt: skip
+    sides = [describe(measure(table, side)) for side in ("width", "height")]
+    return [(name.replace("%", " %"), [number(side[name]) for side in sides]) for name in NAMES]
 
 
 def number(value: float) -> str:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.console import UserError
+from pipeline.manifest import SIDES
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.params import Split
-
-SIDES = ("train", "val", "test")  # of a group that spans official sides, the last side keeps its own
 
 
 def join(name: str, table: pd.DataFrame, options: Split) -> pd.DataFrame:
