@@ -30,9 +30,9 @@ def main() -> None:
     import torch
 
     from pipeline.model import Model
-    from pipeline.training import loop
     from pipeline.training.data import Batches, Packed
     from pipeline.training.device import make_deterministic, place
+    from pipeline.training.inference import log_probabilities
 
     device, threads = place(recipe.compute)
     make_deterministic(device, threads)
@@ -46,7 +46,7 @@ def main() -> None:
     if not len(rows):
         raise UserError(f"{recipe.dataset} has no test images: raise datasets.{recipe.dataset}.split.test")
     data = Batches(packed, rows, model.mean, model.std, device)
-    scores = loop.log_probabilities(model.network.to(device), data)
+    scores = log_probabilities(model.network.to(device), data, model.test_flip)
     labels = data.labels.cpu()
 
     best = scores.exp().max(dim=1)

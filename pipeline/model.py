@@ -32,6 +32,7 @@ class Model:
             self.shape = Shape(**self.about["shape"])
             self.mean: list[float] = self.about["preprocessing"]["mean"]
             self.std: list[float] = self.about["preprocessing"]["std"]
+            self.test_flip: bool = self.about["preprocessing"]["test_flip"]
             self.network = build(namespace(self.about["network"]), self.shape)
             self.network.load_state_dict(state)
         except FileNotFoundError as error:
@@ -48,11 +49,12 @@ class Model:
         import torch
 
         from pipeline.training.data import Normalize
+        from pipeline.training.inference import scores
 
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
         normalize = Normalize(self.mean, self.std, torch.device("cpu"))
         with torch.inference_mode():
-            return self.network(normalize(images)).softmax(dim=1).numpy()
+            return scores(self.network, normalize(images), self.test_flip).exp().numpy()
 
 
 def namespace(value: Any) -> Any:

@@ -35,14 +35,17 @@ def main() -> None:
     from pipeline.training.device import make_deterministic, place
 
     device, threads = place(recipe.compute)
-    make_deterministic(device, threads)
+    make_deterministic(device, threads, recipe.precision)
     folder = Path("data/packed", recipe.dataset)
     packed = Packed(folder)
     mean, std = packed.normalization(recipe.normalize)
     rows = packed.rows("train", *(["val"] if recipe.whole_train else []), fraction=recipe.train_fraction)
     validation_rows = packed.rows() if recipe.whole_train else packed.rows("val")
-    data = Batches(packed, rows, mean, std, device)
-    validation = Batches(packed, validation_rows, mean, std, device) if len(validation_rows) else None
+    budget = None if recipe.compute.resident_mb == "auto" else recipe.compute.resident_mb * 1_000_000
+    data = Batches(packed, rows, mean, std, device, budget)
+    validation = Batches(packed, validation_rows, mean, std, device, budget) if len(validation_rows) else None
+    if validation is None and (recipe.keep == "best" or recipe.patience):
+        raise UserError(f"{recipe.dataset} has no validation images to pick an epoch by: raise its split.val")
 
     torch.manual_seed(seed)
     shape = Shape(packed.meta["channels"], packed.meta["height"], packed.meta["width"], len(packed.classes))
@@ -58,7 +61,7 @@ def main() -> None:
         "network": recipe.network.model_dump(mode="json"),
         "shape": shape._asdict(),
         "classes": packed.classes,
-        "preprocessing": {**packed.meta["preprocessing"], "mean": mean, "std": std},
+        "preprocessing": {**packed.meta["preprocessing"], "mean": mean, "std": std, "test_flip": recipe.test_flip},
         "parameters": parameters,
         "trainable_parameters": trainable,
     }

@@ -25,10 +25,11 @@ from pipeline import live, train
 from pipeline.console import UserError, run
 from pipeline.networks import Shape, build
 from pipeline.recipes import Augment, Compute, Experiment, Normalization, Optimizer
-from pipeline.training import checkpoint, data, loop
+from pipeline.training import data, inference, loop
 from pipeline.training.augment import augment
 from pipeline.training.data import Batches, Packed
 from pipeline.training.device import make_deterministic, place
+from pipeline.training.optimizers import make_optimizers
 
 CPU = torch.device("cpu")
 CLASSES = ["ant", "bee", "cat"]
@@ -82,6 +83,12 @@ def recipe(**more: Any) -> Experiment:
 
 def batches(packed: Packed, *splits: str, normalize: Any = "dataset") -> Batches:
     return Batches(packed, packed.rows(*splits), *packed.normalization(normalize), CPU)
+
+
+def everything(data: Batches) -> tuple[Tensor, Tensor]:
+    """All images, normalised, and their labels."""
+    (pixels,) = data.batches([torch.arange(len(data))])
+    return data.images(pixels), data.labels
 
 
 def fresh(packed: Packed, experiment: Experiment, seed: int = 1) -> nn.Module:
@@ -293,18 +300,21 @@ def test_dropout_and_augmentation_take_part(packed: Packed, tmp_path: Path, chan
     assert digest(with_it) != digest(without)
 
 
-def test_checkpoint_leaves_out_frozen_weights_and_keeps_statistics(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(100, 100).requires_grad_(False), nn.BatchNorm1d(100), nn.Linear(100, 2))
-    optimizer = torch.optim.Adam([each for each in model.parameters() if each.requires_grad])
-    checkpoint.save(tmp_path / "saved.pt", model, optimizer, [{"epoch": 1}])
-    state = torch.load(tmp_path / "saved.pt", weights_only=True)
-    assert set(state["model"]) == {name for name in model.state_dict() if not name.startswith("0.")}
-    assert checkpoint.load(tmp_path / "saved.pt", model, optimizer) == [{"epoch": 1}]
-    assert checkpoint.load(tmp_path / "none.pt", model, optimizer) == []
-    for damaged in (b"", (tmp_path / "saved.pt").read_bytes()[:500]):
-        (tmp_path / "saved.pt").write_bytes(damaged)
+def test_checkpoint_leaves_out_frozen_weights_and_keeps_statistics(packed: Packed, tmp_path: Path) -> None:
+    class Frozen(nn.Sequential):
+        def __init__(self) -> None:
+            norm = nn.BatchNorm1d(90)
+            super().__init__(nn.Flatten(), nn.Linear(90, 90).requires_grad_(False), norm, nn.Linear(90, 3))
+
+    saved = tmp_path / "saved.pt"
+    loop.train(Frozen(), recipe(epochs=1), batches(packed, "train"), None, 1, saved)
+    state = torch.load(saved, weights_only=True)
+    assert set(state["model"]) == {name for name in Frozen().state_dict() if not name.startswith("1.")}
+    whole = saved.read_bytes()
+    for damaged in (b"", whole[:500]):
+        saved.write_bytes(damaged)
         with pytest.raises(UserError, match="no whole checkpoint") as raised:
-            checkpoint.load(tmp_path / "saved.pt", model, optimizer)
+            loop.train(Frozen(), recipe(epochs=2), batches(packed, "train"), None, 1, saved)
         assert "\n" not in str(raised.value)
 
 
@@ -328,8 +338,27 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_good_state(packed: Pack
     assert "the loss became nan in epoch 3" in message and "of epoch 2" in message and str(saved) in message
     assert "\n" not in message
     restored = fresh(packed, experiment, seed=5)
-    assert len(checkpoint.load(saved, restored, loop.make_optimizer(restored, experiment.optimizer))) == 2
+    restored.load_state_dict(torch.load(saved, weights_only=True)["model"])
     assert digest(restored) == good[1]
+
+
+def test_the_step_whose_loss_is_no_number_is_named(packed: Packed, tmp_path: Path) -> None:
+    trained = batches(packed, "train")
+    with pytest.raises(UserError, match="in epoch 1, step 3 of 4: try a lower"):
+        loop.train(Poisoned(trained, 16), recipe(shuffle=False), trained, None, 1, tmp_path / "saved.pt")
+
+
+class Poisoned(nn.Module):
+    """Gives no number for the batch that holds a certain image."""
+
+    def __init__(self, data: Batches, row: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(90, 3)
+        self.image = everything(data)[0][row]
+
+    def forward(self, images: Tensor) -> Tensor:
+        is_it = (images == self.image).flatten(1).all(1).any()
+        return self.linear(images.flatten(1)) / torch.where(is_it, 0.0, 1.0)
 
 
 def test_weights_that_the_last_step_ruined_are_no_good_state(packed: Packed, tmp_path: Path) -> None:
@@ -344,7 +373,7 @@ def test_loss_on_validation_images_counts(packed: Packed, tmp_path: Path) -> Non
     broken = batches(packed, "val")
     broken.normalize.shift.fill_(torch.nan)
     experiment = recipe()
-    with pytest.raises(UserError, match="became nan in epoch 1"):
+    with pytest.raises(UserError, match="loss on validation images became nan in epoch 1"):
         loop.train(fresh(packed, experiment), experiment, batches(packed, "train"), broken, 1, tmp_path / "saved.pt")
     assert not (tmp_path / "saved.pt").exists()
 
@@ -366,7 +395,7 @@ def test_loss_on_validation_images_counts(packed: Packed, tmp_path: Path) -> Non
 )
 def test_normalisation(tmp_path: Path, channels: int, chosen: Any, mean: Any, std: Any) -> None:
     packed = Packed(pack(tmp_path / "packed", channels=channels))
-    images, labels = batches(packed, "train", normalize=chosen).batch(slice(0, 31))
+    images, labels = everything(batches(packed, "train", normalize=chosen))
     values = torch.tensor(packed.images[:31]).permute(0, 3, 1, 2).double() / 255
     if chosen == "dataset":
         assert images.mean((0, 2, 3)).abs().max() < 1e-3
@@ -390,23 +419,31 @@ def test_normalisation_of_another_number_of_channels(
         packed.normalization(Normalization(mean=mean, std=std))
 
 
-def test_images_on_disk_and_in_memory_train_alike(
+def test_streamed_and_resident_images_train_alike(
     packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everything = {"network": DROPOUT, "augment": CHANGES, "optimizer": ADAM}
+    described = {"network": DROPOUT, "augment": CHANGES, "optimizer": ADAM}
     resident = batches(packed, "train")
-    expected, history = fit(packed, tmp_path / "a.pt", **everything)
+    expected, history = fit(packed, tmp_path / "a.pt", **described)
     monkeypatch.setattr(data, "RESIDENT_SHARE", 0)
-    mapped = batches(packed, "train")
-    assert resident.resident is not None
-    assert mapped.resident is None
-    for indices in (slice(0, 8), slice(24, 40), torch.tensor([30, 2, 2, 17])):
-        for ours, theirs in zip(resident.batch(indices), mapped.batch(indices), strict=True):
-            assert ours.equal(theirs)
-            assert ours.stride() == theirs.stride()  # kernels add up in the order of memory
-    model, same = fit(packed, tmp_path / "b.pt", **everything)
+    streamed = batches(packed, "train")
+    assert resident.pixels.resident is not None
+    assert streamed.pixels.resident is None
+    chosen = [torch.arange(8), torch.arange(24, 31), torch.tensor([30, 2, 2, 17]), torch.tensor([], dtype=torch.long)]
+    for ours, theirs in zip(resident.batches(chosen), streamed.batches(chosen), strict=True):
+        assert ours.equal(theirs)
+    model, same = fit(packed, tmp_path / "b.pt", **described)
     assert same == history
     assert digest(model) == digest(expected)
+
+
+def test_packed_file_that_is_cut_short(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "RESIDENT_SHARE", 0)
+    streamed = batches(packed, "train")
+    with packed.file.open("r+b") as file:
+        file.truncate(packed.file.stat().st_size // 2)
+    with pytest.raises(UserError, match=r"images\.npy ends too early: run dvc repro pack@packed"):
+        everything(streamed)
 
 
 def test_rows_of_a_split_come_in_file_order_and_leave_out_the_rest(packed: Packed) -> None:
@@ -423,25 +460,24 @@ def test_fractions_of_a_split_are_nested_and_have_every_class(packed: Packed) ->
         assert chosen.to_dict() == np.ceil(fraction * whole).to_dict()
 
 
-def test_batch_does_not_change_the_images(packed: Packed) -> None:
-    resident = batches(packed, "train")
-    first = resident.batch(slice(0, 4), lambda images: images.mul_(0))[0]
-    assert not resident.batch(slice(0, 4))[0].equal(first)
-    assert resident.resident is not None
-    assert resident.resident.equal(torch.tensor(packed.images[:31]).permute(0, 3, 1, 2))
+def test_training_does_not_change_the_images(packed: Packed, tmp_path: Path) -> None:
+    trained = batches(packed, "train")
+    loop.train(fresh(packed, recipe()), recipe(augment=CHANGES), trained, None, 1, tmp_path / "saved.pt")
+    assert trained.pixels.resident is not None
+    assert trained.pixels.resident.equal(torch.tensor(packed.images[:31]))
 
 
 def test_large_images_are_evaluated_in_small_batches(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
     model = fresh(packed, recipe())
     sizes: list[int] = []
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    at_once = loop.log_probabilities(model, batches(packed, "train", "val"))
+    at_once = inference.log_probabilities(model, batches(packed, "train", "val"))
     assert sizes == [38]
-    monkeypatch.setattr(loop, "EVALUATION_VALUES", 15 * 6 * 5 * 3)
-    assert torch.allclose(loop.log_probabilities(model, batches(packed, "train", "val")), at_once, atol=1e-6)
+    monkeypatch.setattr(inference, "EVALUATION_VALUES", 15 * 6 * 5 * 3)
+    assert torch.allclose(inference.log_probabilities(model, batches(packed, "train", "val")), at_once, atol=1e-6)
     assert sizes[1:] == [15, 15, 8]
-    monkeypatch.setattr(loop, "EVALUATION_VALUES", 1)
-    loop.log_probabilities(model, batches(packed, "val"))
+    monkeypatch.setattr(inference, "EVALUATION_VALUES", 1)
+    inference.log_probabilities(model, batches(packed, "val"))
     assert sizes[4:] == [1] * 7
 
 
@@ -544,7 +580,7 @@ def test_augmentation_comes_before_normalisation_and_leaves_validation_alone(pac
     mean, std = (torch.tensor(packed.meta[key]) for key in ("mean", "std"))
     black = (-mean / std).view(1, 3, 1, 1)
     assert ((images[0] - black).abs() < 1e-3).all(1).any((1, 2)).sum() > 5
-    assert images[1].equal(validation.batch(slice(0, 7))[0])
+    assert images[1].equal(everything(validation)[0])
 
 
 # --- Where it runs ---------------------------------------------------------------------------------------------------
@@ -568,7 +604,7 @@ def test_threads_are_as_many_as_the_recipe_says() -> None:
 
 def test_optimizer_leaves_frozen_weights_alone() -> None:
     model = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2))
-    optimizer = loop.make_optimizer(model, Optimizer(name="adam", lr=0.1, weight_decay=0.5))
+    (optimizer,) = make_optimizers(model, Optimizer(name="adam", lr=0.1, weight_decay=0.5))
     assert [id(each) for each in optimizer.param_groups[0]["params"]] == [id(each) for each in model[1].parameters()]
 
 
@@ -622,7 +658,7 @@ def test_stage_writes_the_same_bytes_twice(things: Project, monkeypatch: pytest.
     assert about["classes"] == CLASSES
     assert about["shape"] == {"channels": 3, "height": 6, "width": 5, "classes": 3}
     meta = json.loads((things.root / "data/packed/things/meta.json").read_text())
-    assert about["preprocessing"] == {"crop": "no", "mean": meta["mean"], "std": meta["std"]}
+    assert about["preprocessing"] == {"crop": "no", "mean": meta["mean"], "std": meta["std"], "test_flip": False}
     history = pd.read_csv(things.root / "reports/things-cnn/history.csv")
     assert list(history) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
     assert list(history.epoch) == [1, 2]

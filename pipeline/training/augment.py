@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 
-def augment(images: Tensor, recipe: Any, generator: Generator) -> Tensor:
+def draw(recipe: Any, count: int, generator: Generator) -> Tensor:
+    return torch.rand(count, 2 if recipe.rotation or recipe.horizontal_flip else 0, generator=generator)
+
+
+def mix(images: Tensor, partners: Tensor, recipe: Any, draws: Tensor) -> tuple[Tensor, Tensor]:
+    raise NotImplementedError
+
+
+def augment(images: Tensor, recipe: Any, draws: Tensor) -> Tensor:
     """Rotate and flip each of (B, C, H, W) images at random, as `recipes.Augment` says.
 
     One affine map an image, sampled bilinearly; what was outside is black, as torchvision fills it.
@@ -17,14 +25,13 @@ def augment(images: Tensor, recipe: Any, generator: Generator) -> Tensor:
     """
     if not (recipe.rotation or recipe.horizontal_flip):
         return images
-    count = len(images)
-    angle = (2 * torch.rand(count, generator=generator) - 1) * recipe.rotation * torch.pi / 180
-    flipped = torch.rand(count, generator=generator) < recipe.horizontal_flip
+    angle = (2 * draws[:, 0] - 1) * recipe.rotation * torch.pi / 180
+    flipped = draws[:, 1] < recipe.horizontal_flip
     if not recipe.rotation:  # nothing to sample: exact, and faster
         return torch.where(flipped.view(-1, 1, 1, 1).to(images.device), images.flip(-1), images)
     mirror = 1 - 2 * flipped.float()
     height, width = images.shape[-2:]
-    cos, sin, none = angle.cos(), angle.sin(), torch.zeros(count)
+    cos, sin, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
     # grid coordinates run from -1 to 1 on both sides: scale the shear terms to keep the angles of other than squares
     maps = torch.stack(
         [

@@ -6,23 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pipeline.console import UserError
 from pipeline.outputs import whole
 
-Row = dict[str, float | int | None]  # of history.csv: epoch, losses and accuracies
 
-
-def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[Row]) -> None:
-    # a frozen backbone is in its own file already
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    frozen = {name for name, _ in model.named_parameters()} - trained
-    state: dict[str, Any] = {
-        "model": {name: value for name, value in model.state_dict().items() if name not in frozen},
-        "optimizer": optimizer.state_dict(),
-        "history": history,
-    }
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a state of tensors, numbers and strings."""
     with whole(path) as partial, partial.open("wb") as file:
         try:
             torch.save(state, file)
@@ -30,18 +20,15 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Row]:
-    """Restore model and optimizer in place and return the history; if there is no checkpoint, an empty one.
+def load(path: Path, restore: Any) -> None:
+    """Give the state in `path`, on the CPU, to `restore`; nothing, if there is no such file.
 
-    Raises UserError for a file that is damaged.
+    Raises UserError for a file that is damaged, or that holds the state of something else.
     """
     if not path.exists():
-        return []
+        return
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"], strict=False)
-        optimizer.load_state_dict(state["optimizer"])
-        return state["history"]
+        restore(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # unpickling raises whatever it likes
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is no whole checkpoint ({reason}): remove it to train from the start") from None

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from pipeline.console import UserError
-
-Change = Callable[[Tensor], Tensor]
+from pipeline.training.augment import augment, draw
 
 NORMALIZATIONS = {
     "none": ([0.0], [1.0]),  # values in [0, 1]
     "symmetric": ([0.5], [0.5]),  # in [-1, 1]
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # torchvision's pretrained models
 }
-RESIDENT_SHARE = 0.5  # of the memory of the device that images may take
+RESIDENT_SHARE = 0.5  # of the free memory of the device that images may take
+AHEAD = 3  # batches read before they are asked for
 
 
 class Packed:
@@ -32,7 +35,8 @@ class Packed:
         if not (folder / "meta.json").exists():
             raise UserError(f"{folder} is not there: run dvc repro pack@{folder.name}, or dvc pull it")
         self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
-        self.images = np.load(folder / "images.npy", mmap_mode="r")  # (N, H, W, C) uint8
+        self.file = folder / "images.npy"
+        self.images = np.load(self.file, mmap_mode="r")  # (N, H, W, C) uint8
         self.index = pd.read_parquet(folder / "index.parquet")
         self.classes: list[str] = self.meta["classes"]
         numbers = {label: number for number, label in enumerate(self.classes)}
@@ -59,6 +63,99 @@ class Packed:
         return mean * repeats, std * repeats
 
 
+class Rows:
+    """Some rows of a .npy file: on the device where they fit into `budget` bytes, else read as they are needed."""
+
+    def __init__(self, file: Path, rows: np.ndarray, device: torch.device, budget: int) -> None:
+        header = np.load(file, mmap_mode="r")
+        self.file, self.rows, self.device = file, rows, device
+        self.shape, self.dtype, self.start = header.shape[1:], header.dtype, header.offset
+        self.row_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
+        fits = len(rows) * self.row_bytes <= budget
+        self.resident = self.read(rows).to(device) if fits else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(self, chosen: Iterable[Tensor]) -> Iterator[Tensor]:
+        """For each list of positions, the rows there, on the device. What is not resident is read ahead."""
+        if self.resident is not None:
+            yield from (self.resident[positions] for positions in chosen)
+            return
+        pending: deque[Future[Tensor]] = deque()
+        with ThreadPoolExecutor(1) as reader:
+            for positions in chosen:
+                pending.append(reader.submit(self.read, self.rows[positions.cpu().numpy()]))
+                if len(pending) > AHEAD:
+                    yield pending.popleft().result().to(self.device, non_blocking=True)
+            while pending:
+                yield pending.popleft().result().to(self.device, non_blocking=True)
+
+    def read(self, rows: np.ndarray) -> Tensor:
+        """By plain reads: the pages of a memory map would count as this process's own."""
+        kind = torch.from_numpy(np.empty(0, self.dtype)).dtype
+        rows_read = torch.empty((len(rows), *self.shape), dtype=kind, pin_memory=self.device.type == "cuda")
+        memory = rows_read.view(-1).view(torch.uint8).numpy().data
+        runs = [*np.flatnonzero(np.diff(rows, prepend=-2) != 1), len(rows)]  # of rows that follow each other
+        with self.file.open("rb", buffering=0) as file:
+            for first, last in itertools.pairwise(runs):
+                file.seek(self.start + int(rows[first]) * self.row_bytes)
+                at, stop = first * self.row_bytes, last * self.row_bytes
+                while at < stop:  # a read gives 2 GiB at most
+                    count = file.readinto(memory[at:stop])
+                    if not count:
+                        raise UserError(f"{self.file} ends too early: run dvc repro pack@{self.file.parent.name}")
+                    at += count
+        return rows_read
+
+
+class Batches:
+    """Images and labels of some rows of a packed data set, augmented and normalised batch by batch on a device."""
+
+    def __init__(
+        self,
+        packed: Packed,
+        rows: np.ndarray,
+        mean: list[float],
+        std: list[float],
+        device: torch.device,
+        budget: int | None = None,
+    ) -> None:
+        if budget is None:
+            budget = int(RESIDENT_SHARE * free_memory(device))
+        self.device = device
+        self.pixels = Rows(packed.file, rows, device, budget)
+        self.labels = torch.from_numpy(packed.labels[rows]).to(device)
+        self.classes = len(packed.classes)
+        self.normalize = Normalize(mean, std, device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def view(self, epoch: int) -> Batches:
+        """What an epoch trains on: always the same pixels, augmented anew."""
+        return self
+
+    def draw(self, recipe: Any, generator: Generator) -> Tensor:
+        """What an epoch's images are augmented by: (N, K) float32 on the CPU."""
+        return draw(recipe, len(self), generator)
+
+    def mixes(self, recipe: Any) -> bool:
+        """Whether images are mixed with others."""
+        return bool(recipe.mixup or recipe.cutmix)
+
+    def batches(self, chosen: Iterable[Tensor]) -> Iterator[Tensor]:
+        """For each list of positions, pixels (B, H, W, C) uint8."""
+        return self.pixels.batches(chosen)
+
+    def images(self, pixels: Tensor, recipe: Any = None, draws: Tensor | None = None) -> Tensor:
+        """From (B, H, W, C) uint8 to (B, C, H, W) float32, augmented as `recipe` says by `draws`, normalised."""
+        images = pixels.permute(0, 3, 1, 2).float()  # in the order of channels_last, which convolutions like best
+        if draws is not None:
+            images = augment(images, recipe, draws)
+        return self.normalize(images)
+
+
 class Normalize:
     """From (B, C, H, W) float32 in [0, 255] to (value / 255 - mean) / std per channel, in place."""
 
@@ -70,42 +167,12 @@ class Normalize:
         return images.mul_(self.scale).sub_(self.shift)
 
 
-class Batches:
-    """Images and labels of some rows on a device, normalised batch by batch.
-
-    The uint8 images live on the device where they fit, else they are read from the memory map as needed.
-    """
-
-    def __init__(
-        self, packed: Packed, rows: np.ndarray, mean: list[float], std: list[float], device: torch.device
-    ) -> None:
-        self.device = device
-        self.labels = torch.from_numpy(packed.labels[rows]).to(device)
-        self.mapped, self.rows = packed.images, rows
-        self.resident: Tensor | None = None
-        if len(rows) * packed.images[:1].nbytes <= RESIDENT_SHARE * free_memory(device):
-            self.resident = torch.from_numpy(packed.images[rows]).permute(0, 3, 1, 2).contiguous().to(device)
-        self.normalize = Normalize(mean, std, device)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, indices: Tensor | slice, change: Change | None = None) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) float32, changed and normalised, and labels (B,) int64 at these positions."""
-        if self.resident is not None:
-            pixels = self.resident[indices]
-        else:
-            chosen = self.rows[indices if isinstance(indices, slice) else indices.cpu().numpy()]
-            # contiguous: sums in another order of memory would end in other bits than those of resident images
-            pixels = torch.from_numpy(self.mapped[chosen]).permute(0, 3, 1, 2).contiguous().to(self.device)
-        images = pixels.float()
-        if change is not None:
-            images = change(images)
-        return self.normalize(images), self.labels[indices]
-
-
 def free_memory(device: torch.device) -> int:
-    """Bytes free on a CUDA device; elsewhere all memory, which the rest of the machine shares."""
+    """Bytes free on a device; on the CPU what this process may still take."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -27,11 +27,28 @@ def place(compute: Any) -> tuple[torch.device, int]:
     return device, threads
 
 
-def make_deterministic(device: torch.device, threads: int) -> None:
-    """Same inputs, same bytes: fixed algorithms, a fixed number of threads, no TF32 by chance."""
+def make_deterministic(device: torch.device, threads: int, precision: str = "fp32") -> None:
+    """Same inputs, same bytes: fixed algorithms, a fixed number of threads, TF32 only where a recipe says so."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     # as use_deterministic_algorithms(True, warn_only=True), which also imports the compiler, in 4 seconds
     torch.set_deterministic_debug_mode("warn")
     torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
+def captures(recipe: Any, data: Any) -> bool:
+    """Whether a step runs as a CUDA graph: all that it does stays on one device."""
+    return (
+        data.device.type == "cuda" and recipe.compute.graphs and not recipe.compile and recipe.optimizer.name != "muon"
+    )
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def free(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -2,106 +2,200 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pipeline.console import UserError, progress
-from pipeline.training import checkpoint
-from pipeline.training.augment import augment
-from pipeline.training.checkpoint import Row
-from pipeline.training.data import Batches
+from pipeline.training import checkpoint, device, optimizers
+from pipeline.training.inference import evaluate
+from pipeline.training.objective import class_weights
+from pipeline.training.schedule import factor
+from pipeline.training.step import Batch, Captured, Step
 
-EVALUATION_BATCH = 1000  # images, if they are small:
-EVALUATION_VALUES = 2**24  # pixels × channels in a batch; what a network makes of them takes many times their memory
+Row = dict[str, float | int | None]  # of history.csv: epoch, losses and accuracies
 
 
 def train(
     model: nn.Module,
     recipe: Any,
-    data: Batches,
-    validation: Batches | None,
+    data: Any,
+    validation: Any | None,
     seed: int,
     saved: Path,
     on_epoch: Callable[[list[Row]], None] = lambda history: None,
 ) -> list[Row]:
     """Train `model` in place as `recipe` says (see recipes.Experiment) and return the history, one row per epoch.
 
-    After every epoch the state goes to `saved` and `on_epoch` gets the history so far; if `saved` exists, training
-    goes on from there. Every random draw comes from the seed and the number of the epoch, so a resumed run gives the
-    same bytes as an uninterrupted one. Raises UserError when the loss is no longer a finite number.
+    `data` and `validation` are data.Batches or alike. After every epoch the state goes to `saved` and `on_epoch` gets
+    the history so far; if `saved` exists, training goes on from there. Every random draw comes from the seed and the
+    number of the epoch, so a resumed run gives the same bytes as an uninterrupted one. Where memory runs out, it goes
+    on from the last epoch with batches in twice as many parts. Raises UserError when the loss is no longer a finite
+    number.
     """
-    optimizer = make_optimizer(model, recipe.optimizer)
-    history = checkpoint.load(saved, model, optimizer)
-    if history:
-        print(f"resuming after epoch {len(history)} of {recipe.epochs}")
-    for epoch in range(len(history) + 1, recipe.epochs + 1):
-        torch.manual_seed(seed * 1_000_003 + epoch)  # dropout
-        draws = Generator().manual_seed(seed * 1_000_003 + epoch)  # order and augmentation
-        loss, accuracy = train_epoch(model, recipe, data, optimizer, draws, epoch)
-        check_finite(loss, model, epoch, saved)
-        row: Row = {"epoch": epoch, "train_loss": loss, "train_accuracy": accuracy}
-        if validation is not None:
-            loss, accuracy = evaluate(model, validation)
-            check_finite(loss, model, epoch, saved)
+    start = copy.deepcopy(model.state_dict())
+    parts = 1 if recipe.accumulate == "auto" else recipe.accumulate
+    while True:
+        try:
+            return Training(model, recipe, data, validation, seed, saved, parts).run(on_epoch)
+        except RuntimeError as error:
+            if recipe.accumulate != "auto" or parts >= batch_size(recipe, data) or not device.out_of_memory(error):
+                raise
+        parts *= 2
+        device.free(data.device)
+        model.load_state_dict(start)
+        print(f"not enough memory for a batch of {batch_size(recipe, data)}: going on in {parts} parts of it")
+
+
+def batch_size(recipe: Any, data: Any) -> int:
+    return len(data) if recipe.batch_size == "full" else min(recipe.batch_size, len(data))
+
+
+class Training:
+    """A run: the model, its optimizers, the average and the best of its weights, and the history so far."""
+
+    def __init__(
+        self, model: nn.Module, recipe: Any, data: Any, validation: Any | None, seed: int, saved: Path, parts: int
+    ) -> None:
+        self.model, self.recipe, self.data, self.validation = model, recipe, data, validation
+        self.seed, self.saved, self.parts = seed, saved, parts
+        self.captures = device.captures(recipe, data)
+        self.optimizers = optimizers.make_optimizers(model, recipe.optimizer, self.captures)
+        self.weights = class_weights(recipe, data.labels, data.classes)
+        self.average = copy.deepcopy(model) if recipe.ema else None
+        self.best: dict[str, Tensor] | None = None
+        self.history: list[Row] = []
+        self.steps = batch_starts(model, recipe, data, parts)
+        checkpoint.load(saved, self.restore)
+
+    def run(self, on_epoch: Callable[[list[Row]], None]) -> list[Row]:
+        if self.history:
+            print(f"resuming after epoch {len(self.history)} of {self.recipe.epochs}")
+        while len(self.history) < self.recipe.epochs and not self.is_over():
+            self.epoch(len(self.history) + 1)
+            checkpoint.save(self.saved, self.state())
+            on_epoch(self.history)
+        self.model.load_state_dict(self.best or self.result.state_dict())
+        return self.history
+
+    @property
+    def result(self) -> nn.Module:
+        """The weights that the run would end with now."""
+        return self.average if self.average is not None else self.model
+
+    def epoch(self, number: int) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + number)  # dropout
+        loss, accuracy = self.pass_over(self.data.view(number), number)
+        row: Row = {"epoch": number, "train_loss": loss, "train_accuracy": accuracy}
+        if self.validation is not None:
+            loss, accuracy = evaluate(self.result, self.validation, self.recipe.test_flip)
+            self.check_finite(torch.tensor([loss]), number, "the loss on validation images")
             row |= {"val_loss": loss, "val_accuracy": accuracy}
-        history.append(row)
-        checkpoint.save(saved, model, optimizer, history)
-        on_epoch(history)
-    return history
+        self.history.append(row)
+        if self.recipe.keep == "best" and self.best_epoch() == number:
+            self.best = copy.deepcopy(self.result.state_dict())
+
+    def pass_over(self, data: Any, number: int) -> tuple[float, float]:
+        """Train on every image once. Returns the mean loss and accuracy of its batches as they were trained on."""
+        model, recipe, starts = self.model, self.recipe, self.steps
+        model.train()
+        if recipe.unfreeze_every:
+            thaw(model, 1 + (number - 1) // recipe.unfreeze_every)
+        eager = Step(model, recipe, data.images, self.optimizers, self.weights, self.parts)
+        step = Captured(eager, batch_size(recipe, data)) if self.captures else eager
+        averaged = tensors(self.average), tensors(model)
+
+        # read once, at the end: reading waits for the device
+        results = torch.zeros(len(starts), 2, device=data.device)
+        bar = progress(total=len(starts), desc=f"epoch {number}/{recipe.epochs}", unit=" batches")
+        for index, (batch, others) in enumerate(self.batches(data, number)):
+            optimizers.set_rate(
+                self.optimizers, factor(recipe.schedule, (number - 1 + index / len(starts)) / recipe.epochs)
+            )
+            results[index] = step(batch, others, len(batch.labels))
+            if recipe.ema:
+                get_ema_multi_avg_fn(recipe.ema)(*averaged, None)
+            if not bar.disable and bar.update():
+                bar.set_postfix(loss=f"{results[index, 0].item() / len(batch.labels):.4f}", refresh=False)
+        bar.close()
+        self.check_finite(results[:, 0].cpu(), number, "the loss")
+        loss, hits = (results.double().sum(0) / len(data)).tolist()
+        return loss, hits
+
+    def batches(self, data: Any, number: int) -> Iterator[tuple[Batch, Batch | None]]:
+        """The batches of an epoch, and for MixUp or CutMix what each is mixed with: itself, in reverse order."""
+        draws = Generator().manual_seed(self.seed * 1_000_003 + number)
+        count, recipe = len(data), self.recipe
+        order = torch.randperm(count, generator=draws) if recipe.shuffle else torch.arange(count)
+        random = data.draw(recipe.augment, draws).to(data.device)
+        order = order.to(data.device)
+        sizes = [stop - start for start, stop in zip(self.steps, [*self.steps[1:], count], strict=True)]
+        chosen = order.split(sizes)
+        for positions, pixels in zip(chosen, data.batches(chosen), strict=True):
+            batch = Batch(pixels, data.labels[positions], random[positions])
+            others = Batch(*(tensor.flip(0) for tensor in batch)) if data.mixes(recipe.augment) else None
+            yield batch, others
+
+    def check_finite(self, losses: Tensor, epoch: int, what: str) -> None:
+        """Raise UserError for a loss that is no finite number, or weights that the last step made so."""
+        kept = f" (the last good state, of epoch {epoch - 1}, is in {self.saved})" if epoch > 1 else ""
+        wrong = (~losses.isfinite()).nonzero().flatten().tolist()
+        if wrong:
+            at = f", step {wrong[0] + 1} of {len(losses)}" if len(losses) > 1 else ""
+            broken = f"{what} became {losses[wrong[0]].item()} in epoch {epoch}{at}"
+        elif not all(parameter.isfinite().all() for parameter in self.model.parameters() if parameter.requires_grad):
+            broken = f"weights became infinite in epoch {epoch}"
+        else:
+            return
+        raise UserError(f"{broken}{kept}: try a lower optimizer.lr")
+
+    def best_epoch(self) -> int:
+        """The first one with the lowest loss on validation images."""
+        losses = [row["val_loss"] for row in self.history]
+        return 1 + min(range(len(losses)), key=lambda number: losses[number] or 0.0)
+
+    def is_over(self) -> bool:
+        """Whether the last `patience` epochs brought nothing better."""
+        patience = self.recipe.patience
+        return bool(patience and self.history) and len(self.history) - self.best_epoch() >= patience
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": trained_state(self.model),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "average": trained_state(self.average) if self.average is not None else None,
+            "best": self.best,
+            "history": self.history,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"], strict=False)
+        for optimizer, held in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(held)
+        if self.average is not None:
+            self.average.load_state_dict(state["average"], strict=False)
+        self.best, self.history = state["best"], state["history"]
 
 
-def check_finite(loss: float, model: nn.Module, epoch: int, saved: Path) -> None:
-    """Raise UserError for a loss that is no finite number, or weights that the last step made so."""
-    if not math.isfinite(loss):
-        broken = f"the loss became {loss}"
-    elif not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
-        broken = "weights became infinite"
-    else:
-        return
-    kept = f" (the last good state, of epoch {epoch - 1}, is in {saved})" if epoch > 1 else ""
-    raise UserError(f"{broken} in epoch {epoch}{kept}: try a lower optimizer.lr")
-
-
-def train_epoch(
-    model: nn.Module, recipe: Any, data: Batches, optimizer: torch.optim.Optimizer, draws: Generator, epoch: int
-) -> tuple[float, float]:
-    """One pass over the data. Returns the mean loss and accuracy of its batches as they were trained on."""
-    model.train()
-    count = len(data)
-    size = count if recipe.batch_size == "full" else recipe.batch_size
-    order = torch.randperm(count, generator=draws).to(data.device) if recipe.shuffle else None
-    penalised = penalised_weights(model, recipe.regularization)
-    sums = torch.zeros(2, dtype=torch.float64, device=data.device)  # loss and hits: read once, at the end
-
+def batch_starts(model: nn.Module, recipe: Any, data: Any, parts: int) -> list[int]:
+    """Where the batches of an epoch start."""
+    count, size = len(data), batch_size(recipe, data)
     starts = list(range(0, count, size))
-    if count % size == 1 and len(starts) > 1 and has_batch_norm(model):
-        starts.pop()  # one image has no variance: it joins the batch before
-    if size == 1 and any(module.training for module in model.modules() if isinstance(module, nn.BatchNorm1d)):
-        raise UserError("params.yaml: batch_size = 1: batch norm has no variance of one image; expected 2 or more")
-    bar = progress(total=len(starts), desc=f"epoch {epoch}/{recipe.epochs}", unit=" batches")
-    for start, stop in zip(starts, [*starts[1:], count], strict=True):
-        indices = slice(start, stop) if order is None else order[start:stop]
-        images, labels = data.batch(indices, lambda images: augment(images, recipe.augment, draws))
-        scores = model(images)
-        loss = objective = F.cross_entropy(scores, labels)
-        if penalised:
-            objective = loss + recipe.regularization.l1 * sum(weight.abs().sum() for weight in penalised)
-        optimizer.zero_grad(set_to_none=True)
-        objective.backward()
-        optimizer.step()
-        with torch.no_grad():
-            sums += torch.stack([loss * len(labels), (scores.argmax(1) == labels).sum()])
-        if not bar.disable and bar.update():  # reading the loss waits for the device: only when it is shown
-            bar.set_postfix(loss=f"{sums[0].item() / stop:.4f}", refresh=False)
-    bar.close()
-    loss_sum, hits = sums.tolist()
-    return loss_sum / count, hits / count
+    model.train()
+    if has_batch_norm(model):  # one image has no variance: too few join the batch before
+        if size < 2 * parts:
+            raise UserError(
+                f"params.yaml: batch_size = {size}: batch norm has no variance of one image;"
+                f" expected {2 * parts} or more"
+            )
+        if count - starts[-1] < 2 * parts and len(starts) > 1:
+            starts.pop()
+    return starts
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -109,44 +203,19 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules())
 
 
-def penalised_weights(model: nn.Module, regularization: Any) -> list[Tensor]:
-    """The trained tensors whose absolute values the loss counts."""
-    if not regularization.l1:
-        return []
-    return [
-        parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and (regularization.biases or not name.endswith("bias"))
-    ]
+def thaw(model: nn.Module, count: int) -> None:
+    """Train the last `count` blocks only; norms of the others keep their statistics."""
+    for number, block in enumerate(reversed(optimizers.blocks(model))):
+        block.requires_grad_(number < count)
+        block.train(number < count)
 
 
-def make_optimizer(model: nn.Module, recipe: Any) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if recipe.name == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-        )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.name]
-    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+def tensors(model: nn.Module | None) -> list[Tensor]:
+    """Weights and statistics, as far as they can be averaged."""
+    return [] if model is None else [value for value in model.state_dict().values() if value.is_floating_point()]
 
 
-def log_probabilities(model: nn.Module, data: Batches) -> Tensor:
-    """(N, classes) float32 on the CPU, in the order of `data`."""
-    model.eval()
-    size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // math.prod(data.mapped.shape[1:])))
-    with torch.inference_mode():
-        parts = [
-            F.log_softmax(model(data.batch(slice(start, start + size))[0]), dim=1)
-            for start in range(0, len(data), size)
-        ]
-        return torch.cat(parts).cpu()
-
-
-def evaluate(model: nn.Module, data: Batches) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy."""
-    scores, labels = log_probabilities(model, data), data.labels.cpu()
-    return F.nll_loss(scores, labels).item(), (scores.argmax(1) == labels).double().mean().item()
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Without what is frozen for good: a pretrained backbone is in its own file already."""
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}

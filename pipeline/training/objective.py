@@ -1,0 +1,45 @@
+"""What a step makes smaller: cross-entropy, and a penalty on weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def class_weights(recipe: Any, labels: Tensor, classes: int) -> Tensor | None:
+    """Weights (classes,) float32 with mean 1 over `labels`, or None; balanced ones are N / (classes × count)."""
+    if recipe.class_weights == "none":
+        return None
+    counts = torch.bincount(labels, minlength=classes)
+    return (len(labels) / ((counts > 0).sum() * counts.clamp(min=1))).float()
+
+
+def cross_entropy(
+    scores: Tensor, labels: Tensor, recipe: Any, weights: Tensor | None, share: Tensor | None, others: Tensor | None
+) -> Tensor:
+    """Sum over a batch, of scores (B, classes) float32 and labels (B,) int64.
+
+    Of images mixed with others, `share` (B,) is what is left of each, and `others` (B,) are the labels of the rest.
+    """
+    options: dict[str, Any] = {"weight": weights, "label_smoothing": recipe.label_smoothing}
+    if share is None or others is None:
+        return F.cross_entropy(scores, labels, reduction="sum", **options)
+    own, other = (F.cross_entropy(scores, of, reduction="none", **options) for of in (labels, others))
+    return (share * own + (1 - share) * other).sum()
+
+
+def penalty(model: nn.Module, regularization: Any) -> Tensor | None:
+    """`l1` × the sum of absolute trained weights + `l2` × the sum of their squares, or None where both are 0."""
+    if not (regularization.l1 or regularization.l2):
+        return None
+    weights = [
+        weight
+        for name, weight in model.named_parameters()
+        if weight.requires_grad and (regularization.biases or not name.endswith("bias"))
+    ]
+    terms = [regularization.l1 * weight.abs().sum() for weight in weights if regularization.l1]
+    terms += [regularization.l2 * weight.square().sum() for weight in weights if regularization.l2]
+    return torch.stack(terms).sum()
