@@ -33,6 +33,7 @@ def main() -> None:
     from pipeline.training import loop
     from pipeline.training.data import Batches, Packed
     from pipeline.training.device import make_deterministic, place
+    from pipeline.training.features import Features
 
     device, threads = place(recipe.compute)
     make_deterministic(device, threads, recipe.precision)
@@ -42,15 +43,15 @@ def main() -> None:
     rows = packed.rows("train", *(["val"] if recipe.whole_train else []), fraction=recipe.train_fraction)
     validation_rows = packed.rows() if recipe.whole_train else packed.rows("val")
     budget = None if recipe.compute.resident_mb == "auto" else recipe.compute.resident_mb * 1_000_000
-    data = Batches(packed, rows, mean, std, device, budget)
-    validation = Batches(packed, validation_rows, mean, std, device, budget) if len(validation_rows) else None
+    data: Any = Batches(packed, rows, mean, std, device, budget)
+    validation: Any = Batches(packed, validation_rows, mean, std, device, budget) if len(validation_rows) else None
     if validation is None and (recipe.keep == "best" or recipe.patience):
         raise UserError(f"{recipe.dataset} has no validation images to pick an epoch by: raise its split.val")
 
     torch.manual_seed(seed)
     shape = Shape(packed.meta["channels"], packed.meta["height"], packed.meta["width"], len(packed.classes))
     weights = pretrained(name, recipe)
-    model = build(recipe.network, shape, weights).to(device)
+    model: Any = build(recipe.network, shape, weights).to(device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     print(f"{name}: {trainable:,} of {parameters:,} parameters, {len(data):,} images, on {device} ({threads} threads)")
@@ -70,8 +71,19 @@ def main() -> None:
     environment = [device.type, threads, torch.__version__]
     identity = fingerprint(name, inputs)
     saved = CHECKPOINTS / name / f"{fingerprint(identity, environment)}.pt"
+    trained: Any = model
+    if getattr(recipe.network, "freeze", False) and not data.mixes(recipe.augment):
+        # what the features are made of, so that every head on the same ones finds them
+        parts = dict.fromkeys(("normalize", "augment", "precision", "whole_train", "train_fraction"), True)
+        made_of = recipe.model_dump(mode="json", include={"network": {"backbone"}, **parts})
+        cache = CHECKPOINTS / f"features@{fingerprint(made_of, inputs[1:], environment)}"
+        trained, data = model.head, Features(model.backbone, data, recipe, seed, cache)
+        if validation is not None:
+            validation = Features(model.backbone, validation, recipe, seed, cache / "val").unchanged()
+    elif recipe.batch_size == "full" and not data.draw(recipe.augment, seed, epoch=1).numel():
+        data.normalize_once()
     with live.Logger(name, identity) as logger:
-        history = loop.train(model, recipe, data, validation, seed, saved, logger.log)
+        history = loop.train(trained, recipe, data, validation, seed, saved, logger.log)
 
     with whole(Path("models", name)) as folder:
         folder.mkdir()
@@ -81,6 +93,8 @@ def main() -> None:
         write_json(folder / "model.json", {**description, "fingerprint": identity})
     write_history(Path("reports", name, "history.csv"), history)
     remove(CHECKPOINTS / name)
+    if trained is not model and not recipe.views:
+        remove(cache)
     last = history[-1]
     print(
         ", ".join(

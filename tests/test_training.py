@@ -17,97 +17,23 @@ import torch
 import torch.nn.functional as F
 from conftest import Project, Ran, failed_in_one_line
 from PIL import Image
+from things import ADAM, CHANGES, CLASSES, CPU, DROPOUT, MLP, SGD, batches, digest, everything, fit, fresh, pack, recipe
+from things import one_thread as one_thread
+from things import packed as packed
 from torch import Generator, Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as torchvision_functional
 
 from pipeline import live, train
 from pipeline.console import UserError, run
-from pipeline.networks import Shape, build
-from pipeline.recipes import Augment, Compute, Experiment, Normalization, Optimizer
+from pipeline.recipes import Augment, Compute, Normalization, Optimizer
 from pipeline.training import data, inference, loop
 from pipeline.training.augment import augment
 from pipeline.training.data import Batches, Packed
 from pipeline.training.device import make_deterministic, place
 from pipeline.training.optimizers import make_optimizers
 
-CPU = torch.device("cpu")
-CLASSES = ["ant", "bee", "cat"]
-SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
-ADAM = {"name": "adam", "lr": 0.01}
-MLP = {"name": "mlp", "hidden": [12]}
-DROPOUT = {"name": "cnn", "convolutions": [4], "padding": 1, "batch_norm": True, "hidden": [8], "dropout": 0.4}
-CHANGES = {"rotation": 15.0, "horizontal_flip": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def _restore_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(live, "SHORT", 1e9)
-    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    torch.set_num_threads(1)  # so little work is slower on more, above all beside other tests
-    yield
-    torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode(mode)
-
-
-def pack(folder: Path, count: int = 41, height: int = 6, width: int = 5, channels: int = 3, val: int = 7) -> Path:
-    """A packed data set of random images, with classes that can be told apart by their brightness."""
-    draw = np.random.default_rng(7)
-    labels = draw.integers(0, len(CLASSES), count)
-    images = draw.integers(0, 120, (count, height, width, channels)) + 60 * labels[:, None, None, None]
-    folder.mkdir(parents=True)
-    np.save(folder / "images.npy", images.astype(np.uint8))
-    splits = ["train"] * (count - val - 3) + ["val"] * val + ["test"] * 3
-    paths = [f"{number:03d}.png" for number in range(count)]
-    names = [CLASSES[label] for label in labels]
-    index = pd.DataFrame({"path": paths, "label": names, "split": splits})
-    of_side = index.groupby(["label", "split"]).path
-    index["train_order"] = of_side.cumcount(ascending=False) / of_side.transform("size")
-    index.to_parquet(folder / "index.parquet")
-    values = images[: count - val - 3].reshape(-1, channels) / 255
-    meta = {"classes": CLASSES, "height": height, "width": width, "channels": channels, "preprocessing": {"crop": "no"}}
-    statistics = {"mean": values.mean(0).tolist(), "std": values.std(0).tolist()}
-    (folder / "meta.json").write_text(json.dumps({**meta, **statistics}))
-    return folder
-
-
-@pytest.fixture
-def packed(tmp_path: Path) -> Packed:
-    return Packed(pack(tmp_path / "packed"))
-
-
-def recipe(**more: Any) -> Experiment:
-    plain = {"dataset": "things", "network": MLP, "optimizer": SGD, "epochs": 2, "batch_size": 8}
-    return Experiment.model_validate({**plain, **more})
-
-
-def batches(packed: Packed, *splits: str, normalize: Any = "dataset") -> Batches:
-    return Batches(packed, packed.rows(*splits), *packed.normalization(normalize), CPU)
-
-
-def everything(data: Batches) -> tuple[Tensor, Tensor]:
-    """All images, normalised, and their labels."""
-    (pixels,) = data.batches([torch.arange(len(data))])
-    return data.images(pixels), data.labels
-
-
-def fresh(packed: Packed, experiment: Experiment, seed: int = 1) -> nn.Module:
-    torch.manual_seed(seed)
-    meta = packed.meta
-    return build(experiment.network, Shape(meta["channels"], meta["height"], meta["width"], len(packed.classes)))
-
-
-def fit(packed: Packed, saved: Path, seed: int = 1, **more: Any) -> tuple[nn.Module, list[loop.Row]]:
-    """Train in this process, on the images that train, and validate."""
-    experiment = recipe(**more)
-    model = fresh(packed, experiment, seed)
-    trained, validation = batches(packed, "train"), batches(packed, "val")
-    return model, loop.train(model, experiment, trained, validation, seed, saved)
-
-
-def digest(model: nn.Module) -> str:
-    """Of all weights and statistics, to the bit."""
-    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in model.state_dict().values())).hexdigest()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- The same mathematics as the usual loop --------------------------------------------------------------------------

@@ -25,6 +25,7 @@ NORMALIZATIONS = {
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # torchvision's pretrained models
 }
 RESIDENT_SHARE = 0.5  # of the free memory of the device that images may take
+AUGMENTATION = 1 << 40  # added to the seeds of other draws
 AHEAD = 3  # batches read before they are asked for
 
 
@@ -68,7 +69,7 @@ class Rows:
 
     def __init__(self, file: Path, rows: np.ndarray, device: torch.device, budget: int) -> None:
         header = np.load(file, mmap_mode="r")
-        self.file, self.rows, self.device = file, rows, device
+        self.file, self.rows, self.device, self.budget = file, rows, device, budget
         self.shape, self.dtype, self.start = header.shape[1:], header.dtype, header.offset
         self.row_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
         fits = len(rows) * self.row_bytes <= budget
@@ -128,17 +129,23 @@ class Batches:
         self.labels = torch.from_numpy(packed.labels[rows]).to(device)
         self.classes = len(packed.classes)
         self.normalize = Normalize(mean, std, device)
+        self.normalized: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def normalize_once(self) -> None:
+        """For a training that takes all images, unchanged, at every step."""
+        (pixels,) = self.batches([torch.arange(len(self))])
+        self.normalized = self.images(pixels)
 
     def view(self, epoch: int) -> Batches:
         """What an epoch trains on: always the same pixels, augmented anew."""
         return self
 
-    def draw(self, recipe: Any, generator: Generator) -> Tensor:
+    def draw(self, recipe: Any, seed: int, epoch: int) -> Tensor:
         """What an epoch's images are augmented by: (N, K) float32 on the CPU."""
-        return draw(recipe, len(self), generator)
+        return draw(recipe, len(self), Generator().manual_seed(seed * 1_000_003 + epoch + AUGMENTATION))
 
     def mixes(self, recipe: Any) -> bool:
         """Whether images are mixed with others."""
@@ -146,10 +153,12 @@ class Batches:
 
     def batches(self, chosen: Iterable[Tensor]) -> Iterator[Tensor]:
         """For each list of positions, pixels (B, H, W, C) uint8."""
-        return self.pixels.batches(chosen)
+        return self.pixels.batches(chosen) if self.normalized is None else iter([self.normalized])
 
     def images(self, pixels: Tensor, recipe: Any = None, draws: Tensor | None = None) -> Tensor:
         """From (B, H, W, C) uint8 to (B, C, H, W) float32, augmented as `recipe` says by `draws`, normalised."""
+        if self.normalized is not None:
+            return pixels
         images = pixels.permute(0, 3, 1, 2).float()  # in the order of channels_last, which convolutions like best
         if draws is not None:
             images = augment(images, recipe, draws)

@@ -71,6 +71,7 @@ class Training:
         self.best: dict[str, Tensor] | None = None
         self.history: list[Row] = []
         self.steps = batch_starts(model, recipe, data, parts)
+        self.shuffled = recipe.shuffle and len(self.steps) > 1
         checkpoint.load(saved, self.restore)
 
     def run(self, on_epoch: Callable[[list[Row]], None]) -> list[Row]:
@@ -129,11 +130,10 @@ class Training:
 
     def batches(self, data: Any, number: int) -> Iterator[tuple[Batch, Batch | None]]:
         """The batches of an epoch, and for MixUp or CutMix what each is mixed with: itself, in reverse order."""
-        draws = Generator().manual_seed(self.seed * 1_000_003 + number)
         count, recipe = len(data), self.recipe
-        order = torch.randperm(count, generator=draws) if recipe.shuffle else torch.arange(count)
-        random = data.draw(recipe.augment, draws).to(data.device)
-        order = order.to(data.device)
+        draws = Generator().manual_seed(self.seed * 1_000_003 + number)
+        order = (torch.randperm(count, generator=draws) if self.shuffled else torch.arange(count)).to(data.device)
+        random = data.draw(recipe.augment, self.seed, number).to(data.device)
         sizes = [stop - start for start, stop in zip(self.steps, [*self.steps[1:], count], strict=True)]
         chosen = order.split(sizes)
         for positions, pixels in zip(chosen, data.batches(chosen), strict=True):

@@ -1,0 +1,85 @@
+"""What a frozen backbone makes of a data set: it never changes, so it is computed once for each view of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.console import progress
+from pipeline.outputs import remove, whole
+from pipeline.training.data import Batches, Rows
+
+BATCH = 64  # images; larger ones are no faster on a CPU
+
+
+class Features:
+    """Stands for `images` (data.Batches) where only the head behind a frozen `backbone` trains: features (B, F).
+
+    Every epoch sees another of `views` augmented versions of each image, in turn; None: a new one each epoch. The
+    files with a view's features are in `folder`; they stay there, for other heads, where `views` says how many.
+    """
+
+    def __init__(self, backbone: nn.Module, images: Batches, recipe: Any, seed: int, folder: Path) -> None:
+        self.backbone, self.images_of, self.recipe, self.seed, self.folder = backbone, images, recipe, seed, folder
+        self.device, self.labels, self.classes = images.device, images.labels, images.classes
+        self.file: Path | None = None
+        self.pixels: Rows
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def unchanged(self) -> Features:
+        """Of the images without augmentation."""
+        self.show(0)
+        return self
+
+    def view(self, epoch: int) -> Features:
+        views = self.recipe.views
+        self.show((epoch - 1) % views + 1 if views else epoch)
+        return self
+
+    def show(self, view: int) -> None:
+        file = self.folder / f"view-{view}.npy"
+        if file == self.file:
+            return
+        if self.file is not None and not self.recipe.views:
+            remove(self.file)
+        if not file.exists():
+            self.compute(file, view)
+        self.file = file
+        self.pixels = Rows(file, np.arange(len(self)), self.device, self.images_of.pixels.budget)
+
+    def compute(self, file: Path, view: int) -> None:
+        images, recipe = self.images_of, self.recipe
+        chosen = torch.arange(len(self), device=self.device).split(BATCH)
+        draws = images.draw(recipe.augment, self.seed, view).to(self.device) if view else None
+        self.backbone.eval()
+        with whole(file) as partial, partial.open("wb") as out, torch.inference_mode():
+            described = f"view {view} through the backbone" if view else "validation images through the backbone"
+            bar = progress(zip(chosen, images.batches(chosen), strict=True), total=len(chosen), desc=described)
+            for number, (positions, pixels) in enumerate(bar):
+                given = images.images(pixels, recipe.augment, None if draws is None else draws[positions])
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                    features = self.backbone(given).flatten(1).float().cpu().numpy()
+                if not number:
+                    header = {"descr": features.dtype.str, "fortran_order": False}
+                    shape = (len(self), *features.shape[1:])
+                    np.lib.format.write_array_header_1_0(out, {**header, "shape": shape})
+                out.write(np.ascontiguousarray(features).data)
+
+    def draw(self, recipe: Any, seed: int, epoch: int) -> Tensor:
+        return torch.empty(len(self), 0)
+
+    def mixes(self, recipe: Any) -> bool:
+        return False
+
+    def batches(self, chosen: Iterable[Tensor]) -> Iterator[Tensor]:
+        return self.pixels.batches(chosen)
+
+    def images(self, pixels: Tensor, recipe: Any = None, draws: Tensor | None = None) -> Tensor:
+        return pixels

@@ -1,0 +1,437 @@
+"""What a recipe says of optimization is what is done: each key against torch's own, or against the definition."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from things import ADAM, CLASSES, DROPOUT, batches, digest, everything, fit, fresh, recipe
+from things import one_thread as one_thread
+from things import packed as packed
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+
+from pipeline.recipes import Experiment, Optimizer, Schedule
+from pipeline.training import inference, loop, objective
+from pipeline.training.data import Packed
+from pipeline.training.optimizers import blocks, make_optimizers, set_rate
+from pipeline.training.schedule import factor
+
+STEPS = 50
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# --- Optimizers ------------------------------------------------------------------------------------------------------
+
+
+def three_layers() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+
+
+def rates(model: nn.Module, described: Any) -> dict[str, float]:
+    """Learning rate of every weight, by its name."""
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    made = make_optimizers(model, described)
+    return {
+        names[id(weight)]: group["lr"] for each in made for group in each.param_groups for weight in group["params"]
+    }
+
+
+def test_layer_decay_lowers_the_rate_from_block_to_block() -> None:
+    found = rates(three_layers(), Optimizer(name="sgd", lr=0.8, layer_decay=0.5))
+    assert found["4.weight"] == found["4.bias"] == 0.8
+    assert found["3.weight"] == 0.4
+    assert found["2.weight"] == 0.2
+    assert found["0.weight"] == found["0.bias"] == 0.1
+
+
+def test_biases_and_norms_decay_only_where_they_are_told_to() -> None:
+    model = three_layers()
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    for decays in (True, False):
+        (made,) = make_optimizers(model, Optimizer(name="adamw", lr=0.1, weight_decay=0.3, decay_biases=decays))
+        decay = {names[id(each)]: group["weight_decay"] for group in made.param_groups for each in group["params"]}
+        small = {name for name in decay if name.endswith("bias") or name.startswith("3.")}
+        assert {name for name, value in decay.items() if value == 0.3} == set(decay) - (set() if decays else small)
+        assert {name for name, value in decay.items() if value == 0} == (set() if decays else small)
+
+
+def test_muon_takes_the_matrices_between_the_first_and_the_last() -> None:
+    model = three_layers()
+    muon, adamw = make_optimizers(model, Optimizer(name="muon", lr=0.02, weight_decay=0.1, momentum=0.9))
+    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
+    assert [weight.shape for group in muon.param_groups for weight in group["params"]] == [(6, 5)]
+    assert sum(len(group["params"]) for group in adamw.param_groups) == 7
+
+
+def test_muon_steps_as_torchs_own(packed: Packed, tmp_path: Path) -> None:
+    described = {"name": "muon", "lr": 0.02, "momentum": 0.9}
+    model, _ = fit(
+        packed, tmp_path / "a.pt", optimizer=described, network={"name": "mlp", "hidden": [12, 10]}, epochs=1,
+        batch_size="full",
+    )  # fmt: skip
+    usual = fresh(packed, recipe(network={"name": "mlp", "hidden": [12, 10]}))
+    muon = torch.optim.Muon([usual[3].weight], lr=0.02, momentum=0.9, weight_decay=0, adjust_lr_fn="match_rms_adamw")
+    rest = [weight for weight in usual.parameters() if weight is not usual[3].weight]
+    adamw = torch.optim.AdamW(rest, lr=0.02, weight_decay=0)
+    images, labels = everything(batches(packed, "train"))
+    F.cross_entropy(usual(images), labels).backward()
+    muon.step()
+    adamw.step()
+    for ours, theirs in zip(model.parameters(), usual.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "adam", "lr": 0.1, "momentum": 0.5},
+        {"name": "muon", "lr": 0.1, "nesterov": True, "momentum": 0.5},
+        {"name": "sgd", "lr": 0.1, "layer_decay": 0},
+        {"name": "sgd", "lr": 0.1, "layer_decay": 1.5},
+    ],
+)
+def test_optimizers_refuse_what_is_not_theirs(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Optimizer.model_validate(wrong)
+
+
+# --- Schedules -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "usual"),
+    [
+        (Schedule(), lambda made: lr_scheduler.ConstantLR(made, factor=1)),
+        (Schedule(name="cosine"), lambda made: lr_scheduler.CosineAnnealingLR(made, STEPS)),
+        (Schedule(name="linear"), lambda made: lr_scheduler.LinearLR(made, 1, 1e-9, STEPS)),
+    ],
+)
+def test_schedules_are_torchs(schedule: Any, usual: Callable[[Any], Any]) -> None:
+    model = three_layers()
+    theirs = torch.optim.SGD(model.parameters(), lr=0.3)
+    ours = make_optimizers(model, Optimizer(name="sgd", lr=0.3))
+    scheduler = usual(theirs)
+    for step in range(STEPS):
+        set_rate(ours, factor(schedule, step / STEPS))
+        assert ours[0].param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-6)
+        theirs.step()
+        scheduler.step()
+
+
+def test_one_cycle_is_torchs_up_to_where_it_counts_its_steps_from() -> None:
+    schedule = Schedule.model_validate({"name": "one_cycle"})
+    assert schedule.warmup == 0.3
+    model, count = three_layers(), 20_000
+    theirs = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = lr_scheduler.OneCycleLR(theirs, max_lr=1.0, total_steps=count, cycle_momentum=False)
+    for step in range(count):
+        if step % 500 == 0:
+            assert factor(schedule, step / count) == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-3)
+        theirs.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "one_cycle"])
+def test_warm_up_rises_to_the_whole_rate_and_every_step_has_one(name: Any) -> None:
+    schedule = Schedule(name=name, warmup=0.25)
+    rates = [factor(schedule, step / STEPS) for step in range(STEPS)]
+    top = math.ceil(0.25 * STEPS)
+    assert all(earlier < later for earlier, later in itertools.pairwise(rates[:top]))
+    assert all(earlier >= later for earlier, later in itertools.pairwise(rates[top:]))
+    assert max(rates) <= 1 and rates[top] > 0.95 and min(rates) >= 0
+
+
+def test_rate_follows_the_schedule_in_every_step(packed: Packed, tmp_path: Path) -> None:
+    """Gradient 1 everywhere: what a weight moves by is its learning rate."""
+
+    class Slope(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+            self.seen: list[float] = []
+
+        def forward(self, images: Tensor) -> Tensor:
+            if self.training:
+                self.seen.append(self.weight.item())
+            scores = torch.zeros(len(images), 3)
+            return scores + (self.weight - self.weight.detach()) * 0 + Steep.apply(self.weight)
+
+    class Steep(torch.autograd.Function):
+        """Nothing, with a gradient of one."""
+
+        @staticmethod
+        def forward(ctx: Any, weight: Tensor) -> Tensor:
+            return weight * 0
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return torch.ones(1)
+
+    model = Slope()
+    described = recipe(epochs=2, optimizer={"name": "sgd", "lr": 0.4}, schedule={"name": "linear"})
+    loop.train(model, described, batches(packed, "train"), None, 1, tmp_path / "saved.pt")
+    moved = -np.diff([*model.seen, model.weight.item()])
+    assert moved == pytest.approx([0.4 * (1 - step / 8) for step in range(8)], rel=1e-5)
+
+
+# --- The objective ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("l1", "l2", "biases"), [(0.3, 0, True), (0, 0.2, True), (0.3, 0.2, False)])
+def test_gradient_of_the_penalty_against_finite_differences(l1: float, l2: float, biases: bool) -> None:
+    model = three_layers().double()
+    described = recipe(regularization={"l1": l1, "l2": l2, "biases": biases}).regularization
+    value = objective.penalty(model, described)
+    assert value is not None
+    value.backward()
+    for name, weight in model.named_parameters():
+        found = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        for index in range(min(3, weight.numel())):
+            if not weight.view(-1)[index]:
+                continue  # |w| has no derivative at 0
+            expected = 0.0
+            for sign in (1, -1):
+                with torch.no_grad():
+                    weight.view(-1)[index] += sign * 1e-6
+                    expected += sign * objective.penalty(model, described).item() / 2e-6  # type: ignore[union-attr]
+                    weight.view(-1)[index] -= sign * 1e-6
+            assert found.view(-1)[index].item() == pytest.approx(expected, abs=1e-6), name
+            assert bool(expected) == (biases or not name.endswith("bias"))
+
+
+def test_label_smoothing_and_class_weights(packed: Packed, tmp_path: Path) -> None:
+    labels = torch.tensor([CLASSES.index(label) for label in packed.index.label[:31]])
+    counts = torch.bincount(labels)
+    for more, weights in (
+        ({"label_smoothing": 0.2}, None),
+        ({"class_weights": "balanced"}, 31 / (3 * counts)),
+        ({"class_weights": "balanced", "label_smoothing": 0.1}, 31 / (3 * counts)),
+    ):
+        _, history = fit(packed, tmp_path / f"{sorted(more)}.pt", batch_size="full", epochs=1, **more)
+        images, _ = everything(batches(packed, "train"))
+        scores = fresh(packed, recipe())(images)
+        smoothing = more.get("label_smoothing", 0.0)
+        expected = F.cross_entropy(scores, labels, weights, label_smoothing=smoothing, reduction="sum") / 31
+        assert history[0]["train_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_balanced_weights_do_not_depend_on_classes_without_images() -> None:
+    weights = objective.class_weights(recipe(class_weights="balanced"), torch.tensor([0, 0, 0, 2]), 3)
+    assert weights is not None
+    assert weights[[0, 2]].tolist() == pytest.approx([4 / 6, 2])
+
+
+def test_clipped_gradients(packed: Packed, tmp_path: Path) -> None:
+    norms = []
+    for clip in (None, 0.01):
+        described = {"name": "sgd", "lr": 1.0}
+        model, _ = fit(
+            packed, tmp_path / f"{clip}.pt", clip_norm=clip, epochs=1, batch_size="full", optimizer=described
+        )
+        before = fresh(packed, recipe())
+        moved = [(new - old).flatten() for new, old in zip(model.parameters(), before.parameters(), strict=True)]
+        norms.append(torch.cat(moved).norm().item())
+    assert norms[0] > 0.1
+    assert norms[1] == pytest.approx(0.01, rel=1e-3)
+
+
+# --- Parts of batches ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [{}, {"regularization": {"l1": 0.01}}, {"clip_norm": 0.1}, {"label_smoothing": 0.1}])
+def test_parts_of_a_batch_add_up(packed: Packed, tmp_path: Path, more: dict[str, Any]) -> None:
+    at_once, history = fit(packed, tmp_path / "a.pt", accumulate=1, **more)
+    for parts in (2, 3, 8):
+        model, same = fit(packed, tmp_path / f"{parts}.pt", accumulate=parts, **more)
+        for ours, theirs in zip(model.parameters(), at_once.parameters(), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-5)
+        assert [row["val_loss"] for row in same] == pytest.approx([row["val_loss"] for row in history], rel=1e-4)
+
+
+class Hungry(nn.Module):
+    """Needs more memory than there is for more than `most` images, from a certain pass on."""
+
+    def __init__(self, most: int, spared: int) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.linear = nn.Linear(90, 3)
+        self.most, self.spared = most, spared
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.spared -= 1
+        if len(images) > self.most and self.spared < 0:
+            torch.empty(2**60)
+        return self.linear(images.flatten(1))
+
+
+@pytest.mark.parametrize("spared", [0, 6])
+def test_batches_are_divided_when_memory_runs_out(
+    packed: Packed, tmp_path: Path, capsys: pytest.CaptureFixture[str], spared: int
+) -> None:
+    model = Hungry(most=2, spared=spared)
+    loop.train(model, recipe(epochs=3), batches(packed, "train"), None, 1, tmp_path / "a.pt")
+    said = capsys.readouterr().out
+    assert "not enough memory for a batch of 8: going on in 2 parts" in said and "in 4 parts" in said
+    if not spared:  # from the first step on: to the byte what a recipe with as many parts gives
+        expected = Hungry(most=100, spared=0)
+        loop.train(expected, recipe(epochs=3, accumulate=4), batches(packed, "train"), None, 1, tmp_path / "b.pt")
+        assert digest(model) == digest(expected)
+    else:
+        assert "resuming after epoch 1 of 3" in said
+
+
+def test_memory_for_not_even_one_image_is_no_endless_search(packed: Packed, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="allocate"):
+        loop.train(Hungry(0, 0), recipe(), batches(packed, "train"), None, 1, tmp_path / "saved.pt")
+
+
+def test_more_parts_than_images() -> None:
+    with pytest.raises(ValidationError, match="accumulate = 9 parts of batch_size = 8"):
+        recipe(accumulate=9)
+
+
+# --- What is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_average_of_the_weights(packed: Packed, tmp_path: Path) -> None:
+    averaged, history = fit(packed, tmp_path / "a.pt", ema=0.7, network=DROPOUT, batch_size="full", epochs=3)
+    expected = copy.deepcopy(fresh(packed, recipe(network=DROPOUT)))
+    for epochs in (1, 2, 3):
+        model, _ = fit(packed, tmp_path / f"{epochs}.pt", network=DROPOUT, batch_size="full", epochs=epochs)
+        for average, value in zip(expected.state_dict().values(), model.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                average.mul_(0.7).add_(0.3 * value)
+    for name, value in averaged.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, expected.state_dict()[name], atol=1e-6), name
+    loss, _ = inference.evaluate(averaged, batches(packed, "val"))
+    assert history[-1]["val_loss"] == pytest.approx(loss)  # it is the average that is validated
+
+
+def test_best_epoch_is_kept_and_training_ends_when_nothing_gets_better(packed: Packed, tmp_path: Path) -> None:
+    steep = {"name": "sgd", "lr": 0.9, "momentum": 0.9}  # wild enough to get worse
+    _, all_of_it = fit(packed, tmp_path / "a.pt", optimizer=steep, epochs=12)
+    losses = [row["val_loss"] for row in all_of_it]
+    best = int(np.argmin(losses))  # type: ignore[arg-type]
+    assert best < 11
+    model, history = fit(packed, tmp_path / "b.pt", optimizer=steep, epochs=12, keep="best")
+    assert history == all_of_it
+    assert inference.evaluate(model, batches(packed, "val"))[0] == losses[best]
+    patience = 11 - best if best > 0 else 11
+    ends = next(
+        number
+        for number in range(12)
+        if number - int(np.argmin(losses[: number + 1])) >= min(2, patience)  # type: ignore[arg-type]
+    )
+    _, shorter = fit(packed, tmp_path / "c.pt", optimizer=steep, epochs=12, patience=2)
+    assert shorter == all_of_it[: ends + 1]
+
+
+@pytest.mark.parametrize("chooses", [{"keep": "best"}, {"patience": 3}])
+def test_choosing_needs_validation_images(chooses: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="picks on validation images"):
+        recipe(whole_train=True, **chooses)
+
+
+def test_everything_survives_an_interruption(packed: Packed, tmp_path: Path) -> None:
+    described = {
+        "network": DROPOUT, "optimizer": {**ADAM, "layer_decay": 0.5}, "epochs": 5, "ema": 0.9, "keep": "best",
+        "schedule": {"name": "one_cycle"}, "patience": 4, "unfreeze_every": 1, "clip_norm": 1.0,
+    }  # fmt: skip
+    expected, history = fit(packed, tmp_path / "a.pt", **described)
+    experiment = recipe(**described)
+
+    def stop(rows: list[loop.Row]) -> None:
+        if len(rows) == 3:
+            raise KeyboardInterrupt
+
+    trained, validation = batches(packed, "train"), batches(packed, "val")
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(fresh(packed, experiment), experiment, trained, validation, 1, tmp_path / "b.pt", stop)
+    model = fresh(packed, experiment)
+    assert loop.train(model, experiment, trained, validation, 1, tmp_path / "b.pt") == history
+    assert digest(model) == digest(expected)
+
+
+# --- Some of the network ---------------------------------------------------------------------------------------------
+
+
+def test_blocks_thaw_from_the_head_on(packed: Packed, tmp_path: Path) -> None:
+    described = {"network": {"name": "mlp", "hidden": [8, 7]}, "unfreeze_every": 2, "optimizer": ADAM}
+    start = fresh(packed, recipe(**described))
+    assert len(blocks(start)) == 3
+    for epochs, moved in ((1, [2]), (2, [2]), (3, [1, 2]), (5, [0, 1, 2])):
+        model, _ = fit(packed, tmp_path / f"{epochs}.pt", epochs=epochs, **described)
+        changed = [
+            number
+            for number, (old, new) in enumerate(zip(blocks(start), blocks(model), strict=True))
+            if not all(one.equal(other) for one, other in zip(old.parameters(), new.parameters(), strict=True))
+        ]
+        assert changed == moved
+
+
+def test_statistics_of_frozen_norms_stay(packed: Packed, tmp_path: Path) -> None:
+    model, _ = fit(packed, tmp_path / "a.pt", network=DROPOUT, unfreeze_every=2, epochs=2)
+    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    assert norm.num_batches_tracked.item() == 0
+    assert norm.running_mean.abs().max().item() == 0
+
+
+def test_blocks_of_a_pretrained_network() -> None:
+    from pipeline.networks import Shape, build
+
+    described = recipe(network={"name": "transfer", "backbone": "resnet18", "head": {"hidden": [4]}})
+    model = build(described.network, Shape(3, 32, 32, 2))
+    names = {id(module): name for name, module in model.named_modules()}
+    assert [names[id(block)] for block in blocks(model)] == [
+        "backbone.conv1", "backbone.bn1", *(f"backbone.layer{number}" for number in (1, 2, 3, 4)), "head",
+    ]  # fmt: skip
+
+
+# --- Precision, mirrors ----------------------------------------------------------------------------------------------
+
+
+def test_half_precision_is_near_and_keeps_whole_weights(packed: Packed, tmp_path: Path) -> None:
+    exact, history = fit(packed, tmp_path / "a.pt", network=DROPOUT)
+    model, near = fit(packed, tmp_path / "b.pt", network=DROPOUT, precision="bf16")
+    assert digest(model) != digest(exact)
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())
+    assert near[-1]["train_loss"] == pytest.approx(history[-1]["train_loss"], abs=0.05)
+
+
+def test_mirrored_images_have_their_say(packed: Packed, tmp_path: Path) -> None:
+    model, history = fit(packed, tmp_path / "a.pt", test_flip=True)
+    images, labels = everything(batches(packed, "val"))
+    with torch.no_grad():
+        scores = (model(images) + model(images.flip(-1))) / 2
+    assert history[-1]["val_loss"] == pytest.approx(F.cross_entropy(scores, labels).item(), rel=1e-5)
+    assert torch.allclose(
+        inference.log_probabilities(model, batches(packed, "val"), flip=True), scores.log_softmax(1), atol=1e-5
+    )
+
+
+def test_compiled_network_trains_alike(packed: Packed, tmp_path: Path) -> None:
+    expected, history = fit(packed, tmp_path / "a.pt", epochs=1)
+    model, near = fit(packed, tmp_path / "b.pt", epochs=1, compile=True)
+    assert near[-1]["train_loss"] == pytest.approx(history[-1]["train_loss"], abs=1e-5)
+    assert list(model.state_dict()) == list(expected.state_dict())  # no `_orig_mod.`
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"views": 2}, {"unfreeze_every": 1, "network": {"name": "transfer", "backbone": "alexnet", "freeze": True}}],
+)
+def test_keys_that_do_not_go_with_the_network(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Experiment.model_validate({**recipe().model_dump(), **wrong})
