@@ -1,0 +1,104 @@
+"""Features of a frozen backbone: computed once for each view, they train a head as the whole network would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from conftest import Project
+from test_training import files, stage
+from things import batches, fresh, pack, recipe
+from things import one_thread as one_thread
+
+from pipeline.training import loop
+from pipeline.training.data import Batches, Packed
+from pipeline.training.features import Features
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FROZEN = {"name": "transfer", "backbone": "squeezenet1_1", "freeze": True}
+PLAIN = {"network": FROZEN, "augment": {"rotation": 20, "horizontal_flip": 0.5}, "epochs": 3, "batch_size": 8}
+
+
+@pytest.fixture
+def photos(project: Project) -> Project:
+    pack(project.root / "data/packed/things", height=40, width=40)
+    project.dataset("things", "data/raw/things", 40)
+    return project
+
+
+def cached(project: Project) -> dict[str, int]:
+    """The files of features that are kept, and when each was written."""
+    folders = (project.root / ".checkpoints").glob("features@*")
+    return {path.name: path.stat().st_mtime_ns for folder in folders for path in folder.rglob("*.npy")}
+
+
+def test_head_trains_on_features_as_in_the_whole_network(photos: Project, tmp_path: Path) -> None:
+    packed = Packed(photos.root / "data/packed/things")
+    described = recipe(**PLAIN)
+    whole, train, val = fresh(packed, described), batches(packed, "train"), batches(packed, "val")
+    expected = loop.train(whole, described, train, val, 1, tmp_path / "whole.pt")
+
+    model: Any = fresh(packed, described)
+    data = Features(model.backbone, train, described, 1, tmp_path / "features")
+    validation = Features(model.backbone, val, described, 1, tmp_path / "features/val").unchanged()
+    history = loop.train(model.head, described, data, validation, 1, tmp_path / "head.pt")
+    for ours, theirs in zip(history, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    assert torch.allclose(model.head[0].weight, whole.head[0].weight, atol=1e-5)  # type: ignore[index,union-attr]
+
+
+def test_views_are_shared_by_every_head(photos: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage(photos, monkeypatch, "things-a", **{**PLAIN, "views": 2})
+    kept = cached(photos)
+    assert set(kept) == {"view-0.npy", "view-1.npy", "view-2.npy"}
+    deeper = {**PLAIN, "views": 2, "network": {**FROZEN, "head": {"hidden": [5]}}, "batch_size": 16}
+    reused = files(stage(photos, monkeypatch, "things-b", **deeper))
+    assert cached(photos) == kept
+    for folder in (photos.root / ".checkpoints").iterdir():
+        folder.rename(folder.with_name("elsewhere"))
+    assert files(stage(photos, monkeypatch, "things-b", **deeper)) == reused
+    assert set(cached(photos)) == set(kept)
+    for other in ({"normalize": "imagenet"}, {"augment": {}}, {"seed": 5}):  # other features: of their own
+        stage(photos, monkeypatch, "things-c", **{**deeper, **other, "epochs": 1})
+    assert len(list((photos.root / ".checkpoints").glob("features@*"))) == 4
+
+
+def test_as_many_views_as_epochs_is_the_published_recipe(photos: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    histories = []
+    for number, views in enumerate((None, 3, 1)):
+        more = {} if views is None else {"views": views}
+        stage(photos, monkeypatch, f"things-{number}", **{**PLAIN, **more})
+        histories.append(pd.read_csv(photos.root / f"reports/things-{number}/history.csv"))
+        if views is None:
+            assert cached(photos) == {}  # nobody asked for them again
+    assert histories[0].equals(histories[1])
+    assert not histories[0].equals(histories[2])
+
+
+def test_features_of_a_view_do_not_depend_on_what_was_asked_before(photos: Project, tmp_path: Path) -> None:
+    packed = Packed(photos.root / "data/packed/things")
+    model: Any = fresh(packed, recipe(**PLAIN))
+
+    def features(folder: str, *epochs: int) -> torch.Tensor:
+        data = Features(model.backbone, batches(packed, "train"), recipe(**PLAIN), 1, tmp_path / folder)
+        for epoch in epochs:
+            data.view(epoch)
+        (found,) = data.batches([torch.arange(len(data))])
+        return found
+
+    assert features("a", 2).equal(features("b", 1, 2))
+    assert not features("c", 1).equal(features("d", 2))
+
+
+def test_images_that_are_mixed_go_through_the_backbone(photos: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of a mixture are no mixture of features."""
+    shown: list[int] = []
+    original = Batches.batches
+    monkeypatch.setattr(Batches, "batches", lambda self, chosen: shown.append(1) or original(self, chosen))
+    stage(photos, monkeypatch, "things-a", **{**PLAIN, "augment": {"mixup": 0.2}})
+    assert len(shown) == 6  # train and val, in every epoch
+    assert cached(photos) == {}
