@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from pipeline.console import UserError, progress
 from pipeline.training import checkpoint
-from pipeline.training.augment import augment
+from pipeline.training.augment import augment, draw
 from pipeline.training.checkpoint import Row
 from pipeline.training.data import Batches
 
@@ -76,6 +77,7 @@ def train_epoch(
     count = len(data)
     size = count if recipe.batch_size == "full" else recipe.batch_size
     order = torch.randperm(count, generator=draws).to(data.device) if recipe.shuffle else None
+    changes = draw(recipe.augment, count, draws).to(data.device)
     penalised = penalised_weights(model, recipe.regularization)
     sums = torch.zeros(2, dtype=torch.float64, device=data.device)  # loss and hits: read once, at the end
 
@@ -87,7 +89,7 @@ def train_epoch(
     bar = progress(total=len(starts), desc=f"epoch {epoch}/{recipe.epochs}", unit=" batches")
     for start, stop in zip(starts, [*starts[1:], count], strict=True):
         indices = slice(start, stop) if order is None else order[start:stop]
-        images, labels = data.batch(indices, lambda images: augment(images, recipe.augment, draws))
+        images, labels = data.batch(indices, partial(augment, recipe=recipe.augment, draws=changes[start:stop]))
         scores = model(images)
         loss = objective = F.cross_entropy(scores, labels)
         if penalised:
