@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.recipes import Experiment
 
 CHECKPOINTS = Path(".checkpoints")
-CODE = ("train.py", "networks/*.py", "training/*.py")  # what decides the result, beside data and params
+CODE = ("train.py", "networks/*.py", "training/**/*.py")  # what decides the result, beside data and params
 
 
 def main() -> None:

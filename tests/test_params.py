@@ -174,6 +174,21 @@ def test_values_arrive_as_written(here: Path) -> None:
         ("experiments mnist-mlp network dropout", 1, ["network.dropout = 1", "less than 1"]),
         ("experiments mnist-cnn normalize", {"mean": [0], "std": [0]}, ["normalize.std.0 = 0", "greater than 0"]),
         ("experiments mnist-mlp optimizer momentum", 0.9, ["mnist-mlp.optimizer", "for sgd", "adam"]),
+        ("experiments mnist-cnn augment scale", [1.2, 0.8], ["augment.scale: [1.2, 0.8]", "[smallest, largest]"]),
+        ("experiments mnist-cnn augment scale", [1.2], ["augment.scale: [1.2]", "[smallest, largest]"]),
+        ("experiments mnist-cnn augment scale", [0.8, "1"], ["augment.scale.1 = '1'", "number"]),
+        (
+            "experiments mnist-cnn augment erase",
+            {"probability": 2},
+            ["erase.probability = 2", "less than or equal to 1"],
+        ),
+        ("experiments mnist-cnn augment erase", {"area": [0, 1]}, ["erase.area.0 = 0", "greater than 0"]),
+        (
+            "experiments mnist-cnn augment randaugment",
+            {"magnitude": 31},
+            ["magnitude = 31", "less than or equal to 30"],
+        ),
+        ("experiments mnist-cnn augment mixup", -1, ["augment.mixup = -1", "greater than or equal to 0"]),
         # choices
         ("experiments mnist-mlp network name", "mpl", ["network.name = 'mpl'", "'cnn'", "did you mean 'mlp'"]),
         ("experiments mnist-mlp optimizer name", "adamW", ["name = 'adamW'", "'sgd'", "did you mean 'adamw'"]),

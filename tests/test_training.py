@@ -1,4 +1,4 @@
-"""Training: batches, augmentation and the loop, against plain torch; the stage `train`, against interruptions."""
+"""Training: batches and the loop, against plain torch; the stage `train`, against interruptions."""
 
 from __future__ import annotations
 
@@ -16,19 +16,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Project, Ran, failed_in_one_line
-from PIL import Image
 from things import ADAM, CHANGES, CLASSES, CPU, DROPOUT, MLP, SGD, batches, digest, everything, fit, fresh, pack, recipe
 from things import one_thread as one_thread
 from things import packed as packed
-from torch import Generator, Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as torchvision_functional
+from torch import Tensor, nn
 
 from pipeline import live, train
 from pipeline.console import UserError, run
-from pipeline.recipes import Augment, Compute, Normalization, Optimizer
+from pipeline.recipes import Compute, Normalization, Optimizer
 from pipeline.training import data, inference, loop
-from pipeline.training.augment import augment
 from pipeline.training.data import Batches, Packed
 from pipeline.training.device import make_deterministic, place
 from pipeline.training.optimizers import make_optimizers
@@ -226,6 +222,19 @@ def test_dropout_and_augmentation_take_part(packed: Packed, tmp_path: Path, chan
     assert digest(with_it) != digest(without)
 
 
+def test_augmentation_comes_before_normalisation_and_leaves_validation_alone(packed: Packed, tmp_path: Path) -> None:
+    model = Watched(90)
+    images: list[Tensor] = []
+    model.register_forward_pre_hook(lambda module, inputs: images.append(inputs[0].clone()) or None)
+    experiment = recipe(augment={"rotation": 180}, epochs=1, batch_size="full", shuffle=False)
+    validation = batches(packed, "val")
+    loop.train(model, experiment, batches(packed, "train"), validation, 1, tmp_path / "saved.pt")
+    mean, std = (torch.tensor(packed.meta[key]) for key in ("mean", "std"))
+    black = (-mean / std).view(1, 3, 1, 1)
+    assert ((images[0] - black).abs() < 1e-3).all(1).any((1, 2)).sum() > 5
+    assert images[1].equal(everything(validation)[0])
+
+
 def test_checkpoint_leaves_out_frozen_weights_and_keeps_statistics(packed: Packed, tmp_path: Path) -> None:
     class Frozen(nn.Sequential):
         def __init__(self) -> None:
@@ -405,108 +414,6 @@ def test_large_images_are_evaluated_in_small_batches(packed: Packed, monkeypatch
     monkeypatch.setattr(inference, "EVALUATION_VALUES", 1)
     inference.log_probabilities(model, batches(packed, "val"))
     assert sizes[4:] == [1] * 7
-
-
-# --- Augmentation ----------------------------------------------------------------------------------------------------
-
-
-def scene(height: int, width: int) -> Tensor:
-    """One smooth image (1, 3, H, W) in [0, 255] without any symmetry."""
-    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
-    waves = [torch.sin(5 * x + 2 * y), torch.cos(3 * x - 4 * y), torch.sin(2 * x * y + 6 * y)]
-    return (127.5 + 127.5 * torch.stack(waves)).unsqueeze(0)
-
-
-def generator(seed: int = 3) -> Generator:
-    return Generator().manual_seed(seed)
-
-
-def test_nothing_to_change_changes_nothing() -> None:
-    images = scene(9, 7).repeat(5, 1, 1, 1)
-    assert augment(images, Augment(), generator()).equal(images)
-    assert torch.allclose(augment(images, Augment(rotation=1e-9), generator()), images, atol=0.01)
-
-
-def test_flip_alone_is_exact() -> None:
-    images = torch.rand(64, 3, 9, 7)
-    assert augment(images, Augment(horizontal_flip=1), generator()).equal(images.flip(3))
-    some = augment(images, Augment(horizontal_flip=0.5), generator())
-    flipped = [one.equal(before.flip(2)) for one, before in zip(some, images, strict=True)]
-    kept = [one.equal(before) for one, before in zip(some, images, strict=True)]
-    assert [a != b for a, b in zip(flipped, kept, strict=True)] == [True] * 64
-    assert 20 < sum(flipped) < 44
-
-
-def test_flip_comes_after_rotation() -> None:
-    images = scene(40, 30).repeat(6, 1, 1, 1)
-    rotated = augment(images, Augment(rotation=40), generator())
-    both = augment(images, Augment(rotation=40, horizontal_flip=1), generator())
-    assert torch.allclose(both, rotated.flip(3), atol=0.01)
-
-
-def as_torchvision(image: Tensor, angle: float) -> Tensor:
-    return torchvision_functional.rotate(image, angle, InterpolationMode.BILINEAR)
-
-
-@pytest.mark.parametrize(("height", "width"), [(48, 48), (60, 32), (31, 64)])
-def test_rotation_is_torchvisions_and_pillows(height: int, width: int) -> None:
-    image = scene(height, width)
-    # inside the circle that no rotation takes out of the image, interpolation is all that differs
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    radius = min(height, width) / 2 - 2
-    inside = (y - height / 2) ** 2 + (x - width / 2) ** 2 < radius**2
-    signs = set()
-    for seed in range(6):
-        angle = (2 * torch.rand(1, generator=generator(seed)).item() - 1) * 30
-        rotated = augment(image, Augment(rotation=30), generator(seed))[0]
-        # the range is symmetric: which way a positive angle turns is free, but it is one way
-        same, opposite = (as_torchvision(image, sign * angle)[0] for sign in (1, -1))
-        sign = 1 if (rotated - same).abs().mean() < (rotated - opposite).abs().mean() else -1
-        signs.add(sign)
-        assert (rotated - as_torchvision(image, sign * angle)[0]).abs()[:, inside].max() < 1.5
-        pixels = image[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
-        by_pillow = Image.fromarray(pixels).rotate(sign * angle, Image.Resampling.BILINEAR)
-        difference = (rotated.permute(1, 2, 0) - torch.tensor(np.array(by_pillow)).float()).abs()
-        assert difference[inside].max() < 3
-    assert len(signs) == 1
-
-
-def test_every_image_is_turned_by_its_own_angle_within_the_range() -> None:
-    height, width, limit = 64, 40, 25
-    image = torch.zeros(1, 1, height, width)
-    image[..., 4:10, 18:22] = 255  # a mark above the centre
-    turned = augment(image.repeat(200, 1, 1, 1), Augment(rotation=limit), generator())
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    weight = turned[:, 0].sum((1, 2))
-    right = (turned[:, 0] * x).sum((1, 2)) / weight - width / 2
-    up = height / 2 - (turned[:, 0] * y).sum((1, 2)) / weight
-    angles = torch.atan2(right, up).rad2deg()
-    assert angles.abs().max() < limit + 1
-    assert angles.min() < -0.9 * limit and angles.max() > 0.9 * limit
-    assert angles.mean().abs() < 4
-    assert len(angles.round(decimals=3).unique()) > 190
-    assert (right**2 + up**2).sqrt().sub(25).abs().max() < 0.5  # turned, not sheared: this is not a square image
-
-
-def test_what_was_outside_is_black() -> None:
-    image = torch.full((1, 3, 32, 32), 200.0)
-    turned = augment(image.repeat(20, 1, 1, 1), Augment(rotation=180), generator())
-    corners = turned[..., [0, 0, -1, -1], [0, -1, 0, -1]]
-    assert (corners < 1).all(-1).sum() > 20
-    assert turned[..., 16, 16].allclose(torch.tensor(200.0))
-
-
-def test_augmentation_comes_before_normalisation_and_leaves_validation_alone(packed: Packed, tmp_path: Path) -> None:
-    model = Watched(90)
-    images: list[Tensor] = []
-    model.register_forward_pre_hook(lambda module, inputs: images.append(inputs[0].clone()) or None)
-    experiment = recipe(augment={"rotation": 180}, epochs=1, batch_size="full", shuffle=False)
-    validation = batches(packed, "val")
-    loop.train(model, experiment, batches(packed, "train"), validation, 1, tmp_path / "saved.pt")
-    mean, std = (torch.tensor(packed.meta[key]) for key in ("mean", "std"))
-    black = (-mean / std).view(1, 3, 1, 1)
-    assert ((images[0] - black).abs() < 1e-3).all(1).any((1, 2)).sum() > 5
-    assert images[1].equal(everything(validation)[0])
 
 
 # --- Where it runs ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,55 @@
+"""Random changes to a batch of images on its device, another one for every image.
+
+`draw` makes everything random of a whole epoch, on the CPU, so that it is the same on every device. `augment` and `mix`
+wait for nothing and read nothing back. What becomes of an image depends on its own row of draws, not on its batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from pipeline.training.augment.boxes import erase, mix
+from pipeline.training.augment.colors import jitter
+from pipeline.training.augment.draws import draw, named
+from pipeline.training.augment.geometry import warp, window
+from pipeline.training.augment.randaugment import recolor
+
+if TYPE_CHECKING:
+    from pipeline.recipes import Augment
+
+__all__ = ["augment", "draw", "mix"]
+
+CHUNK = 2**21  # values: what a CPU computes from so few stays in its caches, and in memory that it has already
+
+
+def augment(images: Tensor, recipe: Augment, draws: Tensor) -> Tensor:
+    """Change (B, C, H, W) float32 images in [0, 255] by the rows of `draws` (B, K) on the same device.
+
+    Crop, then one affine map, then colors, then erase; what was outside is black. `images` may be overwritten.
+    """
+    if draws.shape[1] == 0:
+        return images
+    if images.device.type != "cpu":
+        return changed(images, recipe, draws)
+    size = max(1, CHUNK // images[0].numel())
+    for start in range(0, len(images), size):
+        chunk = slice(start, start + size)
+        images[chunk] = changed(images[chunk], recipe, draws[chunk])
+    return images
+
+
+def changed(images: Tensor, recipe: Augment, draws: Tensor) -> Tensor:
+    drawn = named(draws, recipe)
+    if "window" in drawn:
+        images = window(images, drawn["window"])
+    if "map" in drawn:
+        images = warp(images, drawn["map"])
+    if recipe.randaugment:
+        for operation in drawn["operations"].split(2, dim=1):
+            images = recolor(images, operation, recipe.randaugment.magnitude)
+    images = jitter(images, drawn)
+    if "erase" in drawn:
+        images = erase(images, drawn["erase"])
+    return images
