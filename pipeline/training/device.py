@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pipeline import memory
 from pipeline.console import UserError
 
 
@@ -32,7 +33,10 @@ def make_deterministic(device: torch.device, threads: int, precision: str = "fp3
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     # as use_deterministic_algorithms(True, warn_only=True), which also imports the compiler, in 4 seconds
     torch.set_deterministic_debug_mode("warn")
+    # nothing here reads what it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
+    memory.keep_freed(2**31 - 1)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"

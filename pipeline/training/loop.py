@@ -112,21 +112,21 @@ class Training:
         averaged = tensors(self.average), tensors(model)
 
         # read once, at the end: reading waits for the device
-        results = torch.zeros(len(starts), 2, device=data.device)
+        losses = torch.zeros(len(starts), device=data.device)
+        hits = torch.zeros(len(starts), dtype=torch.int64, device=data.device)
         bar = progress(total=len(starts), desc=f"epoch {number}/{recipe.epochs}", unit=" batches")
         for index, (batch, others) in enumerate(self.batches(data, number)):
             optimizers.set_rate(
                 self.optimizers, factor(recipe.schedule, (number - 1 + index / len(starts)) / recipe.epochs)
             )
-            results[index] = step(batch, others, len(batch.labels))
+            losses[index], hits[index] = step(batch, others, len(batch.labels))
             if recipe.ema:
                 get_ema_multi_avg_fn(recipe.ema)(*averaged, None)
             if not bar.disable and bar.update():
-                bar.set_postfix(loss=f"{results[index, 0].item() / len(batch.labels):.4f}", refresh=False)
+                bar.set_postfix(loss=f"{losses[index].item() / len(batch.labels):.4f}", refresh=False)
         bar.close()
-        self.check_finite(results[:, 0].cpu(), number, "the loss")
-        loss, hits = (results.double().sum(0) / len(data)).tolist()
-        return loss, hits
+        self.check_finite(losses.cpu(), number, "the loss")
+        return losses.double().sum().item() / len(data), hits.sum().item() / len(data)
 
     def batches(self, data: Any, number: int) -> Iterator[tuple[Batch, Batch | None]]:
         """The batches of an epoch, and for MixUp or CutMix what each is mixed with: itself, in reverse order."""

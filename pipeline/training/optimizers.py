@@ -104,7 +104,6 @@ def step(optimizers: Sequence[Optimizer]) -> None:
     with torch.no_grad():
         for optimizer in optimizers:
             inspect.unwrap(type(optimizer).step)(optimizer)  # past the hook that imports the compiler
-            optimizer.zero_grad(set_to_none=True)
 
 
 def without_compiler() -> None:

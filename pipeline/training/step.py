@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ class Batch(NamedTuple):
 
 
 class Step:
-    """Calling it trains `model` on a batch and returns the sum of its cross-entropy and its hits, (2,) on the device.
+    """Calling it trains `model` on a batch and returns the sum of its cross-entropy and its hits, on the device.
 
     The batch is computed in `parts`, whose gradients add up. `others` are the images that MixUp or CutMix takes from.
     `whole` is the size of the batch over all processes: each gives its share of one mean.
@@ -50,36 +51,42 @@ class Step:
             self.forward = nn.parallel.DistributedDataParallel(self.forward)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
 
-    def __call__(self, batch: Batch, others: Batch | None, whole: int) -> Tensor:
-        total = batch.draws.new_zeros(2, dtype=torch.float32, device=batch.labels.device)
-        chunks = [Batch(*of) for of in zip(*(tensor.tensor_split(self.parts) for tensor in batch), strict=True)]
-        mixed = [None] * self.parts if others is None else [
-            Batch(*of) for of in zip(*(tensor.tensor_split(self.parts) for tensor in others), strict=True)
-        ]  # fmt: skip
-        for number, (part, other) in enumerate(zip(chunks, mixed, strict=True)):
-            last = number == self.parts - 1
+    def __call__(self, batch: Batch, others: Batch | None, whole: int) -> tuple[Tensor, Tensor]:
+        pairs = zip(divided(batch, self.parts), divided(others, self.parts), strict=True)
+        for weight in self.trained:
+            weight.grad = None
+        losses, hits = [], []
+        for number, (part, other) in enumerate(pairs, start=1):
+            last = number == self.parts
             with nullcontext() if last or self.world == 1 else self.forward.no_sync():  # type: ignore[operator]
-                total += self.backward(part, other, whole, last)
+                loss, hit = self.backward(part, other, whole, last)
+            losses.append(loss)
+            hits.append(hit)
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_norm)
         optimizers.step(self.optimizers)
-        return total
+        return reduce(torch.add, losses), reduce(torch.add, hits)
 
-    def backward(self, batch: Batch, others: Batch | None, whole: int, last: bool) -> Tensor:
+    def backward(self, batch: Batch, others: Batch | None, whole: int, last: bool) -> tuple[Tensor, Tensor]:
         recipe = self.recipe
         images, labels, share = self.images(batch.pixels, recipe.augment, batch.draws), batch.labels, None
         if others is not None:
             partners = self.images(others.pixels, recipe.augment, others.draws)
             images, share = mix(images, partners, recipe.augment, batch.draws)
-        with torch.autocast(labels.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with torch.autocast(labels.device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext():
             scores = self.forward(images)
         scores = scores.float()
         loss = cross_entropy(scores, labels, recipe, self.weights, share, others.labels if others else None)
         objective = loss * (self.world / whole)  # gradients are averaged over processes
         extra = penalty(self.model, recipe.regularization) if last else None
         (objective if extra is None else objective + extra).backward()
-        with torch.no_grad():
-            return torch.stack([loss, (scores.argmax(1) == labels).sum()])
+        return loss.detach(), (scores.detach().argmax(1) == labels).sum()
+
+
+def divided(batch: Batch | None, parts: int) -> list[Any]:
+    if batch is None or parts == 1:
+        return [batch] * parts
+    return [Batch(*tensors) for tensors in zip(*(tensor.tensor_split(parts) for tensor in batch), strict=True)]
 
 
 class Captured:
@@ -93,9 +100,9 @@ class Captured:
         self.stream = torch.cuda.Stream()
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: tuple[Batch, Batch | None]
-        self.result: Tensor
+        self.result: tuple[Tensor, Tensor]
 
-    def __call__(self, batch: Batch, others: Batch | None, whole: int) -> Tensor:
+    def __call__(self, batch: Batch, others: Batch | None, whole: int) -> tuple[Tensor, Tensor]:
         if len(batch.labels) != self.size:
             return self.step(batch, others, whole)
         self.calls += 1
