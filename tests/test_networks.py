@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import REPOSITORY
+from conftest import REPOSITORY, Project
 from torch import nn
 from torchvision import models
 
-from pipeline import params
+from pipeline import live, params, train
 from pipeline.console import UserError
+from pipeline.model import Model
 from pipeline.networks import Shape, build
 from pipeline.networks.resnet import Block
 from pipeline.networks.transfer import load_weights
@@ -328,6 +333,36 @@ def test_smallest_image_that_a_small_network_takes_is_as_its_message_says(
     assert model(torch.zeros(2, 1, least, least)).shape == (2, 2)
     for height, width in ((least - 1, 99), (99, least - 1)):
         assert f"at least {least} pixels" in (described.misfit(height, width) or "")
+
+
+def test_stage_train_whitens_training_images_of_all_classes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters come from normalised images spread over the whole training set, and from no others."""
+    monkeypatch.setattr(live, "SHORT", 1e9)
+    monkeypatch.setattr(train, "SEEN_VALUES", 6 * 10 * 12)
+    project.params["experiments"] = {}
+    project.dataset("things", "data/raw/things", [10, 12], channels=1)
+    project.experiment("things-fast", "things", network={"name": "speedrun", "widths": [4]}, epochs=1)
+    project.command("train")
+    labels = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 10, 12, 1)).astype(np.uint8)
+    pixels[:6] //= 4  # the first class
+    folder = project.root / "data/packed/things"
+    folder.mkdir(parents=True)
+    np.save(folder / "images.npy", pixels)
+    index = pd.DataFrame({"path": [str(n) for n in range(20)], "label": (["a"] * 6 + ["b"] * 6 + ["a", "b"] * 4)})
+    index.assign(split=labels, train_order=0.0).to_parquet(folder / "index.parquet")
+    about = {"classes": ["a", "b"], "height": 10, "width": 12, "channels": 1, "preprocessing": {}}
+    (folder / "meta.json").write_text(json.dumps({**about, "mean": [0.4], "std": [0.3]}))
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(sys, "argv", ["train", "things-fast"])
+    train.main()
+    seen = (torch.from_numpy(pixels[:12:2]).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3
+    expected = build(network("speedrun", widths=[4]), Shape(1, 10, 12, 2))
+    expected.initialize(seen)
+    trained = Model(Path("models/things-fast"))
+    assert torch.allclose(trained.network.whitening.weight, expected.whitening.weight, atol=1e-4)
+    assert trained.about["parameters"] - trained.about["trainable_parameters"] == 8 * 4 + 2 * 4
+    assert trained.probabilities(pixels[:3]).shape == (3, 2)
 
 
 # --- Backbones -------------------------------------------------------------------------------------------------------
