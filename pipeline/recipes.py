@@ -76,6 +76,37 @@ class CNN(Layers):
         return f"nothing is left after {len(self.convolutions)} convolutions; expected at least {needed} pixels a side"
 
 
+Widths = Annotated[list[Positive], Field(min_length=1)]
+
+
+class ResNet(Strict):
+    """A residual network for small images, of 2 × stages × blocks + 2 layers."""
+
+    name: Literal["resnet"]
+    widths: Widths = [32, 64, 128]  # channels of each stage; all but the first halve the image
+    blocks: Positive = 1  # in each stage
+    dropout: Fraction = 0.0  # inside each block
+
+    def misfit(self, height: int, width: int) -> str | None:
+        needed = 2 ** (len(self.widths) - 1)
+        if min(height, width) >= needed:
+            return None
+        return f"nothing is left to halve in {len(self.widths)} stages; expected at least {needed} pixels a side"
+
+
+class Speedrun(Strict):
+    """The small network of the CIFAR-10 speed runs."""
+
+    name: Literal["speedrun"]
+    widths: Widths = [64, 256, 256]  # channels of each group of two convolutions, which halves the image
+
+    def misfit(self, height: int, width: int) -> str | None:
+        needed = 2 ** len(self.widths) + 1  # whitening takes one pixel a side
+        if min(height, width) >= needed:
+            return None
+        return f"nothing is left after {len(self.widths)} groups; expected at least {needed} pixels a side"
+
+
 class Head(Layers):
     """What replaces a backbone's own classifier."""
 
@@ -101,7 +132,7 @@ class Transfer(Strict):
         return None  # only building the backbone tells: `networks.build` does
 
 
-Network = Annotated[MLP | CNN | Transfer, Field(discriminator="name")]
+Network = Annotated[MLP | CNN | ResNet | Speedrun | Transfer, Field(discriminator="name")]
 
 
 Decay = Annotated[float, Field(ge=0)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.recipes import Experiment
 
 CHECKPOINTS = Path(".checkpoints")
+SEEN_VALUES = 2**24  # pixels × channels, of the training images that a network may look at before it learns
 CODE = ("train.py", "networks/*.py", "training/**/*.py")  # what decides the result, beside data and params
 
 
@@ -52,6 +54,10 @@ def main() -> None:
     shape = Shape(packed.meta["channels"], packed.meta["height"], packed.meta["width"], len(packed.classes))
     weights = pretrained(name, recipe)
     model: Any = build(recipe.network, shape, weights).to(device)
+    if initialize := getattr(model, "initialize", None):
+        every = math.ceil(len(data) * math.prod(shape[:3]) / SEEN_VALUES)  # classes may lie one after another
+        (pixels,) = data.batches([torch.arange(0, len(data), every)])
+        initialize(data.images(pixels))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     print(f"{name}: {trainable:,} of {parameters:,} parameters, {len(data):,} images, on {device} ({threads} threads)")

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY
+import torch.nn.functional as F
+from conftest import REPOSITORY, Project
 from torch import nn
 from torchvision import models
 
-from pipeline import params
+from pipeline import live, params, train
 from pipeline.console import UserError
+from pipeline.model import Model
 from pipeline.networks import Shape, build
+from pipeline.networks.resnet import Block
 from pipeline.networks.transfer import load_weights
 from pipeline.recipes import Experiment
 
@@ -153,6 +160,209 @@ def test_same_seed_same_weights() -> None:
         drawn.append(build(network("mlp", hidden=[3]), Shape(1, 2, 2, 2))[1].weight)
     assert drawn[0].equal(drawn[1])
     assert not drawn[0].equal(drawn[2])
+
+
+# --- Networks for small images ---------------------------------------------------------------------------------------
+
+SMALL = {
+    "resnet": {"widths": [4, 6], "blocks": 2, "dropout": 0.1},
+    "speedrun": {"widths": [6, 8]},
+}
+
+
+def photos(channels: int, side: int, count: int = 64) -> torch.Tensor:
+    """Images whose neighbouring pixels and channels resemble each other, brighter in one channel than the next."""
+    drawn = torch.randn(count, channels, side + 2, side + 2, generator=torch.Generator().manual_seed(2))
+    smooth = F.avg_pool2d(drawn + drawn.mean(1, keepdim=True), 3, stride=1)
+    return 3 * smooth + torch.arange(channels).view(-1, 1, 1)
+
+
+def small(name: str, images: torch.Tensor, layout: torch.memory_format = torch.contiguous_format) -> nn.Module:
+    """One of the SMALL networks for two classes, as `train` would start it."""
+    torch.manual_seed(4)
+    model = build(network(name, **SMALL[name]), Shape(*images.shape[1:], classes=2)).to(memory_format=layout)
+    if hasattr(model, "initialize"):
+        model.initialize(images)
+    return model
+
+
+def learn(model: nn.Module, images: torch.Tensor, steps: int, precision: torch.dtype | None = None) -> list[float]:
+    """Losses of so many steps on two classes, one of which is brighter."""
+    labels = torch.arange(len(images)) % 2
+    images = images + 2 * labels.view(-1, 1, 1, 1)
+    optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=0.2, momentum=0.9)
+    losses = []
+    model.train()
+    for _ in range(steps):
+        with torch.autocast("cpu", precision, enabled=precision is not None):
+            scores = model(images)
+        loss = F.cross_entropy(scores.float(), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_resnet_of_the_paper_has_its_number_of_parameters() -> None:
+    """ResNet-20 of arXiv 1512.03385, table 6: 0.27 million; its shortcuts have no weights, ours have 2,752."""
+    model = build(network("resnet", widths=[16, 32, 64], blocks=3), Shape(3, 32, 32, 10))
+    layers = [
+        each for each in model.modules() if isinstance(each, nn.Conv2d | nn.Linear) and each.weight.shape[-1] != 1
+    ]
+    assert len(layers) == 20
+    assert parameters(model) == parameters(model, trained=True) == 269_722 + 2_752
+
+
+def test_speedrun_network_of_the_paper_has_its_number_of_parameters() -> None:
+    """arXiv 2404.00498: biases of the whitening, six convolutions, biases of their norms, a linear layer."""
+    model = build(network("speedrun"), Shape(3, 32, 32, 10))
+    convolutions = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
+    learnt = 24 + convolutions + 2 * (64 + 256 + 256) + 10 * 256
+    assert parameters(model, trained=True) == learnt
+    assert parameters(model) - learnt == 24 * 3 * 2 * 2 + 2 * (64 + 256 + 256)
+    assert [each.kernel_size for each in model.modules() if isinstance(each, nn.Conv2d)] == [(2, 2)] + 6 * [(3, 3)]
+
+
+@pytest.mark.parametrize("side", [5, 8, 11, 64])
+def test_resnet_block_starts_as_its_shortcut_and_halves_like_a_strided_convolution(side: int) -> None:
+    model = build(network("resnet", widths=[3, 4, 5]), Shape(1, side, side + 1, 2)).eval()
+    blocks = [each for each in model if isinstance(each, Block)]
+    features = photos(3, side)[..., 1:].relu()
+    assert blocks[0](features).equal(features)
+    for block, channels in zip(blocks, (3, 4, 5), strict=True):
+        assert block(features).equal(block.shortcut(features).relu())
+        halved = [(size + 1) // 2 if channels > 3 else size for size in features.shape[2:]]
+        features = block(features)
+        assert list(features.shape[1:]) == [channels, *halved]
+
+
+def test_resnet_shortcut_that_halves_looks_at_every_pixel() -> None:
+    block = build(network("resnet", widths=[2, 3]), Shape(1, 7, 7, 2))[4]
+    images = torch.zeros(1, 2, 7, 7, requires_grad=True)
+    block.shortcut.eval()(images)[0, 0].sum().backward()
+    assert images.grad is not None and bool(images.grad[0].ne(0).all())
+
+
+def test_resnet_dropout_stands_inside_each_block_and_none_by_default() -> None:
+    for chosen in (0.0, 0.3):
+        model = build(network("resnet", dropout=chosen), Shape(1, 8, 8, 2))
+        assert [each.p for each in model.modules() if isinstance(each, nn.Dropout)] == [chosen] * 3
+
+
+@pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 28), (1, 9)])
+def test_whitening_makes_patches_uncorrelated_with_variance_one(channels: int, side: int) -> None:
+    model = build(network("speedrun"), Shape(channels, side, side, 10))
+    images = photos(channels, side)
+    model.initialize(images)
+    filters = model.whitening.weight
+    size = 4 * channels
+    assert filters.shape == (2 * size, channels, 2, 2)
+    assert filters[size:].equal(-filters[:size]) and not filters.requires_grad
+    responses = F.conv2d(images, filters[:size]).transpose(0, 1).flatten(1)
+    moments = responses @ responses.T / responses.shape[1]
+    assert torch.allclose(moments, torch.eye(size), atol=0.02)
+    assert bool((filters[:size].flatten(1).abs().max(1).values == filters[:size].flatten(1).max(1).values).all())
+
+
+def test_whitening_of_images_without_content() -> None:
+    """A blank corner of all images, or one colour all over, has no variance to divide by."""
+    model = build(network("speedrun"), Shape(3, 9, 9, 2))
+    model.initialize(torch.zeros(4, 3, 9, 9))
+    assert bool(model(torch.zeros(4, 3, 9, 9)).isfinite().all())
+
+
+def test_convolutions_of_the_speedrun_network_start_as_the_identity() -> None:
+    model = build(network("speedrun", widths=[10, 5]), Shape(1, 12, 12, 2))
+    images = photos(8, 6)
+    first, *_, second, _, _ = model.groups[:7]
+    assert torch.allclose(first(images)[:, :8], images)
+    narrowing = model.groups[7]
+    wide = photos(10, 6)
+    assert torch.allclose(narrowing(wide), wide[:, :5])
+    wide = photos(10, 6)
+    assert torch.allclose(second(wide), wide)
+
+
+def test_scores_of_the_speedrun_network_are_scaled() -> None:
+    model = build(network("speedrun", widths=[5]), Shape(1, 12, 12, 2)).eval()
+    images = photos(1, 12)
+    features = model.groups(F.gelu(model.whitening(images))).flatten(2).max(2).values
+    assert torch.allclose(model(images), features @ model.head.weight.T / 9)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 28), (1, 9)])
+def test_small_networks_learn_in_either_layout_and_precision(name: str, channels: int, side: int) -> None:
+    images = photos(channels, side)
+    started = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for precision in (None, torch.bfloat16):
+            model = small(name, images, layout)
+            losses = learn(model, images.to(memory_format=layout), 20, precision)
+            started.append(losses[0])
+            assert losses[-1] < 0.4, (layout, precision, losses)
+            assert all(each.dtype == torch.float32 for each in model.parameters())
+            convolutions = [each for each in model.modules() if isinstance(each, nn.Conv2d)]
+            assert all(each.weight.is_contiguous(memory_format=layout) for each in convolutions)
+    assert started == pytest.approx([started[0]] * 4, rel=0.03)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_networks_repeat_to_the_bit(name: str) -> None:
+    images = photos(3, 16).to(memory_format=torch.channels_last)
+    losses, states = [], []
+    for _ in range(2):
+        model = small(name, images, torch.channels_last)
+        losses.append(learn(model, images, 3, torch.bfloat16))
+        states.append(model.state_dict())
+    assert losses[0] == losses[1]
+    assert all(value.equal(states[1][key]) for key, value in states[0].items())
+
+
+@pytest.mark.parametrize(
+    ("name", "widths", "least"),
+    [("resnet", [2], 1), ("resnet", [2] * 4, 8), ("speedrun", [2], 3), ("speedrun", [2] * 3, 9)],
+)
+def test_smallest_image_that_a_small_network_takes_is_as_its_message_says(
+    name: str, widths: list[int], least: int
+) -> None:
+    described = network(name, widths=widths)
+    assert described.misfit(least, least + 5) is None
+    model = build(described, Shape(1, least, least, 2))
+    assert model(torch.zeros(2, 1, least, least)).shape == (2, 2)
+    for height, width in ((least - 1, 99), (99, least - 1)):
+        assert f"at least {least} pixels" in (described.misfit(height, width) or "")
+
+
+def test_stage_train_whitens_training_images_of_all_classes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters come from normalised images spread over the whole training set, and from no others."""
+    monkeypatch.setattr(live, "SHORT", 1e9)
+    monkeypatch.setattr(train, "SEEN_VALUES", 6 * 10 * 12)
+    project.params["experiments"] = {}
+    project.dataset("things", "data/raw/things", [10, 12], channels=1)
+    project.experiment("things-fast", "things", network={"name": "speedrun", "widths": [4]}, epochs=1)
+    project.command("train")
+    labels = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 10, 12, 1)).astype(np.uint8)
+    pixels[:6] //= 4  # the first class
+    folder = project.root / "data/packed/things"
+    folder.mkdir(parents=True)
+    np.save(folder / "images.npy", pixels)
+    index = pd.DataFrame({"path": [str(n) for n in range(20)], "label": (["a"] * 6 + ["b"] * 6 + ["a", "b"] * 4)})
+    index.assign(split=labels, train_order=0.0).to_parquet(folder / "index.parquet")
+    about = {"classes": ["a", "b"], "height": 10, "width": 12, "channels": 1, "preprocessing": {}}
+    (folder / "meta.json").write_text(json.dumps({**about, "mean": [0.4], "std": [0.3]}))
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(sys, "argv", ["train", "things-fast"])
+    train.main()
+    seen = (torch.from_numpy(pixels[:12:2]).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3
+    expected = build(network("speedrun", widths=[4]), Shape(1, 10, 12, 2))
+    expected.initialize(seen)
+    trained = Model(Path("models/things-fast"))
+    assert torch.allclose(trained.network.whitening.weight, expected.whitening.weight, atol=1e-4)
+    assert trained.about["parameters"] - trained.about["trainable_parameters"] == 8 * 4 + 2 * 4
+    assert trained.probabilities(pixels[:3]).shape == (3, 2)
 
 
 # --- Backbones -------------------------------------------------------------------------------------------------------

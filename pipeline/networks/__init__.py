@@ -29,6 +29,7 @@ def build(network: Any, shape: Shape, weights: Path | None = None) -> nn.Module:
     """Build the network that a recipe describes (see `pipeline.recipes.Network`).
 
     Its random weights come from torch's global generator; `weights` is a file with pretrained ones for a backbone.
+    A network that has a method `initialize` is to be given normalised training images before it learns.
     Raises UserError for a backbone that does not exist or can't take the shape, or for weights that do not fit it.
     """
     if network.name == "mlp":
@@ -39,6 +40,14 @@ def build(network: Any, shape: Shape, weights: Path | None = None) -> nn.Module:
         from pipeline.networks.cnn import cnn
 
         return cnn(network, shape)
+    if network.name == "resnet":
+        from pipeline.networks.resnet import resnet
+
+        return resnet(network, shape)
+    if network.name == "speedrun":
+        from pipeline.networks.speedrun import Speedrun
+
+        return Speedrun(network, shape)
     from pipeline.networks.transfer import Transfer
 
     return Transfer(network, shape, weights)

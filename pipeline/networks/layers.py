@@ -1,4 +1,4 @@
-"""Fully connected layers, which every network ends with."""
+"""Fully connected layers, which several networks end with."""
 
 from __future__ import annotations
 
