@@ -49,6 +49,12 @@ def main() -> None:
     scores = log_probabilities(model.network.to(device), data, model.test_flip)
     labels = data.labels.cpu()
 
+    accuracies = [(scores.argmax(1) == labels).double().mean().item()]
+    for state in model.other_seeds():
+        model.network.load_state_dict(state)
+        given = log_probabilities(model.network, data, model.test_flip)
+        accuracies.append((given.argmax(1) == labels).double().mean().item())
+
     best = scores.exp().max(dim=1)
     predictions = packed.index.iloc[rows][["path", "label"]].reset_index(drop=True)
     predictions["predicted"] = [packed.classes[number] for number in best.indices]
@@ -56,14 +62,20 @@ def main() -> None:
     loss = torch.nn.functional.nll_loss(scores, labels).item()
     if not math.isfinite(loss):
         raise UserError(f"the loss of models/{name} on test images is {loss}: train it with a lower optimizer.lr")
-    write_reports(Path("reports", name), predictions, packed.classes, loss, model.about)
+    write_reports(Path("reports", name), predictions, packed.classes, loss, model.about, accuracies)
     draw_samples(Path("reports", name, "samples.png"), packed, rows, predictions)
-    accuracy = (labels == best.indices).double().mean().item()
-    print(f"{name}: accuracy {accuracy:.4f}, loss {loss:.4f} on {len(rows):,} test images")
+    print(f"{name}: accuracy {accuracies[0]:.4f}, loss {loss:.4f} on {len(rows):,} test images")
+    if over := over_seeds(accuracies):
+        print(f"over {len(accuracies)} seeds: accuracy {over['accuracy_mean']:.4f} ± {over['accuracy_sd']:.4f}")
 
 
 def write_reports(
-    folder: Path, predictions: pd.DataFrame, classes: list[str], loss: float, about: dict[str, Any]
+    folder: Path,
+    predictions: pd.DataFrame,
+    classes: list[str],
+    loss: float,
+    about: dict[str, Any],
+    accuracies: list[float],
 ) -> None:
     import pandas as pd
     from sklearn.metrics import classification_report, confusion_matrix
@@ -97,8 +109,20 @@ def write_reports(
             "macro_f1": float(report["macro avg"]["f1-score"]),
             "parameters": about["parameters"],
             "trainable_parameters": about["trainable_parameters"],
+            **over_seeds(accuracies),
         },
     )
+
+
+def over_seeds(accuracies: list[float]) -> dict[str, float]:
+    """Mean and sample standard deviation, where a recipe was trained with several seeds."""
+    if len(accuracies) == 1:
+        return {}
+    return {
+        "seeds": len(accuracies),
+        "accuracy_mean": float(np.mean(accuracies)),
+        "accuracy_sd": float(np.std(accuracies, ddof=1)),
+    }
 
 
 def draw_samples(path: Path, packed: Packed, rows: np.ndarray, predictions: pd.DataFrame) -> None:

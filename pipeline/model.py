@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.console import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Model:
@@ -24,6 +28,7 @@ class Model:
 
         from pipeline.networks import Shape, build
 
+        self.folder = folder
         try:
             self.about: dict[str, Any] = json.loads((folder / "model.json").read_text())
             # `load_file` takes Ctrl-C for a broken file
@@ -32,7 +37,7 @@ class Model:
             self.shape = Shape(**self.about["shape"])
             self.mean: list[float] = self.about["preprocessing"]["mean"]
             self.std: list[float] = self.about["preprocessing"]["std"]
-            self.test_flip: bool = self.about["preprocessing"]["test_flip"]
+            self.test_flip: bool = self.about["preprocessing"].get("test_flip", False)
             self.network = build(namespace(self.about["network"]), self.shape)
             self.network.load_state_dict(state)
         except FileNotFoundError as error:
@@ -43,6 +48,13 @@ class Model:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{folder} holds no whole model ({reason}): train it again or dvc pull it") from None
         self.network.eval()
+
+    def other_seeds(self) -> Iterator[dict[str, Tensor]]:
+        """Weights of the same recipe's trainings with other seeds, if there are any."""
+        from safetensors.torch import load
+
+        for file in sorted(self.folder.glob("seed-*.safetensors")):
+            yield load(file.read_bytes())
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Class probabilities (N, classes) float32 of images (N, H, W, C) uint8."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,13 @@ from pipeline.console import UserError, only_argument, run
 from pipeline.outputs import remove, whole, write_json
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pipeline.recipes import Experiment
+    from pipeline.training.distributed import Group
+    from pipeline.training.engine import Engine
 
 CHECKPOINTS = Path(".checkpoints")
-SEEN_VALUES = 2**24  # pixels × channels, of the training images that a network may look at before it learns
 CODE = ("train.py", "networks/*.py", "training/**/*.py")  # what decides the result, beside data and params
 
 
@@ -28,87 +30,79 @@ def main() -> None:
     everything = params.load()
     recipe, seed = everything.experiment(name), everything.seed_of(name)
 
+    from pipeline.training import distributed
+
+    distributed.run(recipe.compute, train, name, recipe, seed)
+
+
+def train(name: str, recipe: Experiment, seed: int, group: Group) -> None:
+    """Train as one of a group of processes, the first of which writes the outputs."""
     import torch
     from safetensors.torch import save
 
-    from pipeline.networks import Shape, build
-    from pipeline.training import loop
-    from pipeline.training.data import Batches, Packed
-    from pipeline.training.device import make_deterministic, place
-    from pipeline.training.features import Features
+    from pipeline.training.data import Packed
+    from pipeline.training.engine import Engine
 
-    device, threads = place(recipe.compute)
-    make_deterministic(device, threads, recipe.precision)
-    folder = Path("data/packed", recipe.dataset)
-    packed = Packed(folder)
-    mean, std = packed.normalization(recipe.normalize)
-    rows = packed.rows("train", *(["val"] if recipe.whole_train else []), fraction=recipe.train_fraction)
-    validation_rows = packed.rows() if recipe.whole_train else packed.rows("val")
-    budget = None if recipe.compute.resident_mb == "auto" else recipe.compute.resident_mb * 1_000_000
-    data: Any = Batches(packed, rows, mean, std, device, budget)
-    validation: Any = Batches(packed, validation_rows, mean, std, device, budget) if len(validation_rows) else None
-    if validation is None and (recipe.keep == "best" or recipe.patience):
-        raise UserError(f"{recipe.dataset} has no validation images to pick an epoch by: raise its split.val")
-
-    torch.manual_seed(seed)
-    shape = Shape(packed.meta["channels"], packed.meta["height"], packed.meta["width"], len(packed.classes))
-    weights = pretrained(name, recipe)
-    model: Any = build(recipe.network, shape, weights).to(device)
-    if initialize := getattr(model, "initialize", None):
-        every = math.ceil(len(data) * math.prod(shape[:3]) / SEEN_VALUES)  # classes may lie one after another
-        (pixels,) = data.batches([torch.arange(0, len(data), every)])
-        initialize(data.images(pixels))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    print(f"{name}: {trainable:,} of {parameters:,} parameters, {len(data):,} images, on {device} ({threads} threads)")
-
-    description = {
-        "experiment": name,
-        "dataset": recipe.dataset,
-        "network": recipe.network.model_dump(mode="json"),
-        "shape": shape._asdict(),
-        "classes": packed.classes,
-        "preprocessing": {**packed.meta["preprocessing"], "mean": mean, "std": std, "test_flip": recipe.test_flip},
-        "parameters": parameters,
-        "trainable_parameters": trainable,
-    }
-    files = [folder / "meta.json", folder / "index.parquet", *([weights] if weights else [])]
+    packed_folder, weights = Path("data/packed", recipe.dataset), pretrained(name, recipe)
+    packed = Packed(packed_folder)
+    engine = Engine(packed, recipe, weights, group)
+    files = [packed_folder / "meta.json", packed_folder / "index.parquet", *([weights] if weights else [])]
     inputs = [recipe.model_dump(mode="json"), seed, [sha256(file) for file in files], code()]
-    environment = [device.type, threads, torch.__version__]
+    environment = [engine.device.type, engine.threads, torch.__version__]
     identity = fingerprint(name, inputs)
-    saved = CHECKPOINTS / name / f"{fingerprint(identity, environment)}.pt"
-    trained: Any = model
-    if getattr(recipe.network, "freeze", False) and not data.mixes(recipe.augment):
-        # what the features are made of, so that every head on the same ones finds them
-        parts = dict.fromkeys(("normalize", "augment", "precision", "whole_train", "train_fraction"), True)
-        made_of = recipe.model_dump(mode="json", include={"network": {"backbone"}, **parts})
-        cache = CHECKPOINTS / f"features@{fingerprint(made_of, inputs[1:], environment)}"
-        trained, data = model.head, Features(model.backbone, data, recipe, seed, cache)
-        if validation is not None:
-            validation = Features(model.backbone, validation, recipe, seed, cache / "val").unchanged()
-    elif recipe.batch_size == "full" and not data.draw(recipe.augment, seed, epoch=1).numel():
-        data.normalize_once()
+    group.agree(fingerprint(identity, environment))
+    # what features are made of, so that every head on the same ones finds them
+    parts = dict.fromkeys(("normalize", "augment", "precision", "whole_train", "train_fraction"), True)
+    made_of = recipe.model_dump(mode="json", include={"network": {"backbone"}, **parts})
+
+    histories, states = [], {}
     with live.Logger(name, identity) as logger:
-        history = loop.train(trained, recipe, data, validation, seed, saved, logger.log)
+        for number in range(recipe.seeds):
+            model = engine.network(seed + number)
+            if not number:
+                about = describe(model, engine)
+                trainable, all_ = about["trainable_parameters"], about["parameters"]
+                print(f"{name}: {trainable:,} of {all_:,} parameters, {engine}")
+            saved = CHECKPOINTS / name / f"{fingerprint(identity, environment, number)}.pt"
+            features = CHECKPOINTS / f"features@{fingerprint(made_of, seed + number, inputs[2:], environment)}"
+            watch = {} if number else {"on_epoch": logger.log}
+            histories.append(engine.fit(model, seed + number, saved, features, **watch))
+            if not recipe.views and not group.rank:
+                remove(features)
+            file = f"seed-{seed + number}.safetensors" if number else "model.safetensors"
+            states[file] = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+            print_row(histories[-1][-1])
+    if group.rank:
+        return
 
     with whole(Path("models", name)) as folder:
         folder.mkdir()
-        state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-        # `save_file` makes a file that only its owner may read, whatever the umask
-        (folder / "model.safetensors").write_bytes(save(state))
-        write_json(folder / "model.json", {**description, "fingerprint": identity})
-    write_history(Path("reports", name, "history.csv"), history)
+        for file, state in states.items():
+            # `save_file` makes a file that only its owner may read, whatever the umask
+            (folder / file).write_bytes(save(state))
+        write_json(folder / "model.json", {"experiment": name, **about, "fingerprint": identity})
+    write_history(Path("reports", name, "history.csv"), histories[0])
     remove(CHECKPOINTS / name)
-    if trained is not model and not recipe.views:
-        remove(cache)
-    last = history[-1]
-    print(
-        ", ".join(
-            f"{key.replace('_', ' ')} {value:.4f}"
-            for key, value in last.items()
-            if key != "epoch" and value is not None
-        )
-    )
+
+
+def describe(model: nn.Module, engine: Engine) -> dict[str, Any]:
+    """What prediction needs to know of a model beside its weights."""
+    recipe, packed = engine.recipe, engine.packed
+    preprocessing = {"mean": engine.mean, "std": engine.std, "test_flip": recipe.test_flip}
+    return {
+        "dataset": recipe.dataset,
+        "network": recipe.network.model_dump(mode="json"),
+        "shape": engine.shape._asdict(),
+        "classes": packed.classes,
+        "preprocessing": {**packed.meta["preprocessing"], **preprocessing},
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "trainable_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+    }
+
+
+def print_row(row: dict[str, Any]) -> None:
+    shown = {key.replace("_", " "): value for key, value in row.items() if key != "epoch" and value is not None}
+    print(", ".join(f"{key} {value:.4f}" for key, value in shown.items()))
 
 
 def pretrained(name: str, recipe: Experiment) -> Path | None:

@@ -74,6 +74,21 @@ def test_muon_takes_the_matrices_between_the_first_and_the_last() -> None:
     assert sum(len(group["params"]) for group in adamw.param_groups) == 7
 
 
+def test_muon_takes_filters_as_matrices(packed: Packed, tmp_path: Path) -> None:
+    network = {"name": "cnn", "convolutions": [3, 4], "padding": 1, "hidden": []}
+    described = {"name": "muon", "lr": 0.02, "momentum": 0.9}
+    model, _ = fit(packed, tmp_path / "a.pt", optimizer=described, network=network, epochs=1, batch_size="full")
+    usual = fresh(packed, recipe(network=network))
+    images, labels = everything(batches(packed, "train"))
+    F.cross_entropy(usual(images), labels).backward()
+    before = usual[3].weight.detach().clone()
+    matrix = nn.Parameter(before.flatten(1))
+    matrix.grad = usual[3].weight.grad.flatten(1)
+    torch.optim.Muon([matrix], lr=0.02, momentum=0.9, weight_decay=0, adjust_lr_fn="match_rms_adamw").step()
+    moved = (matrix.view_as(before) - before).norm()
+    assert (model[3].weight - matrix.view_as(before)).norm() < 0.05 * moved  # Muon computes in bfloat16
+
+
 def test_muon_steps_as_torchs_own(packed: Packed, tmp_path: Path) -> None:
     described = {"name": "muon", "lr": 0.02, "momentum": 0.9}
     model, _ = fit(

@@ -136,8 +136,9 @@ class Batches:
 
     def normalize_once(self) -> None:
         """For a training that takes all images, unchanged, at every step."""
-        (pixels,) = self.batches([torch.arange(len(self))])
-        self.normalized = self.images(pixels)
+        if self.normalized is None:
+            (pixels,) = self.batches([torch.arange(len(self))])
+            self.normalized = self.images(pixels)
 
     def view(self, epoch: int) -> Batches:
         """What an epoch trains on: always the same pixels, augmented anew."""

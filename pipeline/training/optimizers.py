@@ -16,29 +16,22 @@ CONTAINERS = ("backbone", "features")  # children that hold a sequence of blocks
 def make_optimizers(model: nn.Module, recipe: Any, capturable: bool = False) -> list[Optimizer]:
     """The optimizers that `recipe` (see recipes.Optimizer) describes for the weights that are to be trained.
 
-    Muon is for the matrices between the first and the last layer; AdamW, with the same learning rate, takes the rest:
-    Muon's steps are scaled to AdamW's size (Liu et al. 2025, arXiv 2502.16982). `capturable` optimizers read their
-    learning rate from a tensor, so that a CUDA graph sees it change.
+    Muon is for the matrices and filters between the first and the last layer; AdamW, with the same learning rate,
+    takes the rest: Muon's steps are scaled to AdamW's size (Liu et al. 2025, arXiv 2502.16982). `capturable`
+    optimizers read their learning rate from a tensor, so that a CUDA graph sees it change.
     """
     without_compiler()
+    options: dict[str, Any]
     groups = parameter_groups(model, recipe)
     if recipe.name == "muon":
-        inner = {id(weight) for weight in matrices(model)[1:-1]}
-        muon = torch.optim.Muon(
-            only(groups, lambda weight: id(weight) in inner),
-            lr=recipe.lr,
-            momentum=recipe.momentum or 0.95,
-            weight_decay=recipe.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        adamw = torch.optim.AdamW(
-            only(groups, lambda weight: id(weight) not in inner),
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-        return [muon, adamw]
-    options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+        inner = {id(weight) for weight in model.parameters() if weight.ndim > 1}
+        inner -= {id(weight) for weight in ends(model)}
+        options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+        flat = only(groups, lambda weight: id(weight) in inner)
+        muon = Muon(flat, momentum=recipe.momentum or 0.95, adjust_lr_fn="match_rms_adamw", **options)
+        rest = only(groups, lambda weight: id(weight) not in inner)
+        return [muon, torch.optim.AdamW(rest, fused=True, **options)]
+    options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
     if recipe.name == "sgd":
         made: Optimizer = torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **options)
     else:
@@ -48,6 +41,22 @@ def make_optimizers(model: nn.Module, recipe: Any, capturable: bool = False) -> 
         for group in made.param_groups:
             group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
     return [made]
+
+
+class Muon(torch.optim.Muon):
+    """torch's own, which knows matrices only, for filters too: as matrices of (outputs, inputs × height × width)."""
+
+    def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
+        self.weights: list[tuple[Tensor, Tensor]] = []  # each with its other view of the same memory
+        for group in groups:
+            matrices = [nn.Parameter(weight.detach().flatten(1)) for weight in group["params"]]
+            self.weights += zip(group["params"], matrices, strict=True)
+            group["params"] = matrices
+        super().__init__(groups, **options)
+
+    def take_gradients(self) -> None:
+        for weight, matrix in self.weights:
+            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
 
 
 def parameter_groups(model: nn.Module, recipe: Any) -> list[dict[str, Any]]:
@@ -74,8 +83,10 @@ def only(groups: list[dict[str, Any]], wanted: Any) -> list[dict[str, Any]]:
     return [group for group in chosen if group["params"]]
 
 
-def matrices(model: nn.Module) -> list[Tensor]:
-    return [weight for weight in model.parameters() if weight.requires_grad and weight.ndim == 2]
+def ends(model: nn.Module) -> list[Tensor]:
+    """The weights that meet the images, and those that give the scores."""
+    weights = [weight for weight in model.parameters() if weight.ndim > 1]
+    return [weights[0], weights[-1]]
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -103,6 +114,8 @@ def set_rate(optimizers: Sequence[Optimizer], factor: float) -> None:
 def step(optimizers: Sequence[Optimizer]) -> None:
     with torch.no_grad():
         for optimizer in optimizers:
+            if isinstance(optimizer, Muon):
+                optimizer.take_gradients()
             inspect.unwrap(type(optimizer).step)(optimizer)  # past the hook that imports the compiler
 
 

@@ -1,0 +1,47 @@
+"""A recipe trained with several seeds: never one lucky run."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import Project
+from test_training import stage
+from things import one_thread as one_thread
+from things import pack
+
+from pipeline import evaluate
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_several_seeds_have_a_mean_and_a_deviation(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack(project.root / "data/packed/things", count=200)
+    project.dataset("things", "data/raw/things", [6, 5])
+    stage(project, monkeypatch, "things-mlp", seeds=3, seed=4)
+    names = sorted(path.name for path in (project.root / "models/things-mlp").glob("*.safetensors"))
+    assert names == ["model.safetensors", "seed-5.safetensors", "seed-6.safetensors"]
+    alone = {}
+    for seed in (4, 5, 6):
+        stage(project, monkeypatch, f"things-{seed}", seed=seed)
+        alone[seed] = (project.root / f"models/things-{seed}/model.safetensors").read_bytes()
+    written = [(project.root / "models/things-mlp" / name).read_bytes() for name in names]
+    assert written == list(alone.values())  # each as if it had been trained alone
+
+    accuracies = []
+    for name in ("things-4", "things-5", "things-6", "things-mlp"):
+        project.experiment(name, "things", **({"seeds": 3, "seed": 4} if name == "things-mlp" else {}))
+        monkeypatch.setattr(sys, "argv", ["evaluate", name])
+        project.command("evaluate")
+        evaluate.main()
+        metrics = json.loads((project.root / "reports" / name / "metrics.json").read_text())
+        accuracies.append(metrics["accuracy"])
+    assert metrics["seeds"] == 3
+    assert metrics["accuracy_mean"] == pytest.approx(np.mean(accuracies[:3]))
+    assert metrics["accuracy_sd"] == pytest.approx(np.std(accuracies[:3], ddof=1))
+    assert accuracies[3] == accuracies[0]
+    assert "over 3 seeds" in capsys.readouterr().out
