@@ -126,14 +126,14 @@ def contents(source: Path) -> Iterator[tuple[str, Any]]:
 
 def all_versions(data: bytes) -> np.ndarray:
     """Fingerprints (V, SIDE, SIDE) of a photo, its changed versions and its look-alikes."""
-    photo = decode.upright(decode.decode(data, "")[0], channels=3)
+    photo = decode.upright(decode.decode(data, "").image, channels=3)
     versions = [change(photo) for change in (*changes().values(), *look_alikes().values())]
     return np.stack([fingerprint(data), *(fingerprint(version) for version in versions)])
 
 
 def fingerprint(data: bytes | np.ndarray) -> np.ndarray:
     """As the stage `check` makes it."""
-    return hashing.fingerprint(properties.reduced(decode.upright(decode.decode(data, "")[0], channels=3)))
+    return hashing.fingerprint(properties.reduced(decode.upright_pixels(decode.decode(data, ""))))
 
 
 def changes() -> dict[str, Callable[[Image.Image], bytes]]:
@@ -211,7 +211,7 @@ def cropped(photo: Image.Image, left: float, top: float, right: float, bottom: f
 
 
 def cut_at_random(photo: Image.Image) -> Image.Image:
-    seed = int.from_bytes(hashing.pixel_hash(photo).encode()[:4], "big")
+    seed = int.from_bytes(hashing.pixel_hash(np.asarray(photo)).encode()[:4], "big")
     return cropped(photo, *np.random.default_rng(seed).uniform(0, 5, 4))
 
 
@@ -278,7 +278,7 @@ def leaked(folder: Path) -> dict[str, Any]:
     """How many test images of a data set are equal, or nearly equal, to one of its training images."""
     sides, hashes, fingerprints = [], [], []
     for item, content in open_source(folder).read():
-        seen = decode.upright(decode.decode(stored.read(content), item.path)[0], channels=3)
+        seen = decode.upright_pixels(decode.decode(stored.read(content), item.path))
         sides.append(item.split == "test")
         hashes.append(hashing.pixel_hash(seen))
         fingerprints.append(hashing.fingerprint(properties.reduced(seen)))

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
-from pipeline import params
+from pipeline import parallel, params
 from pipeline.checking.inspected import Inspected
 from pipeline.checking.verdicts import Verdicts
 from pipeline.console import UserError, only_argument, run
@@ -31,6 +31,7 @@ LISTED = 50  # broken images named when there are too many
 
 def main() -> None:
     name = only_argument("DATASET")
+    parallel.warm_up()
     dataset = params.load().dataset(name)
     source = open_source(dataset.source, dataset.classes)
     inspected = Inspected(name, source)

@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import parallel
+from pipeline.images import properties
 from pipeline.images.stored import Problem
 from pipeline.parallel.pool import MOST_MEMORY, cores
 
@@ -494,6 +495,36 @@ def test_an_image_that_was_given_up_gets_another_chance(project: Project) -> Non
     failed_in_one_line(project.run("check", "photos"), "1 of 6 images")
     found = dict(zip(*(pq.read_table(part)[name].to_pylist() for name in ("path", "issues")), strict=True))
     assert found["b/000.png"] == [] and found["a/000.png"] == ["empty_file"]
+
+
+# Properties
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 3000), (700, 2), (90, 120), (360, 500), (401, 1023)])
+def test_the_reduced_luminance_is_that_of_pillow(height: int, width: int) -> None:
+    photo = smooth(3, height, width)
+    side = max(1, max(height, width) // 128)
+    down, across = min(side, height), min(side, width)
+    whole = photo.crop((0, 0, width - width % across, height - height % down))
+    grey = properties.reduced(np.asarray(photo))
+    expected = np.asarray(whole.convert("L").reduce((across, down)), np.float32)
+    assert grey.shape == expected.shape and max(grey.shape) <= 256
+    np.testing.assert_allclose(grey, expected, atol=1.5)
+
+
+def test_properties_of_pictures_that_are_known() -> None:
+    stripes = np.zeros((200, 200, 3), np.uint8)
+    stripes[:, ::2] = 200
+    flat, tinted = np.full_like(stripes, 51), np.full_like(stripes, 51)
+    tinted[..., 0] = 99
+    found = {
+        name: properties.measure(properties.reduced(pixels), pixels)
+        for name, pixels in {"stripes": stripes, "flat": flat, "tinted": tinted}.items()
+    }
+    assert found["flat"] == (0.2, 0.0, 0.0, False, True)
+    assert found["tinted"].color and found["tinted"].blank
+    # a standard deviation of 100, and of 4 · 100 for the Laplacian, which is 0 along the stripes
+    np.testing.assert_allclose(found["stripes"][:3], (100 / 255, 100 / 255, 400 / 255), atol=1e-4)
 
 
 # Too many broken images

@@ -19,7 +19,7 @@ from samples import samples
 
 from pipeline.console import UserError
 from pipeline.images import stored
-from pipeline.images.decode import Unusable, decode, upright
+from pipeline.images.decode import Unusable, decode, upright, upright_pixels
 from pipeline.images.items import Item
 from pipeline.images.sources import open_source
 from pipeline.images.stored import Problem
@@ -65,16 +65,18 @@ def damage(draw: st.DrawFn, contents: dict[str, bytes]) -> bytes:
 def pixels_or_a_reason(content: bytes) -> None:
     start = time.monotonic()
     try:
-        image, _, issues = decode(content, "x.jpg")
+        decoded = decode(content, "x.jpg")
     except Unusable as error:
-        image, issues, reason = None, [error.code], error.reason
+        decoded, issues, reason = None, [error.code], error.reason
     assert time.monotonic() - start < SECONDS
-    if image is None:
+    if decoded is None:
         assert set(issues) < CODES
         assert reason and len(reason.splitlines()) == 1 and len(reason) < 300
     else:
-        assert set(issues) <= WARNINGS and len(set(issues)) == len(issues)
-        assert upright(image, 3).size in (image.size, image.size[::-1])
+        assert set(decoded.warnings) <= WARNINGS and len(set(decoded.warnings)) == len(decoded.warnings)
+        height, width, _ = upright_pixels(decoded).shape
+        assert (width, height) in (decoded.image.size, decoded.image.size[::-1])
+        assert (upright_pixels(decoded) == np.asarray(upright(decoded.image, 3))).all()
 
 
 @pytest.mark.filterwarnings("ignore")

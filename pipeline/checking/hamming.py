@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.images.hashing import BANDS, FREQUENCIES
 
+SPARSE = 6  # so many times two places for each hash; the lowest bits of a band beyond that are left to the comparison
 AT_ONCE = 1 << 17  # candidates compared at once: bounds the memory, whatever the hashes
 
 
@@ -44,7 +45,8 @@ class Band:
         orientation, entry = orientation[order], entry[order]
         self.entries = entry.astype(np.int32)
         self.hashes = hashes[orientation, entry]
-        counts = np.bincount(smallest[entry], minlength=1 << self.bits)
+        self.unused = max(0, self.bits - hashes.shape[1].bit_length() - SPARSE)
+        counts = np.bincount(smallest[entry] >> self.unused, minlength=1 << (self.bits - self.unused))
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
 
     def values(self, hashes: np.ndarray) -> np.ndarray:
@@ -68,8 +70,9 @@ class Band:
         for orientation, (values, masks) in enumerate(zip(self.values(hashes), self.masks, strict=True)):
             np.minimum(best, (values[:, None] ^ masks) << 3 | np.uint32(orientation), out=best)
         flat = best.ravel()
-        starts = self.starts[flat >> 3]
-        counts = self.starts[(flat >> 3) + 1] - starts
+        place = flat >> (3 + self.unused)
+        starts = self.starts[place]
+        counts = self.starts[place + 1] - starts
         found = np.flatnonzero(counts)
         starts, counts = starts[found], counts[found]
         query = found // best.shape[1]

@@ -4,7 +4,9 @@ inspection goes on where it was."""
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
 from itertools import count, islice
 from pathlib import Path
 
@@ -36,6 +38,7 @@ class Inspected:
     """A table of facts in numbered parquet files of PART_ROWS rows each, in the order of the source."""
 
     def __init__(self, name: str, source: Source) -> None:
+        NoPandas.seen_by_pyarrow()
         self.root = CHECKPOINTS / f"check@{name}"  # no experiment has such a name
         inputs = f"{source.fingerprint} {source.classes} {facts.version()}"
         key = hashlib.sha256(inputs.encode()).hexdigest()[:32]
@@ -63,7 +66,7 @@ class Inspected:
         """A worker that died may have been killed from outside: such an image gets another chance."""
         given_up = False
         for part in self.parts():
-            reasons = pq.read_table(part, columns=["reason"])["reason"]
+            reasons = pq.ParquetFile(part).read(["reason"])["reason"]
             given_up = given_up or any(
                 pc.any(pc.starts_with(reasons, why)).as_py() for why in (parallel.CRASHED, parallel.LATE)
             )
@@ -80,9 +83,7 @@ class Inspected:
         """The table in stretches of PARTS_AT_ONCE · PART_ROWS rows."""
         parts = self.parts()
         for start in range(0, len(parts), PARTS_AT_ONCE):
-            yield pa.concat_tables(
-                pq.read_table(part, columns=columns, schema=FACTS) for part in parts[start : start + PARTS_AT_ONCE]
-            )
+            yield pa.concat_tables(pq.ParquetFile(part).read(columns) for part in parts[start : start + PARTS_AT_ONCE])
 
     def column(self, name: str) -> pa.ChunkedArray:
         return pa.concat_tables(list(self.tables([name])))[name]
@@ -119,6 +120,24 @@ class Inspected:
 
     def remove(self) -> None:
         remove(self.root)
+
+
+class NoPandas(MetaPathFinder):
+    """Lets pyarrow believe that there is no pandas, until somebody wants a data frame.
+
+    Before it makes an array of a list it imports pandas, for half a second, to ask whether the list is a series.
+    """
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ImportError
+
+    @classmethod
+    def seen_by_pyarrow(cls) -> None:
+        sys.meta_path.insert(0, cls)
+        pa.array(np.zeros(0))  # it looks once, and imports numpy.ma while the workers start
+        sys.meta_path.remove(cls)
 
 
 def tasks(source: Source, done: int) -> Iterator[facts.Task]:

@@ -40,11 +40,21 @@ UPRIGHT = {
 
 
 class Decoded(NamedTuple):
-    """The first frame with its pixels loaded, as stored, before EXIF orientation."""
+    """The first frame, decoded, as stored, before EXIF orientation."""
 
-    image: Image.Image
+    header: Image.Image  # has size, mode and EXIF; the pixels too if `pixels` has none
     format: str
     warnings: list[str]
+    pixels: np.ndarray | None = None  # (H, W, 3) uint8 where a decoder gives them as they are wanted
+
+    @property
+    def image(self) -> Image.Image:
+        """With its pixels."""
+        if self.pixels is None:
+            return self.header
+        image = Image.fromarray(self.pixels)
+        image.info = self.header.info
+        return image
 
 
 def decode(content: Read, path: str) -> Decoded:
@@ -65,8 +75,9 @@ def decode(content: Read, path: str) -> Decoded:
         found = INSPECT[stored_as](content)
         image = Image.open(io.BytesIO(content), formats=[stored_as])
         limit_pixels(image.width, image.height)
+        pixels = None
         if stored_as == "JPEG":
-            loaded = jpeg.load(content, image)
+            loaded, pixels = jpeg.load(content, image)
         elif stored_as == "PNG":
             loaded = png.load(content)
         else:
@@ -81,7 +92,7 @@ def decode(content: Read, path: str) -> Decoded:
         raise Unusable("too_large", "needs more memory than there is") from None
     except Exception as error:  # decoders raise whatever they like
         raise unusable(error) from None
-    return Decoded(loaded, image.format or stored_as, [*oddities(loaded, stored_as, path), *found])
+    return Decoded(loaded, image.format or stored_as, [*oddities(loaded, stored_as, path), *found], pixels)
 
 
 def unusable(error: Exception) -> Unusable:
@@ -147,6 +158,13 @@ def upright(image: Image.Image, channels: int) -> Image.Image:
         image = image.transpose(turn)
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
+
+
+def upright_pixels(decoded: Decoded) -> np.ndarray:
+    """As a person sees it, (H, W, 3) uint8."""
+    if decoded.pixels is not None and orientation(decoded.header) == 1:
+        return decoded.pixels
+    return np.asarray(upright(decoded.image, channels=3))
 
 
 def to_size(image: Image.Image, height: int, width: int) -> np.ndarray:

@@ -38,28 +38,30 @@ def inspect(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
 def inspect_one(task: Task, content: Read) -> dict[str, Any]:
     facts = known_unread(task.item, content)
     try:
-        image, facts["format"], issues = decode.decode(content, task.item.path)
+        decoded = decode.decode(content, task.item.path)
     except decode.Unusable as error:
         return {**facts, "issues": [error.code], "reason": error.reason}
-    seen = decode.upright(image, channels=3)
-    small = properties.reduced(seen)
-    measured = properties.measure(small, seen)._asdict()
+    issues = decoded.warnings
+    seen = decode.upright_pixels(decoded)
+    grey = properties.reduced(seen)
+    measured = properties.measure(grey, seen)._asdict()
     if measured.pop("blank"):
         issues.append("blank")
     if task.item.label is None:
         issues.append("no_label")
         facts["reason"] = "not in a class folder" if is_visible(task.item.path) else "hidden"
-    fingerprint = hashing.fingerprint(small)
+    fingerprint = hashing.fingerprint(grey)
     facts.update(
         measured,
-        width=image.width,
-        height=image.height,
-        mode=image.mode,
+        width=decoded.header.width,
+        height=decoded.header.height,
+        mode=decoded.header.mode,
+        format=decoded.format,
         phash=hashing.phash(fingerprint),
         pixel_hash=hashing.pixel_hash(seen),
         fingerprint=fingerprint.tobytes(),
         issues=issues,
-        thumbnail=ppm(sheets.thumbnail(seen)) if task.shown else None,
+        thumbnail=ppm(sheets.thumbnail(Image.fromarray(seen))) if task.shown else None,
     )
     return facts
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import xxhash
-from PIL import Image
 
 SIDE = 32  # of a fingerprint
 BANDS = (21, 21, 22)  # bits that are looked up together: see pipeline/checking/hamming.py
 
 
-def pixel_hash(image: Image.Image) -> str:
-    """32 hexadecimal digits that RGB images share if they have the same size and the same pixels (XXH3, 128 bits)."""
-    return xxhash.xxh3_128_hexdigest(image.tobytes(), seed=image.width)
+def pixel_hash(pixels: np.ndarray) -> str:
+    """32 hexadecimal digits that pictures (H, W, 3) uint8 share if they are equal, in size too (XXH3, 128 bits)."""
+    return xxhash.xxh3_128_hexdigest(pixels.data, seed=pixels.shape[1])
 
 
-def fingerprint(image: Image.Image) -> np.ndarray:
-    """The picture in small: (SIDE, SIDE) uint8, luminance, whatever its aspect ratio."""
-    grey = image.convert("L")
-    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0))
+def fingerprint(grey: np.ndarray) -> np.ndarray:
+    """The picture in small: (SIDE, SIDE) uint8, from its luminance (h, w) float32, whatever its aspect ratio."""
+    return np.rint(resampling(grey.shape[0]) @ grey @ resampling(grey.shape[1]).T).astype(np.uint8)
+
+
+@lru_cache
+def resampling(side: int) -> np.ndarray:
+    """Matrix (SIDE, side) float32 that scales one side: bilinear, over all pixels where it shrinks."""
+    scale = side / SIDE
+    distance = np.abs(np.subtract.outer((np.arange(SIDE) + 0.5) * scale, np.arange(side) + 0.5))
+    weights = np.maximum(0, 1 - distance / max(1, scale))
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def phash(fingerprint: np.ndarray) -> str:

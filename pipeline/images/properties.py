@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 SIDE = 128  # pixels: pictures are compared at about this size, whatever their own
 SAMPLE = 64
 LEVELS_OF_NOISE = 4  # of 255: what JPEG leaves of a single colour
 TINT = 16  # of 255: how far the channels of a coloured pixel lie apart, at least
 COLORED = 0.001  # fraction of coloured pixels that makes a picture one in colour
-LEVELS = np.arange(256)
+# Of red, green and blue in the luminance (ITU-R BT.601), in 256ths: float32 adds up whole numbers without rounding
+LUMINANCE = np.array([77, 150, 29], np.float32)
 
 
 class Properties(NamedTuple):
@@ -25,34 +25,48 @@ class Properties(NamedTuple):
     blank: bool  # one colour all over
 
 
-def reduced(image: Image.Image) -> Image.Image:
-    """The luminance of an RGB picture, averaged over blocks until its longer side has SIDE to 2·SIDE pixels."""
-    return image.convert("L").reduce(max(1, max(image.size) // SIDE))
+def reduced(pixels: np.ndarray) -> np.ndarray:
+    """The luminance (h, w) float32, 0 to 255, of a picture (H, W, 3) uint8, averaged over square blocks.
+
+    The longer side has SIDE to 2·SIDE blocks. What fills none, at the right and at the bottom, does not count.
+    """
+    height, width, _ = pixels.shape
+    side = max(1, max(height, width) // SIDE)
+    down, across = min(side, height), min(side, width)
+    rows = pixels[: height - height % down].reshape(-1, down, width * 3)
+    rows = rows.sum(1, dtype=np.min_scalar_type(255 * down))[:, : (width - width % across) * 3].astype(np.float32)
+    weights = np.tile(LUMINANCE, across)
+    return (rows.reshape(-1, len(weights)) @ weights).reshape(len(rows), -1) / np.float32(256 * down * across)
 
 
-def measure(grey: Image.Image, image: Image.Image) -> Properties:
-    """Measure an RGB picture, whose luminance has been `reduced`.
+def measure(grey: np.ndarray, pixels: np.ndarray) -> Properties:
+    """Measure a picture (H, W, 3) uint8, whose luminance has been `reduced`.
 
     Sharpness after J. L. Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000: blur removes
-    what the Laplacian shows. Colour is looked for in SAMPLE × SAMPLE pixels.
+    what the Laplacian shows. Colour is looked for in at most SAMPLE × SAMPLE pixels.
     """
-    levels = np.array(grey.histogram())
-    pixels = levels.sum()
-    mean = levels @ LEVELS / pixels
-    contrast = np.sqrt(max(0.0, levels @ LEVELS**2 / pixels - mean**2))
-    red, green, blue = np.asarray(image.resize((SAMPLE, SAMPLE), Image.Resampling.NEAREST)).reshape(-1, 3).T
+    down, across = (-(-side // SAMPLE) for side in pixels.shape[:2])
+    red, green, blue = pixels[::down, ::across].transpose(2, 0, 1)
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-    ranges = (np.ptp(np.flatnonzero(levels)), np.ptp(spread))
     return Properties(
-        brightness=round(float(mean / 255), 5),
-        contrast=round(float(contrast / 255), 5),
-        sharpness=round(float(laplacian(np.asarray(grey)).std() / 255), 5) if min(grey.size) > 2 else 0.0,
-        color=bool(np.count_nonzero(spread > TINT) > COLORED * len(spread)),
-        blank=bool(max(ranges) <= LEVELS_OF_NOISE),
+        brightness=round(float(grey.mean()) / 255, 5),
+        contrast=round(deviation(grey) / 255, 5),
+        sharpness=round(deviation(laplacian(grey)) / 255, 5) if min(grey.shape) > 2 else 0.0,
+        color=bool(np.count_nonzero(spread > TINT) > COLORED * spread.size),
+        blank=bool(np.ptp(grey) <= LEVELS_OF_NOISE and np.ptp(spread) <= LEVELS_OF_NOISE),
     )
 
 
+def deviation(values: np.ndarray) -> float:
+    """Standard deviation, in half the time that numpy's takes."""
+    centred = (values - values.mean()).ravel()
+    return float(np.sqrt(centred @ centred / centred.size))
+
+
 def laplacian(levels: np.ndarray) -> np.ndarray:
-    """Differences of (H, W) uint8 from the four neighbours, (H − 2, W − 2) int16: without the border."""
-    levels = levels.astype(np.int16)
-    return levels[:-2, 1:-1] + levels[2:, 1:-1] + levels[1:-1, :-2] + levels[1:-1, 2:] - 4 * levels[1:-1, 1:-1]
+    """Differences of (H, W) from the four neighbours, (H − 2, W − 2): without the border."""
+    sums = levels[:-2, 1:-1] + levels[2:, 1:-1]
+    sums += levels[1:-1, :-2]
+    sums += levels[1:-1, 2:]
+    sums -= 4 * levels[1:-1, 1:-1]
+    return sums

@@ -144,12 +144,12 @@ class Folder(Files):
             if name.endswith("/"):
                 yield from self.walk(found[name].path, prefix + name)
             else:
-                yield self.entry(Path(found[name].path), utf8(prefix + name))
+                yield self.entry(found[name], utf8(prefix + name))
 
-    def entry(self, file: Path, path: str) -> Entry:
+    def entry(self, file: os.DirEntry[str], path: str) -> Entry:
         try:
             if file.is_symlink():
-                target = file.resolve(strict=True)
+                target = Path(file).resolve(strict=True)
                 if not (target.is_relative_to(self.root) or DVC_CACHE_FILE.search(target.as_posix())):
                     return problem(path, "unreadable", "a link out of the data set")
             status = file.stat()
@@ -157,7 +157,7 @@ class Folder(Files):
             return problem(path, "unreadable", "a link that leads nowhere")
         if not stat.S_ISREG(status.st_mode):
             return problem(path, "not_an_image", "not a regular file")
-        return Entry(path, (status.st_size, status.st_mtime_ns), Stored(str(file), 0, status.st_size))
+        return Entry(path, (status.st_size, status.st_mtime_ns), Stored(file.path, 0, status.st_size))
 
 
 class RemoteFolder(Files):

@@ -111,7 +111,7 @@ def remote(place: str) -> UPath:
 
 def read_local(content: Stored) -> bytes | Exception:
     try:
-        with Path(content.place).open("rb") as file:
+        with Path(content.place).open("rb", 0) as file:
             file.seek(content.start)
             return file.read(content.size)
     except OSError as error:

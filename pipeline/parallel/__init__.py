@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from pipeline.images.stored import Problem
-from pipeline.parallel.pool import Pool
+from pipeline.parallel.pool import Pool, start_server
 
 T = TypeVar("T")
 Function = Callable[[list[Any]], Iterable[Any]]  # of a chunk; gives one result for each of its items
@@ -66,6 +66,12 @@ def ordered_map(
             yield from finish(workers, function, under_way, on_crash)
     finally:
         workers.stop()
+
+
+def warm_up() -> None:
+    """Start early what takes its time, beside what else a stage does before it maps."""
+    if SCHEDULER not in os.environ:
+        start_server()
 
 
 def start_workers() -> Workers:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 KEPT = 64 * 1024**2  # bytes that a worker keeps for the next picture
@@ -33,7 +33,7 @@ class Pool:
     def __init__(self) -> None:
         self.width = cores()
         self.pool: ProcessPoolExecutor | None = None
-        resource_tracker.ensure_running()  # here, because it lets Ctrl-C through again: see `ctrl_c_later`
+        start_server()
 
     def submit(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> Future[list[Any]]:
         with ctrl_c_later():  # interrupted half-way, the pool would not know a worker that it has just started
@@ -46,9 +46,7 @@ class Pool:
 
     def started(self) -> ProcessPoolExecutor:
         if self.pool is None:
-            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the workers: they share the cores already
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["pipeline.images.facts"])
             self.pool = ProcessPoolExecutor(self.width, mp_context=context, initializer=prepare)
         return self.pool
 
@@ -67,6 +65,15 @@ class Pool:
                 self.pool._result_queue._writer.close()  # type: ignore[attr-defined]
                 self.pool.shutdown(cancel_futures=True)  # waits: its thread must not outlive it to the exit
                 self.pool = None
+
+
+def start_server() -> None:
+    """Start what the workers are forked from: it imports what they need, while the stage goes on."""
+    resource_tracker.ensure_running()  # first, because it lets Ctrl-C through again: see `ctrl_c_later`
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the workers: they share the cores already
+    forkserver.set_forkserver_preload(["pipeline.images.facts", __name__])
+    with ctrl_c_later():
+        forkserver.ensure_running()
 
 
 def apply(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> list[Any]:

@@ -107,10 +107,9 @@ def last_picture(index: bytes) -> int:
         return 0
 
 
-def load(content: bytes, image: Image.Image) -> Image.Image:
-    """The pixels of a JPEG that Pillow has opened, the same as Pillow's own to the bit.
-
-    Raises Unusable where the decoder had to guess.
+def load(content: bytes, image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
+    """The pixels of a JPEG that Pillow has opened, the same as Pillow's own to the bit: in the image, or beside it
+    as (H, W, 3) uint8. Raises Unusable where the decoder had to guess.
     """
     try:
         pixels = strictly_decoded(content, image)
@@ -125,10 +124,12 @@ def load(content: bytes, image: Image.Image) -> Image.Image:
         )
     if pixels is None or image.mode == "CMYK":  # Pillow knows whether that is stored inverted
         image.load()
-        return image
-    loaded = Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)
+        return image, None
+    if image.mode == "RGB":
+        return image, pixels
+    loaded = Image.fromarray(pixels[:, :, 0])
     loaded.info = image.info
-    return loaded
+    return loaded, None
 
 
 def strictly_decoded(content: bytes, image: Image.Image) -> np.ndarray:

@@ -70,12 +70,7 @@ OTHERS = {
 }
 
 
-def compiled(signatures: dict[str, bytes]) -> dict[str, re.Pattern[bytes]]:
-    return {name: re.compile(pattern, re.DOTALL | re.IGNORECASE) for name, pattern in signatures.items()}
-
-
 IS_FORMAT = {name: re.compile(pattern, re.DOTALL) for name, pattern in SIGNATURES.items()}
-IS_OTHER_IMAGE, IS_OTHER = compiled(OTHER_IMAGES), compiled(OTHERS)
 READ = 4096  # bytes that tell what a file is
 
 
@@ -87,15 +82,15 @@ def image_format(content: bytes) -> str | None:
 def describe(content: bytes) -> Problem:
     """What a file is that is not in an image format that is read: `unreadable` for an image, else `not_an_image`."""
     start = content[:READ]
-    for name, pattern in IS_OTHER_IMAGE.items():
-        if pattern.match(start):
+    for name, pattern in OTHER_IMAGES.items():
+        if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
             return Problem("unreadable", f"{name}, a format that is not read: convert it to PNG or JPEG")
     if MANGLED.match(start):
         return Problem("unreadable", "an image that was read or sent as if it were text: fetch it again")
     if HEADLESS.match(start):
         return Problem("unreadable", "an image whose first bytes are damaged")
-    for name, pattern in IS_OTHER.items():
-        if pattern.match(start):
+    for name, pattern in OTHERS.items():
+        if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
             return Problem("not_an_image", name)
     if not content.strip(b"\0"):
         return Problem("not_an_image", "nothing but zero bytes: it was never written")
