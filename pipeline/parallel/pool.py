@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -15,8 +14,9 @@ from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
+from pipeline import memory
+
 KEPT = 64 * 1024**2  # bytes that a worker keeps for the next picture
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 MOST_MEMORY = 4 * 1024**3  # bytes of address space of a worker: several times what the largest image needs
 
 
@@ -83,7 +83,7 @@ def apply(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> l
 def prepare() -> None:
     """What a worker does first."""
     threading.Thread(target=end_with_stage, daemon=True).start()
-    keep_freed_memory()
+    memory.keep_freed(KEPT)
     limit_memory()
 
 
@@ -93,15 +93,6 @@ def end_with_stage() -> None:
     assert stage is not None
     stage.join()
     os._exit(1)
-
-
-def keep_freed_memory() -> None:
-    """Pictures come and go by the megabyte: to fetch their pages anew for each costs as much as decoding it."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library than glibc
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(M_MMAP_THRESHOLD, KEPT)
-            libc.mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def limit_memory() -> None:
