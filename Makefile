@@ -42,6 +42,10 @@ results: $(INSTALLED)
 test: $(INSTALLED) ## run the whole test suite
 	@$(BIN)/python -m pytest
 
+.PHONY: bench
+bench: $(INSTALLED) ## measure training and start-up, write the tables of docs/benchmarks.md
+	@$(BIN)/python -m benchmarks.document
+
 .PHONY: lint
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

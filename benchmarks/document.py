@@ -1,0 +1,133 @@
+"""Run every benchmark of training and start-up once and write the tables of docs/benchmarks.md; the prose stays.
+
+usage: python -m benchmarks.document [--device NAME] [TABLE …]
+
+The tables are `studies`, `growth`, `startup` and `elementwise`. Those of training are of one device, cuda if there is
+one: a machine with a GPU writes its own tables and leaves those of the CPU as they are, and the reverse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks import elementwise, startup, train
+from benchmarks.side_by_side import in_words, spread, table
+
+DOCUMENT = Path("docs/benchmarks.md")
+ROUNDS = 3
+
+
+class Row(NamedTuple):
+    """A study, how much of it is run, and how many times faster than the usual loop it is to be."""
+
+    recipe: str
+    goal: float
+    epochs: int
+    images: int | None = None  # of the training set, where all take too long on a CPU
+    precision: str | None = None
+
+
+STUDIES = {
+    "cpu": [
+        Row("mnist-mlp", 8, epochs=1),
+        Row("mnist-gd", 1.2, epochs=20),
+        Row("fashion-mnist-mlp", 4, epochs=1),
+        Row("cifar10-mlp", 5, epochs=1),
+        Row("cats-dogs-cnn", 5, epochs=1, images=500),
+        Row("cats-dogs-alexnet", 2, epochs=1, images=200),
+        Row("cats-dogs-alexnet", 5, epochs=1, images=200, precision="bf16"),
+    ],
+    "cuda": [
+        Row("mnist-mlp", 25, epochs=3),
+        Row("mnist-gd", 2, epochs=100),
+        Row("fashion-mnist-mlp", 25, epochs=3),
+        Row("cifar10-mlp", 20, epochs=2),
+        Row("cats-dogs-cnn", 10, epochs=3),
+        Row("cats-dogs-alexnet", 20, epochs=3),
+    ],
+}
+WORKERS = {"cpu": 0, "cuda": 10}  # of the usual loop: none is faster than one a core where all cores train
+GROWING = ("mnist-mlp", 6_000)  # images, times 1, 10 and 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.document", description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("tables", nargs="*", help=f"only these: {', '.join(TABLES)}")
+    arguments = parser.parse_args()
+    for name in arguments.tables or TABLES:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        section = name if name == "startup" else f"{name} {arguments.device}"
+        DOCUMENT.write_text(replaced(DOCUMENT.read_text(), section, TABLES[name](arguments.device)))
+
+
+def replaced(document: str, section: str, text: str) -> str:
+    """The document with `text` between the two markers of a section. Exits where they are not there."""
+    begin, end = f"<!-- {section} -->", f"<!-- end of {section} -->"
+    new, found = re.subn(f"{begin}.*?{end}", lambda _: f"{begin}\n{text}\n{end}", document, flags=re.DOTALL)
+    if not found:
+        sys.exit(f"error: {DOCUMENT} has no section {section!r}: expected the lines {begin} and {end}")
+    return new
+
+
+def studies(device: str) -> str:
+    rows, figures = [], {}
+    for study in STUDIES[device]:
+        job = train.read_job(study.recipe)
+        if study.precision and not can_choose_bf16(job):
+            continue
+        how = {"epochs": study.epochs, "images": study.images, "precision": study.precision}
+        figures = train.compare(job, ROUNDS, **how, device=device, workers=WORKERS[device])
+        rows.append([*train.row(figures), f"≥ {study.goal:g} ×"])
+        print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    return f"{said(figures, ROUNDS)}\n\n{table([*train.HEADS, 'goal, usual ÷ engine'], rows)}"
+
+
+def can_choose_bf16(job: dict[str, Any]) -> bool:
+    """Whether recipes know a precision, and this processor has instructions for it."""
+    return "precision" in job["recipe"] and torch.cpu._is_avx512_bf16_supported()
+
+
+def growth(device: str) -> str:
+    recipe, images = GROWING
+    rows = []
+    for factor in (1, 10, 100):
+        count = factor * images
+        figures = train.compare(
+            train.read_job(recipe), ROUNDS, epochs=1, images=count, device=device, contenders=("engine",)
+        )
+        seconds = figures["each_round"]["engine"]
+        rate = f"{count / figures['seconds']:,.0f}"
+        rows.append((f"{count:,}", spread(seconds), rate, figures["peak_mb"]))
+    heads = (f"images, `{recipe}`, 1 epoch", "engine, s", "images/s", "peak MB")
+    return f"{said(figures, ROUNDS)}\n\n{table(heads, rows)}"
+
+
+def startups(device: str) -> str:
+    return startup.as_table(startup.measure(ROUNDS))
+
+
+def elementwises(device: str) -> str:
+    return elementwise.as_table(elementwise.measure(10_000, 10, device))
+
+
+def said(figures: dict[str, Any], rounds: int) -> str:
+    return f"{in_words(figures['machine'])}; {rounds} rounds in turns: median (smallest–largest)."
+
+
+TABLES: dict[str, Callable[[str], str]] = {
+    "studies": studies,
+    "growth": growth,
+    "startup": startups,
+    "elementwise": elementwises,
+}
+
+if __name__ == "__main__":
+    main()

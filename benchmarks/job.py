@@ -1,0 +1,117 @@
+"""What a contender of `benchmarks.train` is told, as JSON on its standard input, and what all of them share.
+
+A contender imports torch, torchvision, numpy and pandas and nothing of DVC, MLflow or pydantic, so that it also runs on
+a bare machine with a GPU. A job is a recipe as `params.yaml` has it, with every default filled in, the folder of packed
+images, and what the command line said: images, device, workers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Job:
+    """One recipe on one data set, on one device."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.recipe: Any = named(told["recipe"])
+        self.seed: int = told["seed"]
+        self.packed = Path(told["packed"])
+        self.files = Path(told["files"]) if told["files"] else None
+        self.weights = Path(told["weights"]) if told["weights"] else None
+        self.images: int | None = told["images"]
+        self.device = torch.device(told["device"])
+        self.workers: int = told["workers"]
+        self.meta: dict[str, Any] = json.loads((self.packed / "meta.json").read_text())
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        return pd.read_parquet(self.packed / "index.parquet")
+
+    @property
+    def train_rows(self) -> np.ndarray:
+        """Rows of the packed images to train on, in file order: `images` of them evenly spaced, or repeated."""
+        sides = ["train", "val"] if self.recipe.whole_train else ["train"]
+        return self.thinned(np.flatnonzero(self.index["split"].isin(sides)), self.images)
+
+    @property
+    def test_rows(self) -> np.ndarray:
+        """All test images, or as many as train where there are fewer of those."""
+        rows = np.flatnonzero(self.index["split"] == "test")
+        return self.thinned(rows, min(len(rows), self.images) if self.images else None)
+
+    def thinned(self, rows: np.ndarray, count: int | None) -> np.ndarray:
+        return rows if count is None else rows[np.arange(count) * len(rows) // count]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64, of all packed images."""
+        numbers = {label: number for number, label in enumerate(self.meta["classes"])}
+        return self.index["label"].map(numbers).to_numpy(np.int64)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.meta["channels"], self.meta["height"], self.meta["width"]
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.train_rows) if self.recipe.batch_size == "full" else self.recipe.batch_size
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.epochs * math.ceil(len(self.train_rows) / self.batch_size)
+
+
+class Stopwatch:
+    """Seconds of a block, to the end of what it gave the device to do."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self.start = self.now()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += self.now() - self.start
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def read() -> Job:
+    # Every optimizer of torch imports the compiler when it is made, in seconds: start-up, see benchmarks.startup
+    import torch._dynamo  # noqa: F401
+
+    return Job(json.load(sys.stdin))
+
+
+def tell(job: Job, **figures: Any) -> None:
+    """Print the figures as the last line, with what was done and the peak memory of process and device, in MB."""
+    figures |= {"images": len(job.train_rows), "test_images": len(job.test_rows), "steps": job.steps}
+    figures["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    if torch.cuda.is_initialized():
+        figures["device_peak_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    print(json.dumps(figures))
+
+
+def named(value: Any) -> Any:
+    """Nested dicts as objects with attributes, as the engine reads a recipe."""
+    return SimpleNamespace(**{key: named(item) for key, item in value.items()}) if isinstance(value, dict) else value

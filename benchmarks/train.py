@@ -1,0 +1,151 @@
+"""How fast training is, side by side with the loop that people write and with what the machine can do at all.
+
+usage: python -m benchmarks.train --recipe NAME [--epochs N] [--images N] [--rounds N] [--device NAME] [--workers N]
+                                  [--precision fp32|bf16] [--json]
+
+In turns, each in a process of its own, on the same images, for the same number of steps: the published study's loop
+(benchmarks.usual_loops), this project's engine (benchmarks.engine), and the bare matrix products and convolutions of
+the same steps (benchmarks.limit). Seconds are of training alone, without imports, without what is done once to bring
+the data into reach, and without evaluation, which is told apart. NAME is an experiment of params.yaml, or the file of a
+job (see benchmarks.studies) on a machine that has torch, torchvision, numpy and pandas only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.side_by_side import in_turns, in_words, machine, median, spread, table
+
+CONTENDERS = ("usual_loops", "engine", "limit")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
+    parser.add_argument("--recipe", required=True, help="an experiment of params.yaml, or the file of a job")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--images", type=int, help="train on so many, evenly spaced or repeated, instead of all")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--workers", type=int, default=0, help="of the usual loop's DataLoader")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="instead of the recipe's; the usual loop: fp32")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    job = read_job(arguments.recipe)
+    change = {key: getattr(arguments, key) for key in ("epochs", "images", "device", "workers", "precision")}
+    figures = compare(job, arguments.rounds, **change)
+    print(json.dumps(figures, indent=2, ensure_ascii=False) if arguments.json else as_table(figures))
+
+
+def read_job(recipe: str) -> dict[str, Any]:
+    """A job with absolute paths. Exits with one line where there is none."""
+    file = Path(recipe)
+    if file.suffix != ".json":
+        # here, because a machine that is handed a job lacks what these import
+        from benchmarks.studies import job_file
+        from pipeline.console import UserError
+
+        try:
+            file = job_file(recipe)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+    elif not file.is_file():
+        sys.exit(f"error: {file} is not there: expected an experiment of params.yaml, or the file of a job")
+    job: dict[str, Any] = json.loads(file.read_text())
+    for key in ("packed", "files", "weights"):
+        job[key] = str(file.resolve().parent / job[key]) if job[key] else None
+    return job
+
+
+def compare(
+    job: dict[str, Any],
+    rounds: int,
+    epochs: int | None = None,
+    images: int | None = None,
+    device: str = "cpu",
+    workers: int = 0,
+    precision: str | None = None,
+    contenders: tuple[str, ...] = CONTENDERS,
+) -> dict[str, Any]:
+    """Medians of each contender over rounds that take turns, their ratios, and the seconds of every round."""
+    recipe = {**job["recipe"], **({"epochs": epochs} if epochs else {})}
+    if precision is not None:
+        if "precision" not in recipe:
+            sys.exit("error: --precision: recipes have no key `precision`")
+        recipe["precision"] = precision
+    told = in_turns(
+        contenders, {**job, "recipe": recipe, "images": images, "device": device, "workers": workers}, rounds
+    )
+    engine = told["engine"]
+    figures: dict[str, Any] = {
+        "recipe": job["experiment"],
+        "source": job["source"],
+        "stands_in": job["stands_in"],
+        "random_weights": job.get("random_weights", False),
+        **{key: engine[0][key] for key in ("images", "test_images", "steps")},
+        "epochs": recipe["epochs"],
+        "batch_size": recipe["batch_size"],
+        "precision": recipe.get("precision", "fp32"),
+        "device": device,
+        "workers": workers,
+        "rounds": rounds,
+        "seconds": median(row["seconds"] for row in engine),
+        "load_seconds": median(row["load_seconds"] for row in engine),
+        "evaluation_seconds": median(row["evaluation_seconds"] for row in engine),
+        "accuracy": engine[-1]["accuracy"],
+        "peak_mb": max(row["peak_mb"] for row in engine),
+        "each_round": {name: [round(row["seconds"], 4) for row in rows] for name, rows in told.items()},
+        "machine": machine(device),
+    }
+    if "device_peak_mb" in engine[0]:
+        figures["device_peak_mb"] = max(row["device_peak_mb"] for row in engine)
+    if usual := told.get("usual_loops"):
+        figures |= {
+            "usual_seconds": median(row["seconds"] for row in usual),
+            "usual_evaluation_seconds": median(row["evaluation_seconds"] for row in usual),
+            "usual_accuracy": usual[-1]["accuracy"],
+            "usual_peak_mb": max(row["peak_mb"] for row in usual),
+        }
+        figures["ratio"] = round(figures["usual_seconds"] / figures["seconds"], 2)
+    if limit := told.get("limit"):
+        figures["limit_seconds"] = median(row["seconds"] for row in limit)
+        figures["of_limit"] = round(figures["seconds"] / figures["limit_seconds"], 2)
+    return figures
+
+
+HEADS = ("recipe", "what ran", "usual loop, s", "engine, s", "limit, s", "usual ÷ engine", "engine ÷ limit")
+HEADS += ("accuracy, usual", "engine", "peak MB")
+
+
+def row(figures: dict[str, Any]) -> list[str]:
+    rounds = figures["each_round"]
+    return [
+        f"`{figures['recipe']}`",
+        what_ran(figures),
+        *(spread(rounds[name]) for name in CONTENDERS),
+        f"{figures['ratio']:.2f} ×",
+        f"{figures['of_limit']:.2f} ×",
+        f"{figures['usual_accuracy']:.4f}",
+        f"{figures['accuracy']:.4f}",
+        str(figures.get("device_peak_mb", figures["peak_mb"])),
+    ]
+
+
+def what_ran(figures: dict[str, Any]) -> str:
+    said = f"{figures['images']:,} images × {figures['epochs']}, batch {figures['batch_size']}, {figures['precision']}"
+    if figures["workers"]:
+        said += f", {figures['workers']} workers"
+    said += f"; {figures['source']} stands in" if figures["stands_in"] else ""
+    return said + ("; random weights" if figures["random_weights"] else "")
+
+
+def as_table(figures: dict[str, Any]) -> str:
+    rounds = f"{figures['rounds']} rounds: median (smallest–largest)"
+    return f"{in_words(figures['machine'])}; {rounds}\n\n{table(HEADS, [row(figures)])}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""The benchmarks run in their smallest form and print what they promise; nothing here looks at a time."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import document, startup, studies
+from benchmarks.job import Job
+from tests.conftest import REPOSITORY, Project, Ran, class_folders, failed_in_one_line, run
+
+KEYS = {"usual_seconds", "seconds", "ratio", "limit_seconds", "accuracy", "usual_accuracy", "peak_mb"}
+
+
+def benchmark(root: Path, module: str, *arguments: str, timeout: float = 300, **environment: str) -> Ran:
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    return run(command, root, timeout, PYTHONPATH=str(REPOSITORY), **environment)
+
+
+def told(ran: Ran) -> dict[str, Any]:
+    assert ran.status == 0, ran.out + ran.err
+    figures: dict[str, Any] = json.loads(ran.out)
+    return figures
+
+
+def write_idx(folder: Path, name: str, values: np.ndarray) -> None:
+    header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+    (folder / name).write_bytes(gzip.compress(header + values.tobytes()))
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A data set in MNIST's format, in a mirror: one half of each image is bright, and which one is its class."""
+    project = Project(tmp_path_factory.mktemp("mnist"))
+    random, folder = np.random.default_rng(0), project.root / "mirror/tiny"
+    folder.mkdir(parents=True)
+    for side, count in (("train", 60), ("t10k", 20)):
+        labels = np.arange(count, dtype=np.uint8) % 2
+        images = random.integers(0, 60, (count, 8, 8), dtype=np.uint8)
+        images[labels == 0, :4] += 190
+        images[labels == 1, 4:] += 190
+        write_idx(folder, f"{side}-images-idx3-ubyte.gz", images)
+        write_idx(folder, f"{side}-labels-idx1-ubyte.gz", labels)
+    project.dataset("tiny", "data/raw/tiny", channels=1, near_duplicates=False, outliers={"brightness": None})
+    return project
+
+
+def train(project: Project, *arguments: str) -> Ran:
+    project.command("train")  # writes params.yaml
+    mirror = {"DATA_MIRROR": str(project.root / "mirror")}
+    return benchmark(project.root, "train", *arguments, "--rounds", "1", "--json", **mirror)
+
+
+def test_training_is_compared_with_the_usual_loop_and_the_limit(mnist: Project) -> None:
+    mnist.experiment("tiny-mlp", "tiny", whole_train=True, normalize="none", epochs=30, batch_size=16)
+    figures = told(train(mnist, "--recipe", "tiny-mlp", "--epochs", "20"))
+    assert set(figures) >= KEYS
+    assert (figures["images"], figures["test_images"], figures["epochs"]) == (60, 20, 20)
+    assert figures["steps"] == 20 * 4
+    assert figures["accuracy"] == figures["usual_accuracy"] == 1
+    assert all(len(seconds) == 1 and seconds[0] > 0 for seconds in figures["each_round"].values())
+    assert {"processor", "cores", "threads", "torch"} <= set(figures["machine"])
+
+
+def test_gradient_descent_on_all_images_at_once(mnist: Project) -> None:
+    descent = {"optimizer": {"name": "sgd", "lr": 0.5}, "batch_size": "full", "epochs": 60}
+    mnist.experiment("tiny-gd", "tiny", whole_train=True, normalize="none", **descent)
+    figures = told(train(mnist, "--recipe", "tiny-gd"))
+    assert figures["steps"] == 60
+    assert figures["accuracy"] == figures["usual_accuracy"] == 1
+
+
+def made_job(project: Project) -> Path:
+    """The file of a job, and beside it packed images."""
+    project.experiment("tiny-job", "tiny", whole_train=True, normalize="none")
+    project.command("train")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project.root)
+        patch.setenv("DATA_MIRROR", str(project.root / "mirror"))
+        return studies.job_file("tiny-job").resolve()
+
+
+@pytest.fixture(scope="module")
+def job(mnist: Project) -> Path:
+    return made_job(mnist)
+
+
+def test_data_are_packed_once(mnist: Project, job: Path) -> None:
+    images = job.parent / "data/packed/tiny/images.npy"
+    made = images.stat().st_mtime_ns
+    assert made_job(mnist) == job
+    assert images.stat().st_mtime_ns == made
+
+
+def test_thinned_images_are_spread_evenly(job: Path) -> None:
+    described = {**json.loads(job.read_text()), "device": "cpu", "workers": 0}
+    described["packed"] = str(job.parent / described["packed"])
+    few, many = (Job({**described, "images": images}).train_rows for images in (25, 120))
+    assert len(set(few)) == 25 and max(np.diff(few)) <= 3
+    assert list(many) == sorted(2 * list(range(60)))
+
+
+def test_a_job_runs_without_the_packages_of_the_stages(job: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys; sys.modules.update(dict.fromkeys(['pydantic', 'ruamel', 'dvc', 'mlflow', 'psutil']))"
+    )
+    arguments = ["--recipe", str(job), "--epochs", "1", "--rounds", "1", "--images", "120", "--json"]
+    command = [sys.executable, "-m", "benchmarks.train", *arguments]
+    figures = told(run(command, tmp_path, PYTHONPATH=f"{tmp_path}:{REPOSITORY}"))
+    assert set(figures) >= KEYS and figures["images"] == 120
+
+
+def test_contenders_import_nothing_of_the_environment_of_the_stages() -> None:
+    unwanted = ["pydantic", "ruamel", "dvc", "mlflow", "matplotlib", "psutil"]
+    code = (
+        "import sys; from benchmarks import engine, limit, train, usual_loops;"
+        f" print([name for name in {unwanted} if name in sys.modules])"
+    )
+    ran = run([sys.executable, "-c", code], REPOSITORY)
+    assert ran.out.strip() == "[]", ran.err
+
+
+def test_convolutions_and_files_that_are_decoded_each_time(project: Project) -> None:
+    class_folders(project.root / "photos", {"cat": 20, "dog": 20}, height=80, width=90)
+    (project.root / "mirror/photos").mkdir(parents=True)
+    run(["tar", "-cf", "../mirror/photos/photos.tar", "cat", "dog"], project.root / "photos")
+    project.dataset("photos", "data/raw/photos", image_size=68)
+    project.experiment(
+        "photos-cnn",
+        "photos",
+        network={"name": "cnn", "convolutions": [2, 3], "hidden": [4]},
+        augment={"rotation": 10, "horizontal_flip": 0.5},
+        normalize="imagenet",
+        shuffle=True,
+    )
+    figures = told(train(project, "--recipe", "photos-cnn", "--epochs", "1", "--workers", "1"))
+    assert set(figures) >= KEYS
+    (job,) = project.root.glob(".checkpoints/benchmarks/*/photos-cnn.json")
+    assert len(list((job.parent / "files").rglob("*.png"))) == 40
+
+
+def test_a_mistake_is_told_in_one_line(mnist: Project) -> None:
+    mnist.experiment("tiny-mlp", "tiny")
+    failed_in_one_line(train(mnist, "--recipe", "tiny-mpl"), "tiny-mpl", "tiny-mlp")
+    failed_in_one_line(train(mnist, "--recipe", "absent.json"), "absent.json")
+    mnist.dataset("absent", "data/raw/absent")
+    mnist.experiment("absent-mlp", "absent")
+    failed_in_one_line(train(mnist, "--recipe", "absent-mlp"), "absent", "dvc repro download@absent")
+
+
+def test_start_up_of_every_stage(tmp_path: Path) -> None:
+    figures = told(benchmark(tmp_path, "startup", "--rounds", "1", "--json", timeout=600))
+    stages = figures["stages"]
+    assert list(stages)[2:] == [*startup.ON_DATA, *startup.ON_EXPERIMENT]
+    for stage in ("check", "split", "pack", "report"):
+        assert not {"torch", "torchvision", "mlflow"} & set(stages[stage]["imports"]), stage
+    assert "torch" in stages["train"]["imports"] and "mlflow" in stages["track"]["imports"]
+
+
+def test_products_element_by_element(tmp_path: Path) -> None:
+    figures = told(benchmark(tmp_path, "elementwise", "--size", "50", "--rounds", "2", "--json"))
+    assert figures["published_seconds"] is None  # of another size
+    assert {"a * b", "torch.mul(a, b, out=c)"} < set(figures["each_round"])
+    assert all(len(seconds) == 2 for seconds in figures["each_round"].values())
+    assert {"seconds", "limit_seconds"} <= set(figures)
+
+
+def test_tables_go_between_their_markers() -> None:
+    text = "".join(f"<!-- {name} -->\nold\n<!-- end of {name} -->\n" for name in ("growth cpu", "growth cuda"))
+    new = document.replaced(text, "growth cpu", r"| \1 |")
+    assert new == text.replace("old", r"| \1 |", 1)
+    with pytest.raises(SystemExit, match="no section 'growth tpu'"):
+        document.replaced(text, "growth tpu", "")
+
+
+def test_the_page_has_a_section_for_every_table() -> None:
+    page = (REPOSITORY / "docs/benchmarks.md").read_text()
+    for name in document.TABLES:
+        for section in [name] if name == "startup" else [f"{name} cpu", f"{name} cuda"]:
+            document.replaced(page, section, "")
+
+
+def test_every_measured_study_is_an_experiment() -> None:
+    from pipeline import params
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPOSITORY)
+        known = params.load().experiments
+    assert {row.recipe for rows in document.STUDIES.values() for row in rows} <= set(known)
