@@ -11,29 +11,24 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import torch
-
 from benchmarks.job import Stopwatch, read, tell
-from pipeline.networks import Shape, build
-from pipeline.training import loop
-from pipeline.training.data import Batches, Packed
-from pipeline.training.device import make_deterministic
+from pipeline.training.data import Packed
+from pipeline.training.engine import Engine
+from pipeline.training.inference import evaluate
 
 
 def main() -> None:
     job = read()
     load, train, evaluation = (Stopwatch(job.device) for _ in range(3))
     with load:
-        make_deterministic(job.device, torch.get_num_threads())
-        packed = Packed(job.packed)
-        mean, std = packed.normalization(job.recipe.normalize)
-        data, test = (Batches(packed, rows, mean, std, job.device) for rows in (job.train_rows, job.test_rows))
-        torch.manual_seed(job.seed)
-        model = build(job.recipe.network, Shape(*job.shape, len(packed.classes)), job.weights).to(job.device)
+        engine = Engine(Packed(job.packed), job.recipe, job.weights)
+        engine.data, test = engine.batches(job.train_rows), engine.batches(job.test_rows)
+        engine.validation = None
+        model = engine.network(job.seed)
     with tempfile.TemporaryDirectory(prefix="engine-") as folder, train:
-        loop.train(model, job.recipe, data, None, job.seed, Path(folder, "checkpoint.pt"))
+        engine.fit(model, job.seed, Path(folder, "checkpoint.pt"), Path(folder, "features"))
     with evaluation:
-        _, accuracy = loop.evaluate(model, test)
+        _, accuracy = evaluate(model, test, job.recipe.test_flip)
     tell(
         job, seconds=train.seconds, load_seconds=load.seconds, evaluation_seconds=evaluation.seconds, accuracy=accuracy
     )

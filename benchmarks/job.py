@@ -29,6 +29,7 @@ class Job:
 
     def __init__(self, told: dict[str, Any]) -> None:
         self.recipe: Any = named(told["recipe"])
+        self.recipe.compute.device = told["device"]
         self.seed: int = told["seed"]
         self.packed = Path(told["packed"])
         self.files = Path(told["files"]) if told["files"] else None
@@ -97,9 +98,6 @@ class Stopwatch:
 
 
 def read() -> Job:
-    # Every optimizer of torch imports the compiler when it is made, in seconds: start-up, see benchmarks.startup
-    import torch._dynamo  # noqa: F401
-
     return Job(json.load(sys.stdin))
 
 
@@ -112,6 +110,12 @@ def tell(job: Job, **figures: Any) -> None:
     print(json.dumps(figures))
 
 
+class Named(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
 def named(value: Any) -> Any:
-    """Nested dicts as objects with attributes, as the engine reads a recipe."""
-    return SimpleNamespace(**{key: named(item) for key, item in value.items()}) if isinstance(value, dict) else value
+    """Nested dicts as objects with attributes, and lists as tuples, as the engine reads a recipe."""
+    if isinstance(value, dict):
+        return Named(**{key: named(item) for key, item in value.items()})
+    return tuple(map(named, value)) if isinstance(value, list) else value
