@@ -216,6 +216,20 @@ class Compute(Strict):
     threads: Literal["auto"] | Annotated[int, Field(gt=0, le=1024)] = "auto"
     resident_mb: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"  # of images held on the device; others stream
     graphs: bool = True  # CUDA graphs, where they can be had
+    devices: Annotated[int, Field(gt=0, le=1024)] = 1  # that train together, on each machine; one process each
+    nodes: Annotated[int, Field(gt=0, le=1024)] = 1  # machines; see docs/scaling.md
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self.devices * self.nodes
+
+    @model_validator(mode="after")
+    def several_devices_are_of_a_kind_that_can_be_joined(self) -> Compute:
+        if self.world > 1 and self.device not in ("auto", "cpu", "cuda"):
+            several = f"devices = {self.devices}, nodes = {self.nodes}"
+            raise ValueError(f"device = {self.device!r} with {several}; expected auto, cuda or cpu")
+        return self
 
 
 class Experiment(Strict):
@@ -266,6 +280,8 @@ class Experiment(Strict):
         frozen = isinstance(self.network, Transfer) and self.network.freeze
         if self.views and not frozen:
             raise ValueError(f"views = {self.views} is for a frozen backbone; expected network.freeze: true")
+        if self.views and self.compute.world > 1:
+            raise ValueError(f"views = {self.views} is for one device; compute has {self.compute.world}")
         if self.unfreeze_every and frozen:
             raise ValueError("unfreeze_every and network.freeze exclude each other; expected one of them")
         return self

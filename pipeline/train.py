@@ -16,6 +16,7 @@ from pipeline.outputs import remove, whole, write_json
 
 if TYPE_CHECKING:
     from pipeline.recipes import Experiment
+    from pipeline.training.distributed import Group
 
 CHECKPOINTS = Path(".checkpoints")
 CODE = ("train.py", "networks/*.py", "training/**/*.py")  # what decides the result, beside data and params
@@ -26,23 +27,34 @@ def main() -> None:
     everything = params.load()
     recipe, seed = everything.experiment(name), everything.seed_of(name)
 
+    from pipeline.training import distributed
+
+    distributed.run(recipe.compute, train, name, recipe, seed)
+
+
+def train(name: str, recipe: Experiment, seed: int, group: Group) -> None:
+    """Train as one of a group of processes, the first of which writes the outputs."""
     import torch
     from safetensors.torch import save
 
     from pipeline.networks import Shape, build
     from pipeline.training import loop
-    from pipeline.training.data import Batches, Packed
+    from pipeline.training.data import RESIDENT_SHARE, Batches, Packed, free_memory
     from pipeline.training.device import make_deterministic, place
     from pipeline.training.features import Features
 
-    device, threads = place(recipe.compute)
+    device, threads = place(recipe.compute, group.local_rank)
     make_deterministic(device, threads, recipe.precision)
+    group.connect(device)
     folder = Path("data/packed", recipe.dataset)
     packed = Packed(folder)
     mean, std = packed.normalization(recipe.normalize)
     rows = packed.rows("train", *(["val"] if recipe.whole_train else []), fraction=recipe.train_fraction)
     validation_rows = packed.rows() if recipe.whole_train else packed.rows("val")
     budget = None if recipe.compute.resident_mb == "auto" else recipe.compute.resident_mb * 1_000_000
+    alone = group.world == 1
+    if budget is None and not alone and device.type == "cpu":  # every process holds all images, of both sides
+        budget = int(RESIDENT_SHARE * free_memory(device)) // (2 * recipe.compute.devices)
     data: Any = Batches(packed, rows, mean, std, device, budget)
     validation: Any = Batches(packed, validation_rows, mean, std, device, budget) if len(validation_rows) else None
     if validation is None and (recipe.keep == "best" or recipe.patience):
@@ -52,9 +64,12 @@ def main() -> None:
     shape = Shape(packed.meta["channels"], packed.meta["height"], packed.meta["width"], len(packed.classes))
     weights = pretrained(name, recipe)
     model: Any = build(recipe.network, shape, weights).to(device)
+    if not alone and device.type == "cuda":  # statistics of the whole batch; on the CPU each process has its own
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    print(f"{name}: {trainable:,} of {parameters:,} parameters, {len(data):,} images, on {device} ({threads} threads)")
+    where = f"{device}" if alone else f"{group.world} × {device.type}"
+    print(f"{name}: {trainable:,} of {parameters:,} parameters, {len(data):,} images, on {where} ({threads} threads)")
 
     description = {
         "experiment": name,
@@ -72,7 +87,7 @@ def main() -> None:
     identity = fingerprint(name, inputs)
     saved = CHECKPOINTS / name / f"{fingerprint(identity, environment)}.pt"
     trained: Any = model
-    if getattr(recipe.network, "freeze", False) and not data.mixes(recipe.augment):
+    if alone and getattr(recipe.network, "freeze", False) and not data.mixes(recipe.augment):
         # what the features are made of, so that every head on the same ones finds them
         parts = dict.fromkeys(("normalize", "augment", "precision", "whole_train", "train_fraction"), True)
         made_of = recipe.model_dump(mode="json", include={"network": {"backbone"}, **parts})
@@ -80,10 +95,13 @@ def main() -> None:
         trained, data = model.head, Features(model.backbone, data, recipe, seed, cache)
         if validation is not None:
             validation = Features(model.backbone, validation, recipe, seed, cache / "val").unchanged()
-    elif recipe.batch_size == "full" and not data.draw(recipe.augment, seed, epoch=1).numel():
+    elif alone and recipe.batch_size == "full" and not data.draw(recipe.augment, seed, epoch=1).numel():
         data.normalize_once()
+    group.agree(saved.name)
     with live.Logger(name, identity) as logger:
-        history = loop.train(trained, recipe, data, validation, seed, saved, logger.log)
+        history = loop.train(trained, recipe, data, validation, seed, saved, logger.log, group)
+    if group.rank:
+        return
 
     with whole(Path("models", name)) as folder:
         folder.mkdir()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,17 @@ def save(path: Path, state: dict[str, Any]) -> None:
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def load(path: Path, restore: Any) -> None:
+def load(path: Path, restore: Any, once: Callable[[Callable[[], Any]], Any]) -> None:
     """Give the state in `path`, on the CPU, to `restore`; nothing, if there is no such file.
 
+    `once` (see distributed.Group) reads the file for all processes: it may be on the first one's machine only.
     Raises UserError for a file that is damaged, or that holds the state of something else.
     """
-    if not path.exists():
+    contents = once(lambda: path.read_bytes() if path.exists() else None)
+    if contents is None:
         return
     try:
-        restore(torch.load(path, map_location="cpu", weights_only=True))
+        restore(torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True))
     except Exception as error:  # unpickling raises whatever it likes
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is no whole checkpoint ({reason}): remove it to train from the start") from None

@@ -11,11 +11,16 @@ from pipeline import memory
 from pipeline.console import UserError
 
 
-def place(compute: Any) -> tuple[torch.device, int]:
-    """The device to train on and the number of CPU threads. Raises UserError for a device that is not there."""
+def place(compute: Any, local_rank: int | None = None) -> tuple[torch.device, int]:
+    """The device to train on and the number of CPU threads. Raises UserError for a device that is not there.
+
+    `local_rank` is the number of this process among `compute.devices` that share the machine.
+    """
     wanted = compute.device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if local_rank is not None and wanted == "cuda":
+        wanted = f"cuda:{local_rank % max(1, torch.cuda.device_count())}"  # srun may show each process its own only
     try:
         device = torch.device(wanted)
         torch.zeros(1, device=device).item()  # `meta` would only fail here
@@ -24,8 +29,10 @@ def place(compute: Any) -> tuple[torch.device, int]:
         raise UserError(
             f"params.yaml: compute.device = '{wanted}' can't be used here ({reason}); try auto or cpu"
         ) from None
-    threads = torch.get_num_threads() if compute.threads == "auto" else compute.threads
-    return device, threads
+    if compute.threads != "auto":
+        return device, compute.threads
+    sharing = 1 if local_rank is None or "OMP_NUM_THREADS" in os.environ else compute.devices
+    return device, max(1, torch.get_num_threads() // sharing)
 
 
 def make_deterministic(device: torch.device, threads: int, precision: str = "fp32") -> None:
@@ -44,9 +51,8 @@ def make_deterministic(device: torch.device, threads: int, precision: str = "fp3
 
 def captures(recipe: Any, data: Any) -> bool:
     """Whether a step runs as a CUDA graph: all that it does stays on one device."""
-    return (
-        data.device.type == "cuda" and recipe.compute.graphs and not recipe.compile and recipe.optimizer.name != "muon"
-    )
+    graphs = recipe.compute.graphs and recipe.compute.world == 1
+    return data.device.type == "cuda" and graphs and not recipe.compile and recipe.optimizer.name != "muon"
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pipeline.console import UserError, progress
 from pipeline.training import checkpoint, device, optimizers
+from pipeline.training.distributed import ALONE, Group
 from pipeline.training.inference import evaluate
 from pipeline.training.objective import class_weights
 from pipeline.training.schedule import factor
@@ -29,6 +30,7 @@ def train(
     seed: int,
     saved: Path,
     on_epoch: Callable[[list[Row]], None] = lambda history: None,
+    group: Group = ALONE,
 ) -> list[Row]:
     """Train `model` in place as `recipe` says (see recipes.Experiment) and return the history, one row per epoch.
 
@@ -36,14 +38,16 @@ def train(
     the history so far; if `saved` exists, training goes on from there. Every random draw comes from the seed and the
     number of the epoch, so a resumed run gives the same bytes as an uninterrupted one. Where memory runs out, it goes
     on from the last epoch with batches in twice as many parts. Raises UserError when the loss is no longer a finite
-    number.
+    number. In a `group` of processes every one calls this; the first one alone validates, saves and calls `on_epoch`.
     """
     start = copy.deepcopy(model.state_dict())
     parts = 1 if recipe.accumulate == "auto" else recipe.accumulate
     while True:
         try:
-            return Training(model, recipe, data, validation, seed, saved, parts).run(on_epoch)
+            return Training(model, recipe, data, validation, seed, saved, parts, group).run(on_epoch)
         except RuntimeError as error:
+            if group.world > 1 and device.out_of_memory(error):  # the others have memory, and wait
+                raise UserError(f"not enough memory: expected accumulate above {parts}, or a smaller batch") from None
             if recipe.accumulate != "auto" or parts >= batch_size(recipe, data) or not device.out_of_memory(error):
                 raise
         parts *= 2
@@ -60,27 +64,36 @@ class Training:
     """A run: the model, its optimizers, the average and the best of its weights, and the history so far."""
 
     def __init__(
-        self, model: nn.Module, recipe: Any, data: Any, validation: Any | None, seed: int, saved: Path, parts: int
+        self,
+        model: nn.Module,
+        recipe: Any,
+        data: Any,
+        validation: Any | None,
+        seed: int,
+        saved: Path,
+        parts: int,
+        group: Group,
     ) -> None:
         self.model, self.recipe, self.data, self.validation = model, recipe, data, validation
-        self.seed, self.saved, self.parts = seed, saved, parts
+        self.seed, self.saved, self.parts, self.group = seed, saved, parts, group
         self.captures = device.captures(recipe, data)
         self.optimizers = optimizers.make_optimizers(model, recipe.optimizer, self.captures)
         self.weights = class_weights(recipe, data.labels, data.classes)
         self.average = copy.deepcopy(model) if recipe.ema else None
         self.best: dict[str, Tensor] | None = None
         self.history: list[Row] = []
-        self.steps = batch_starts(model, recipe, data, parts)
+        self.steps = batch_starts(model, recipe, data, parts * group.world)
         self.shuffled = recipe.shuffle and len(self.steps) > 1
-        checkpoint.load(saved, self.restore)
+        checkpoint.load(saved, self.restore, group.once)
 
     def run(self, on_epoch: Callable[[list[Row]], None]) -> list[Row]:
         if self.history:
             print(f"resuming after epoch {len(self.history)} of {self.recipe.epochs}")
         while len(self.history) < self.recipe.epochs and not self.is_over():
             self.epoch(len(self.history) + 1)
-            checkpoint.save(self.saved, self.state())
-            on_epoch(self.history)
+            if self.group.rank == 0:
+                checkpoint.save(self.saved, self.state())
+                on_epoch(self.history)
         self.model.load_state_dict(self.best or self.result.state_dict())
         return self.history
 
@@ -90,11 +103,11 @@ class Training:
         return self.average if self.average is not None else self.model
 
     def epoch(self, number: int) -> None:
-        torch.manual_seed(self.seed * 1_000_003 + number)  # dropout
+        torch.manual_seed(self.seed * 1_000_003 + number + self.group.rank * 7_368_787)  # dropout
         loss, accuracy = self.pass_over(self.data.view(number), number)
         row: Row = {"epoch": number, "train_loss": loss, "train_accuracy": accuracy}
         if self.validation is not None:
-            loss, accuracy = evaluate(self.result, self.validation, self.recipe.test_flip)
+            loss, accuracy = self.group.once(lambda: evaluate(self.result, self.validation, self.recipe.test_flip))
             self.check_finite(torch.tensor([loss]), number, "the loss on validation images")
             row |= {"val_loss": loss, "val_accuracy": accuracy}
         self.history.append(row)
@@ -107,7 +120,7 @@ class Training:
         model.train()
         if recipe.unfreeze_every:
             thaw(model, 1 + (number - 1) // recipe.unfreeze_every)
-        eager = Step(model, recipe, data.images, self.optimizers, self.weights, self.parts)
+        eager = Step(model, recipe, data.images, self.optimizers, self.weights, self.parts, self.group.world)
         step = Captured(eager, batch_size(recipe, data)) if self.captures else eager
         averaged = tensors(self.average), tensors(model)
 
@@ -115,31 +128,39 @@ class Training:
         losses = torch.zeros(len(starts), device=data.device)
         hits = torch.zeros(len(starts), dtype=torch.int64, device=data.device)
         bar = progress(total=len(starts), desc=f"epoch {number}/{recipe.epochs}", unit=" batches")
-        for index, (batch, others) in enumerate(self.batches(data, number)):
+        for index, (batch, others, whole) in enumerate(self.batches(data, number)):
             optimizers.set_rate(
                 self.optimizers, factor(recipe.schedule, (number - 1 + index / len(starts)) / recipe.epochs)
             )
-            losses[index], hits[index] = step(batch, others, len(batch.labels))
+            losses[index], hits[index] = step(batch, others, whole)
             if recipe.ema:
                 get_ema_multi_avg_fn(recipe.ema)(*averaged, None)
             if not bar.disable and bar.update():
                 bar.set_postfix(loss=f"{losses[index].item() / len(batch.labels):.4f}", refresh=False)
         bar.close()
+        self.group.add(losses)
+        self.group.add(hits)
         self.check_finite(losses.cpu(), number, "the loss")
         return losses.double().sum().item() / len(data), hits.sum().item() / len(data)
 
-    def batches(self, data: Any, number: int) -> Iterator[tuple[Batch, Batch | None]]:
-        """The batches of an epoch, and for MixUp or CutMix what each is mixed with: itself, in reverse order."""
+    def batches(self, data: Any, number: int) -> Iterator[tuple[Batch, Batch | None, int]]:
+        """This process's shares of the batches of an epoch, and the size of each whole batch.
+
+        For MixUp or CutMix also what each is mixed with: the whole batch in reverse order, or its share of that.
+        """
         count, recipe = len(data), self.recipe
         draws = Generator().manual_seed(self.seed * 1_000_003 + number)
         order = (torch.randperm(count, generator=draws) if self.shuffled else torch.arange(count)).to(data.device)
         random = data.draw(recipe.augment, self.seed, number).to(data.device)
         sizes = [stop - start for start, stop in zip(self.steps, [*self.steps[1:], count], strict=True)]
-        chosen = order.split(sizes)
-        for positions, pixels in zip(chosen, data.batches(chosen), strict=True):
-            batch = Batch(pixels, data.labels[positions], random[positions])
-            others = Batch(*(tensor.flip(0) for tensor in batch)) if data.mixes(recipe.augment) else None
-            yield batch, others
+        mixes, share = data.mixes(recipe.augment), self.group.share
+        chosen = [positions if mixes else share(positions) for positions in order.split(sizes)]
+        for positions, pixels, whole in zip(chosen, data.batches(chosen), sizes, strict=True):
+            batch, others = Batch(pixels, data.labels[positions], random[positions]), None
+            if mixes:
+                others = Batch(*(share(tensor.flip(0)) for tensor in batch))
+                batch = Batch(*map(share, batch))
+            yield batch, others, whole
 
     def check_finite(self, losses: Tensor, epoch: int, what: str) -> None:
         """Raise UserError for a loss that is no finite number, or weights that the last step made so."""
