@@ -23,6 +23,7 @@ from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, failed_in_one_line
 from safetensors.torch import load_file
 from test_training import stage
 from things import CPU, DROPOUT, MLP, batches, fresh, pack, recipe
+from things import one_thread as one_thread
 
 from pipeline.console import UserError
 from pipeline.recipes import Compute
