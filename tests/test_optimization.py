@@ -82,7 +82,7 @@ def test_muon_takes_filters_as_matrices(packed: Packed, tmp_path: Path) -> None:
     images, labels = everything(batches(packed, "train"))
     F.cross_entropy(usual(images), labels).backward()
     before = usual[3].weight.detach().clone()
-    matrix = nn.Parameter(before.flatten(1))
+    matrix = nn.Parameter(before.clone().flatten(1))
     matrix.grad = usual[3].weight.grad.flatten(1)
     torch.optim.Muon([matrix], lr=0.02, momentum=0.9, weight_decay=0, adjust_lr_fn="match_rms_adamw").step()
     moved = (matrix.view_as(before) - before).norm()

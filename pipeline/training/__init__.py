@@ -4,4 +4,4 @@ import os
 
 # Read when torch loads OpenMP: threads that wait for each other sleep soon instead of spinning. On a machine that does
 # other work too, spinning made training up to fifteen times slower; on a quiet one the difference is not measurable.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -81,7 +81,7 @@ class Rows:
     def batches(self, chosen: Iterable[Tensor]) -> Iterator[Tensor]:
         """For each list of positions, the rows there, on the device. What is not resident is read ahead."""
         if self.resident is not None:
-            yield from (self.resident[positions] for positions in chosen)
+            yield from (self.resident.index_select(0, positions) for positions in chosen)
             return
         pending: deque[Future[Tensor]] = deque()
         with ThreadPoolExecutor(1) as reader:

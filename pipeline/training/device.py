@@ -51,7 +51,7 @@ def make_deterministic(device: torch.device, threads: int, precision: str = "fp3
 
 def captures(recipe: Any, data: Any) -> bool:
     """Whether a step runs as a CUDA graph: all that it does stays on one device."""
-    graphs = recipe.compute.graphs and recipe.compute.world == 1
+    graphs = recipe.compute.graphs and recipe.compute.devices * recipe.compute.nodes == 1
     return data.device.type == "cuda" and graphs and not recipe.compile and recipe.optimizer.name != "muon"
 
 

@@ -12,10 +12,11 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pipeline.console import UserError, progress
-from pipeline.training import checkpoint, device, optimizers
+from pipeline.training import checkpoint, device, optimizers, perceptron
 from pipeline.training.distributed import ALONE, Group
 from pipeline.training.inference import evaluate
 from pipeline.training.objective import class_weights
+from pipeline.training.perceptron import Perceptron
 from pipeline.training.schedule import factor
 from pipeline.training.step import Batch, Captured, Step
 
@@ -114,14 +115,21 @@ class Training:
         if self.recipe.keep == "best" and self.best_epoch() == number:
             self.best = copy.deepcopy(self.result.state_dict())
 
+    def step(self, data: Any) -> Step | Captured | Perceptron:
+        """The fastest way to make a step."""
+        model, recipe, alone = self.model, self.recipe, self.group.world == self.parts == 1
+        if alone and perceptron.suits(model, recipe, data.device) and not data.mixes(recipe.augment):
+            return Perceptron(model, recipe, data.images, self.optimizers)
+        step = Step(model, recipe, data.images, self.optimizers, self.weights, self.parts, self.group.world)
+        return Captured(step, batch_size(recipe, data)) if self.captures else step
+
     def pass_over(self, data: Any, number: int) -> tuple[float, float]:
         """Train on every image once. Returns the mean loss and accuracy of its batches as they were trained on."""
         model, recipe, starts = self.model, self.recipe, self.steps
         model.train()
         if recipe.unfreeze_every:
             thaw(model, 1 + (number - 1) // recipe.unfreeze_every)
-        eager = Step(model, recipe, data.images, self.optimizers, self.weights, self.parts, self.group.world)
-        step = Captured(eager, batch_size(recipe, data)) if self.captures else eager
+        step = self.step(data)
         averaged = tensors(self.average), tensors(model)
 
         # read once, at the end: reading waits for the device
@@ -156,7 +164,10 @@ class Training:
         mixes, share = data.mixes(recipe.augment), self.group.share
         chosen = [positions if mixes else share(positions) for positions in order.split(sizes)]
         for positions, pixels, whole in zip(chosen, data.batches(chosen), sizes, strict=True):
-            batch, others = Batch(pixels, data.labels[positions], random[positions]), None
+            batch, others = (
+                Batch(pixels, data.labels.index_select(0, positions), random.index_select(0, positions)),
+                None,
+            )
             if mixes:
                 others = Batch(*(share(tensor.flip(0)) for tensor in batch))
                 batch = Batch(*map(share, batch))

@@ -1,0 +1,106 @@
+"""A step of a plain multilayer perceptron on a CPU, written out: its matrix products, and little else.
+
+Automatic differentiation makes a new array for every result; here each has its place from the first batch on. Plain
+gradient descent adds the product that is the gradient straight to the weights, and large batches go block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.training import optimizers
+from pipeline.training.step import Batch
+
+BLOCK_VALUES = 2**19  # that the first layer takes at a time: 2 MB stay in a cache between forward and backward
+
+
+def suits(model: nn.Module, recipe: Any, device: torch.device) -> bool:
+    """Whether `Perceptron` trains this network as the recipe wants it."""
+    if not isinstance(model, nn.Sequential) or device.type != "cpu":
+        return False
+    layers = [type(layer) for layer in model if not isinstance(layer, nn.Flatten | nn.LogSoftmax)]
+    hidden, last = layers[:-1], layers[-1:]
+    plain = {"clip_norm": None, "label_smoothing": 0, "class_weights": "none", "precision": "fp32", "compile": False}
+    return (
+        hidden == [nn.Linear, nn.ReLU] * (len(hidden) // 2)
+        and last == [nn.Linear]
+        and all(getattr(recipe, key) == value for key, value in plain.items())
+        and not (recipe.regularization.l1 or recipe.regularization.l2 or recipe.unfreeze_every)
+        and recipe.optimizer.name in ("sgd", "adam", "adamw")
+    )
+
+
+class Perceptron:
+    """As step.Step, of one part and one process, for linear layers with ReLU between them and cross-entropy."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Any,
+        images: Callable[..., Tensor],
+        made: Sequence[torch.optim.Optimizer],
+    ) -> None:
+        self.recipe, self.images, self.optimizers = recipe, images, made
+        self.layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+        self.groups = {id(weight): group for each in made for group in each.param_groups for weight in group["params"]}
+        chosen = recipe.optimizer
+        self.descends = chosen.name == "sgd" and not (chosen.momentum or chosen.weight_decay)
+        self.buffers: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, others: object, whole: int) -> tuple[Tensor, Tensor]:
+        inputs = self.images(batch.pixels, self.recipe.augment, batch.draws).flatten(1)
+        size = max(1, BLOCK_VALUES // inputs.shape[1])
+        blocks = list(zip(inputs.split(size), batch.labels.split(size), strict=True))
+        at_once = self.descends and len(blocks) == 1
+        if not at_once:
+            for layer in self.layers:
+                for weight in layer.parameters():
+                    weight.grad = torch.zeros_like(weight)
+        results = [self.block(*block, whole, at_once) for block in blocks]
+        if not at_once:
+            optimizers.step(self.optimizers)
+        losses, hits = zip(*results, strict=True)
+        return reduce(torch.add, losses), reduce(torch.add, hits)
+
+    def block(self, inputs: Tensor, labels: Tensor, whole: int, at_once: bool) -> tuple[Tensor, Tensor]:
+        """Forward and backward through some images (B, inputs) of a batch."""
+        places = self.places(len(labels))
+        activations = [inputs, *(outputs for outputs, _ in places)]
+        for number, layer in enumerate(self.layers):
+            torch.addmm(layer.bias, activations[number], layer.weight.T, out=activations[number + 1])
+            if number < len(self.layers) - 1:
+                activations[number + 1].relu_()
+
+        log_probabilities = F.log_softmax(activations[-1], dim=1)
+        loss = F.nll_loss(log_probabilities, labels, reduction="sum")
+        hits = (log_probabilities.argmax(1) == labels).sum()
+
+        # the gradient of the mean loss: of the scores, (probability - (1 for the label)) / images
+        gradient = torch.exp(log_probabilities, out=places[-1][1])
+        gradient.scatter_add_(1, labels[:, None], gradient.new_full((len(labels), 1), -1.0)).div_(whole)
+        for number in reversed(range(len(self.layers))):
+            layer, of_outputs = self.layers[number], gradient
+            if number:
+                gradient = torch.mm(of_outputs, layer.weight, out=places[number - 1][1])
+                torch.ops.aten.threshold_backward.grad_input(gradient, activations[number], 0, grad_input=gradient)
+            if at_once:
+                layer.weight.addmm_(of_outputs.T, activations[number], alpha=-self.groups[id(layer.weight)]["lr"])
+                layer.bias.sub_(of_outputs.sum(0), alpha=self.groups[id(layer.bias)]["lr"])
+            else:
+                layer.weight.grad.addmm_(of_outputs.T, activations[number])  # type: ignore[union-attr]
+                layer.bias.grad.add_(of_outputs.sum(0))  # type: ignore[union-attr]
+        return loss, hits
+
+    def places(self, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Where the outputs of each layer and their gradients lie, for so many images."""
+        if count not in self.buffers:
+            sizes = [layer.out_features for layer in self.layers]
+            self.buffers[count] = [(torch.empty(count, size), torch.empty(count, size)) for size in sizes]
+        return self.buffers[count]
