@@ -24,6 +24,7 @@ from pipeline.networks import Shape, build
 from pipeline.networks.resnet import Block
 from pipeline.networks.transfer import load_weights
 from pipeline.recipes import Experiment
+from pipeline.training import engine
 
 PHOTOS = Shape(channels=3, height=224, width=224, classes=2)
 SQUEEZENET = "weights/squeezenet1_1-imagenet-features.pth"
@@ -338,7 +339,7 @@ def test_smallest_image_that_a_small_network_takes_is_as_its_message_says(
 def test_stage_train_whitens_training_images_of_all_classes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Filters come from normalised images spread over the whole training set, and from no others."""
     monkeypatch.setattr(live, "SHORT", 1e9)
-    monkeypatch.setattr(train, "SEEN_VALUES", 6 * 10 * 12)
+    monkeypatch.setattr(engine, "SEEN_VALUES", 6 * 10 * 12)
     project.params["experiments"] = {}
     project.dataset("things", "data/raw/things", [10, 12], channels=1)
     project.experiment("things-fast", "things", network={"name": "speedrun", "widths": [4]}, epochs=1)

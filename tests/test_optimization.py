@@ -22,6 +22,7 @@ from torch.optim import lr_scheduler
 
 from pipeline.recipes import Experiment, Optimizer, Schedule
 from pipeline.training import inference, loop, objective
+from pipeline.training.augment import mix
 from pipeline.training.data import Packed
 from pipeline.training.optimizers import blocks, make_optimizers, set_rate
 from pipeline.training.schedule import factor
@@ -245,6 +246,20 @@ def test_balanced_weights_do_not_depend_on_classes_without_images() -> None:
     weights = objective.class_weights(recipe(class_weights="balanced"), torch.tensor([0, 0, 0, 2]), 3)
     assert weights is not None
     assert weights[[0, 2]].tolist() == pytest.approx([4 / 6, 2])
+
+
+@pytest.mark.parametrize("how", ["mixup", "cutmix"])
+def test_loss_of_mixed_images_counts_both_labels(packed: Packed, tmp_path: Path, how: str) -> None:
+    described = recipe(augment={how: 1.0}, batch_size="full", epochs=1)
+    model, data = fresh(packed, described), batches(packed, "train")
+    images, labels = everything(data)
+    mixed, share = mix(images, images.flip(0), described.augment, data.draw(described.augment, seed=1, epoch=1))
+    assert 0.05 < share.min() < 0.5 < share.max()
+    scores = model(mixed)
+    own, other = (F.cross_entropy(scores, of, reduction="none") for of in (labels, labels.flip(0)))
+    expected = (share * own + (1 - share) * other).mean().item()
+    history = loop.train(model, described, data, None, 1, tmp_path / "saved.pt")
+    assert history[0]["train_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_clipped_gradients(packed: Packed, tmp_path: Path) -> None:

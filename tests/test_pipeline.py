@@ -158,8 +158,9 @@ CODE = ("from __future__ import annotations", "from __future__ import annotation
     ("edits", "expected"),
     [
         ({"params.yaml": ("epochs: 40", "epochs: 41")}, {f"train@{MLP}"}),
+        ({"pipeline/training/loop.py": CODE}, {f"train@{MLP}", f"train@{CNN}"}),
         (
-            {"pipeline/training/loop.py": CODE},
+            {"pipeline/training/inference.py": CODE},
             {f"train@{MLP}", f"train@{CNN}", f"evaluate@{MLP}", f"evaluate@{CNN}"},
         ),
         ({"pipeline/split.py": CODE}, {"split@digits"}),
@@ -176,7 +177,7 @@ CODE = ("from __future__ import annotations", "from __future__ import annotation
             set(),
         ),
     ],
-    ids=["epochs", "loop.py", "split.py", "cnn.py", "split", "tracking"],
+    ids=["epochs", "loop.py", "inference.py", "split.py", "cnn.py", "split", "tracking"],
 )  # fmt: skip
 def test_an_edit_makes_stale_what_it_concerns(
     scratch: Clone, digits: Clone, edits: dict[str, tuple[str, str]], expected: set[str]
@@ -314,7 +315,7 @@ def test_interrupted_training_goes_on_only_with_the_same_inputs(
     changes = {
         copy.root / "params.yaml": ("lr: 0.002", "lr: 0.003"),
         meta: ('"mean"', '"mean" '),
-        copy.root / "pipeline/training/loop.py": ("EVALUATION_BATCH = 1000", "EVALUATION_BATCH = 1001"),
+        copy.root / "pipeline/training/inference.py": ("EVALUATION_BATCH = 1000", "EVALUATION_BATCH = 1001"),
     }
     for file, (old, new) in changes.items():
         original, known = file.read_bytes(), checkpoints(copy)

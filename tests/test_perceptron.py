@@ -1,0 +1,86 @@
+"""The step that is written out gives what automatic differentiation gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from things import ADAM, SGD, fit
+from things import one_thread as one_thread
+from things import packed as packed
+
+from pipeline.training import perceptron
+from pipeline.training.data import Packed
+from pipeline.training.perceptron import Perceptron
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DEEP = {"name": "mlp", "hidden": [12, 9]}
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with every step that is written out."""
+    steps: list[int] = []
+    original = Perceptron.__call__
+    monkeypatch.setattr(Perceptron, "__call__", lambda self, *given: steps.append(1) or original(self, *given))
+    return steps
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"optimizer": {"name": "sgd", "lr": 0.1}},
+        {"optimizer": {"name": "sgd", "lr": 0.1, "layer_decay": 0.5}, "schedule": {"name": "cosine"}},
+        {"optimizer": {**SGD, "weight_decay": 0.1, "nesterov": True}},
+        {"optimizer": ADAM, "ema": 0.9, "keep": "best"},
+        {"optimizer": ADAM, "network": {**DEEP, "log_softmax": True}},
+        {"optimizer": ADAM, "network": {"name": "mlp"}},
+        {"optimizer": {"name": "sgd", "lr": 0.1}, "batch_size": "full"},
+        {"optimizer": ADAM, "augment": {"horizontal_flip": 0.5}},
+    ],
+)
+@pytest.mark.parametrize("blocks", [False, True])
+def test_weights_and_losses_are_those_of_autograd(
+    packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: list[int], more: dict[str, Any], blocks: bool
+) -> None:
+    described = {"network": DEEP, "epochs": 3, **more}
+    if blocks:  # of three images
+        monkeypatch.setattr(perceptron, "BLOCK_VALUES", 3 * 90)
+    written_out, history = fit(packed, tmp_path / "a.pt", **described)
+    steps = len(used)
+    assert steps == 3 * (1 if described.get("batch_size") == "full" else 4)
+    monkeypatch.setattr(perceptron, "suits", lambda *_: False)
+    expected, usual = fit(packed, tmp_path / "b.pt", **described)
+    assert len(used) == steps
+    for ours, theirs in zip(history, usual, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    for ours, theirs in zip(written_out.parameters(), expected.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"network": {**DEEP, "dropout": 0.1}},
+        {"network": {**DEEP, "batch_norm": True}},
+        {"network": {**DEEP, "activation": "tanh"}},
+        {"regularization": {"l1": 0.1}},
+        {"regularization": {"l2": 0.1}},
+        {"label_smoothing": 0.1},
+        {"class_weights": "balanced"},
+        {"clip_norm": 1.0},
+        {"precision": "bf16"},
+        {"accumulate": 2},
+        {"unfreeze_every": 1},
+        {"augment": {"mixup": 0.2}},
+        {"optimizer": {"name": "muon", "lr": 0.01}},
+    ],
+)
+def test_what_is_not_written_out_goes_by_autograd(
+    packed: Packed, tmp_path: Path, used: list[int], more: dict[str, Any]
+) -> None:
+    fit(packed, tmp_path / "saved.pt", **{"network": DEEP, "epochs": 1, **more})
+    assert not used

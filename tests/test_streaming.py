@@ -1,0 +1,68 @@
+"""Images that do not fit into memory: training reads them as it goes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ENVIRONMENT, REPOSITORY
+from things import pack
+
+BUDGET = 20  # MB
+
+# Prints the peak memory of a training, in MB, and a digest of the weights
+TRAIN = """
+import hashlib, resource, sys
+from pathlib import Path
+from pipeline.recipes import Experiment
+from pipeline.training.data import Packed
+from pipeline.training.engine import Engine
+recipe = Experiment.model_validate(
+    dict(
+        dataset="things", network=dict(name="cnn", convolutions=[4], pool=8, hidden=[]), epochs=2, batch_size=50,
+        optimizer=dict(name="sgd", lr=0.01), augment=dict(horizontal_flip=0.5),
+        compute=dict(resident_mb=int(sys.argv[2])),
+    )
+)
+folder = Path(sys.argv[1])
+engine = Engine(Packed(folder), recipe)
+model = engine.network(1)
+engine.fit(model, 1, folder / "saved.pt", folder / "features")
+weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+print(engine.data.pixels.resident is None, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(hashlib.sha256(weights).hexdigest())
+"""
+
+
+def trained(folder: Path, resident_mb: int) -> tuple[bool, int, str]:
+    (folder / "saved.pt").unlink(missing_ok=True)
+    command = [sys.executable, "-c", TRAIN, str(folder), str(resident_mb)]
+    done = subprocess.run(
+        command, env={**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=True
+    )
+    streams, peak, digest = done.stdout.split()[-3:]
+    return streams == "True", int(peak), digest
+
+
+def test_streaming_stays_within_the_budget(tmp_path: Path) -> None:
+    side = 128  # 49 kB an image: four times the budget train
+    small = pack(tmp_path / "small", count=120, height=side, width=side, val=50)
+    large = pack(tmp_path / "large", count=1680, height=side, width=side, val=50)
+    streams, base, _ = trained(small, 0)
+    assert streams
+    streams, peak, digest = trained(large, BUDGET)
+    print(f"80 MB of images, {BUDGET} MB allowed: {peak} MB at most, against {base} MB for 70 images")
+    assert streams
+    assert peak - base < BUDGET
+    streams, at_once, same = trained(large, 1000)
+    assert not streams
+    assert at_once - base > 3 * BUDGET
+    assert same == digest  # streamed or resident: the same bytes
+
+
+@pytest.mark.parametrize("budget", [0, 1])
+def test_nothing_has_to_fit(tmp_path: Path, budget: int) -> None:
+    folder = pack(tmp_path / "things", count=60, height=96, width=96)
+    assert trained(folder, budget)[0]
