@@ -254,7 +254,7 @@ def test_loss_of_mixed_images_counts_both_labels(packed: Packed, tmp_path: Path,
     model, data = fresh(packed, described), batches(packed, "train")
     images, labels = everything(data)
     mixed, share = mix(images, images.flip(0), described.augment, data.draw(described.augment, seed=1, epoch=1))
-    assert 0.05 < share.min() < 0.5 < share.max()
+    assert share.min() < 0.5 < share.max()
     scores = model(mixed)
     own, other = (F.cross_entropy(scores, of, reduction="none") for of in (labels, labels.flip(0)))
     expected = (share * own + (1 - share) * other).mean().item()
