@@ -82,7 +82,6 @@ def repeat(folder: Path, times: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
-@pytest.mark.parametrize("budget", [0, 1])
-def test_nothing_has_to_fit(tmp_path: Path, budget: int) -> None:
+def test_nothing_has_to_fit(tmp_path: Path) -> None:
     folder = pack(tmp_path / "things", count=60, height=96, width=96)
-    assert trained(folder, budget)[0]
+    assert trained(folder, 0)[0]

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -136,8 +136,7 @@ def launch(compute: Any, train: Callable[..., None], *arguments: Any) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     check_devices(compute)
-    logging.disable()  # what matters comes back as an exception
-    with TemporaryDirectory() as logs:
+    with silence(), TemporaryDirectory() as logs:
         config = LaunchConfig(
             min_nodes=compute.nodes,
             max_nodes=compute.nodes,
@@ -167,6 +166,17 @@ def launch(compute: Any, train: Callable[..., None], *arguments: Any) -> None:
             raise UserError(f"the other machines can't be reached ({reason}): see docs/scaling.md") from None
     for message in filter(None, errors.values()):
         raise UserError(message)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Nothing is logged inside: what matters comes back as an exception."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def work(train: Callable[..., None], *arguments: Any) -> str | None:
