@@ -18,7 +18,8 @@ from pipeline.console import UserError, run
 from pipeline.fetch import fetch_all, user_mirror
 from pipeline.outputs import remove, whole
 from pipeline.published import Wanted
-from pipeline.recipes import Transfer, WeightsFile, hint
+from pipeline.recipes.networks import Transfer, WeightsFile
+from pipeline.recipes.strict import hint
 
 RAW = Path("data/raw")
 WEIGHTS = Path("data/weights")

@@ -30,7 +30,7 @@ def main() -> None:
     import torch
 
     from pipeline.model import Model
-    from pipeline.training.data import Batches, Packed
+    from pipeline.training.data import Batches, Packed, resident_budget
     from pipeline.training.device import make_deterministic, place
     from pipeline.training.inference import log_probabilities
 
@@ -45,7 +45,7 @@ def main() -> None:
     rows = packed.rows("test")
     if not len(rows):
         raise UserError(f"{recipe.dataset} has no test images: raise datasets.{recipe.dataset}.split.test")
-    data = Batches(packed, rows, model.mean, model.std, device)
+    data = Batches(packed, rows, model.mean, model.std, device, resident_budget(device))
     scores = log_probabilities(model.network.to(device), data, model.test_flip)
     labels = data.labels.cpu()
 

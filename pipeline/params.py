@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline.console import UserError
-from pipeline.recipes import Experiment, Fraction, Seed, Strict, hint
+from pipeline.recipes import Experiment
+from pipeline.recipes.strict import Fraction, Seed, Strict, hint
 
 FILE = Path("params.yaml")
 Pixels = Annotated[int, Field(gt=0, le=8192)]  # a side of a packed image

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as torchvision
 
-from pipeline.recipes import Augment
+from pipeline.recipes.augment import Augment
 from pipeline.training import augment as module
 from pipeline.training.augment import augment, draw, mix
 from pipeline.training.augment.draws import named

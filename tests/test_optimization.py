@@ -20,6 +20,7 @@ from things import packed as packed
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
+from pipeline.console import UserError
 from pipeline.recipes import Experiment, Optimizer, Schedule
 from pipeline.training import inference, loop, objective
 from pipeline.training.augment import mix
@@ -73,6 +74,13 @@ def test_muon_takes_the_matrices_between_the_first_and_the_last() -> None:
     assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
     assert [weight.shape for group in muon.param_groups for weight in group["params"]] == [(6, 5)]
     assert sum(len(group["params"]) for group in adamw.param_groups) == 7
+
+
+def test_muon_wants_layers_between_the_first_and_the_last(packed: Packed, tmp_path: Path) -> None:
+    for hidden in ([], [12]):
+        described = {"network": {"name": "mlp", "hidden": hidden}, "optimizer": {"name": "muon", "lr": 0.02}}
+        with pytest.raises(UserError, match=r"optimizer\.name = 'muon' .* a deeper network, or adamw"):
+            fit(packed, tmp_path / "a.pt", **described)
 
 
 def test_muon_takes_filters_as_matrices(packed: Packed, tmp_path: Path) -> None:
@@ -453,7 +461,9 @@ def test_mirrored_images_have_their_say(packed: Packed, tmp_path: Path) -> None:
 
 def test_compiled_network_trains_alike(packed: Packed, tmp_path: Path) -> None:
     expected, history = fit(packed, tmp_path / "a.pt", epochs=1)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     model, near = fit(packed, tmp_path / "b.pt", epochs=1, compile=True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs
     assert near[-1]["train_loss"] == pytest.approx(history[-1]["train_loss"], abs=1e-5)
     assert list(model.state_dict()) == list(expected.state_dict())  # no `_orig_mod.`
 

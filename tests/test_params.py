@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline import params
 from pipeline.console import UserError
 from pipeline.networks import convolved
-from pipeline.recipes import CNN
+from pipeline.recipes.networks import CNN
 
 MINIMAL: dict[str, Any] = {
     "seed": 101,

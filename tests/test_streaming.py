@@ -23,7 +23,7 @@ from pipeline.training.data import Packed
 from pipeline.training.engine import Engine
 recipe = Experiment.model_validate(
     dict(
-        dataset="things", network=dict(name="cnn", convolutions=[4], pool=8, hidden=[]), epochs=1, batch_size=50,
+        dataset="things", network=dict(name="mlp", hidden=[]), epochs=1, batch_size=50,
         optimizer=dict(name="sgd", lr=0.01), augment=dict(horizontal_flip=0.5),
         compute=dict(resident_mb=int(sys.argv[2])),
     )

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from pipeline import live, train
 from pipeline.console import UserError, run
 from pipeline.recipes import Compute, Normalization, Optimizer
-from pipeline.training import data, inference, loop
+from pipeline.training import inference, loop
 from pipeline.training.data import Batches, Packed
 from pipeline.training.device import make_deterministic, place
 from pipeline.training.optimizers import make_optimizers
@@ -361,7 +361,7 @@ def test_streamed_and_resident_images_train_alike(
     described = {"network": DROPOUT, "augment": CHANGES, "optimizer": ADAM}
     resident = batches(packed, "train")
     expected, history = fit(packed, tmp_path / "a.pt", **described)
-    monkeypatch.setattr(data, "RESIDENT_SHARE", 0)
+    monkeypatch.setattr("things.BUDGET", 0)
     streamed = batches(packed, "train")
     assert resident.pixels.resident is not None
     assert streamed.pixels.resident is None
@@ -374,7 +374,7 @@ def test_streamed_and_resident_images_train_alike(
 
 
 def test_packed_file_that_is_cut_short(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "RESIDENT_SHARE", 0)
+    monkeypatch.setattr("things.BUDGET", 0)
     streamed = batches(packed, "train")
     with packed.file.open("r+b") as file:
         file.truncate(packed.file.stat().st_size // 2)

@@ -21,6 +21,7 @@ from pipeline.training import loop
 from pipeline.training.data import Batches, Packed
 
 CPU = torch.device("cpu")
+BUDGET = 1_000_000  # bytes
 CLASSES = ["ant", "bee", "cat"]
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
 ADAM = {"name": "adam", "lr": 0.01}
@@ -71,7 +72,7 @@ def recipe(**more: Any) -> Experiment:
 
 
 def batches(packed: Packed, *splits: str, normalize: Any = "dataset") -> Batches:
-    return Batches(packed, packed.rows(*splits), *packed.normalization(normalize), CPU)
+    return Batches(packed, packed.rows(*splits), *packed.normalization(normalize), CPU, BUDGET)
 
 
 def everything(data: Batches) -> tuple[Tensor, Tensor]:

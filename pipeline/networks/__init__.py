@@ -26,7 +26,7 @@ def convolved(network: Any, height: int, width: int) -> tuple[int, int]:
 
 
 def build(network: Any, shape: Shape, weights: Path | None = None) -> nn.Module:
-    """Build the network that a recipe describes (see `pipeline.recipes.Network`).
+    """Build the network that a recipe describes (see `pipeline.recipes.networks.Network`).
 
     Its random weights come from torch's global generator; `weights` is a file with pretrained ones for a backbone.
     A network that has a method `initialize` is to be given normalised training images before it learns.

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.console import UserError
-from pipeline.recipes import hint
+from pipeline.recipes.strict import hint
 
 if TYPE_CHECKING:
     import pandas as pd

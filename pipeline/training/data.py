@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ NORMALIZATIONS = {
     "symmetric": ([0.5], [0.5]),  # in [-1, 1]
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # torchvision's pretrained models
 }
-RESIDENT_SHARE = 0.5  # of the free memory of the device that images may take
+RESIDENT_SHARE = 0.5  # of the free memory of the device that resident images may take
 AUGMENTATION = 1 << 40  # added to the seeds of other draws
 AHEAD = 3  # batches read before they are asked for
 
@@ -75,27 +75,33 @@ class Rows:
         fits = len(rows) * self.row_bytes <= budget
         self.resident = self.read(rows).to(device) if fits else None
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
+        """For each list of positions, the rows there, on the device; they hold until the next are asked for.
 
-    def batches(self, chosen: Iterable[Tensor]) -> Iterator[Tensor]:
-        """For each list of positions, the rows there, on the device. What is not resident is read ahead."""
+        What is not resident is read ahead, on the CPU into the same few places: arrays that outlive what is made of
+        the one before would leave holes in memory, more and more of them. (For a GPU, torch keeps such places.)
+        """
         if self.resident is not None:
             yield from (self.resident.index_select(0, positions) for positions in chosen)
             return
         pending: deque[Future[Tensor]] = deque()
+        most = max(map(len, chosen), default=0)
+        places = [self.empty(most) for _ in range(min(AHEAD + 1, len(chosen)))] if self.device.type == "cpu" else [None]
         with ThreadPoolExecutor(1) as reader:
-            for positions in chosen:
-                pending.append(reader.submit(self.read, self.rows[positions.cpu().numpy()]))
+            for positions, place in zip(chosen, itertools.cycle(places), strict=False):
+                pending.append(reader.submit(self.read, self.rows[positions.cpu().numpy()], place))
                 if len(pending) > AHEAD:
                     yield pending.popleft().result().to(self.device, non_blocking=True)
             while pending:
                 yield pending.popleft().result().to(self.device, non_blocking=True)
 
-    def read(self, rows: np.ndarray) -> Tensor:
-        """By plain reads: the pages of a memory map would count as this process's own."""
+    def empty(self, count: int) -> Tensor:
         kind = torch.from_numpy(np.empty(0, self.dtype)).dtype
-        rows_read = torch.empty((len(rows), *self.shape), dtype=kind, pin_memory=self.device.type == "cuda")
+        return torch.empty((count, *self.shape), dtype=kind, pin_memory=self.device.type == "cuda")
+
+    def read(self, rows: np.ndarray, place: Tensor | None = None) -> Tensor:
+        """By plain reads: the pages of a memory map would count as this process's own."""
+        rows_read = self.empty(len(rows)) if place is None else place[: len(rows)]
         memory = rows_read.view(-1).view(torch.uint8).numpy().data
         runs = [*np.flatnonzero(np.diff(rows, prepend=-2) != 1), len(rows)]  # of rows that follow each other
         with self.file.open("rb", buffering=0) as file:
@@ -120,10 +126,8 @@ class Batches:
         mean: list[float],
         std: list[float],
         device: torch.device,
-        budget: int | None = None,
+        budget: int,
     ) -> None:
-        if budget is None:
-            budget = int(RESIDENT_SHARE * free_memory(device))
         self.device = device
         self.pixels = Rows(packed.file, rows, device, budget)
         self.labels = torch.from_numpy(packed.labels[rows]).to(device)
@@ -152,8 +156,8 @@ class Batches:
         """Whether images are mixed with others."""
         return bool(recipe.mixup or recipe.cutmix)
 
-    def batches(self, chosen: Iterable[Tensor]) -> Iterator[Tensor]:
-        """For each list of positions, pixels (B, H, W, C) uint8."""
+    def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
+        """For each list of positions, pixels (B, H, W, C) uint8, which hold until the next are asked for."""
         return self.pixels.batches(chosen) if self.normalized is None else iter([self.normalized])
 
     def images(self, pixels: Tensor, recipe: Any = None, draws: Tensor | None = None) -> Tensor:
@@ -175,6 +179,11 @@ class Normalize:
 
     def __call__(self, images: Tensor) -> Tensor:
         return images.mul_(self.scale).sub_(self.shift)
+
+
+def resident_budget(device: torch.device, sharing: int = 1) -> int:
+    """Bytes of images to hold on a device whose free memory so many take a part of."""
+    return int(RESIDENT_SHARE * free_memory(device)) // sharing
 
 
 def free_memory(device: torch.device) -> int:

@@ -14,7 +14,7 @@ from pipeline.console import UserError
 from pipeline.networks import Shape, build
 from pipeline.training import device as devices
 from pipeline.training import loop
-from pipeline.training.data import RESIDENT_SHARE, Batches, Packed, free_memory
+from pipeline.training.data import Batches, Packed, resident_budget
 from pipeline.training.distributed import ALONE, Group
 from pipeline.training.features import Features
 
@@ -50,10 +50,9 @@ class Engine:
         compute = self.recipe.compute
         if compute.resident_mb != "auto":
             budget = compute.resident_mb * 1_000_000
-        else:
-            budget = int(RESIDENT_SHARE * free_memory(self.device))
-            if self.device.type == "cpu" and self.group.world > 1:  # each process holds images to train and to validate
-                budget //= 2 * compute.devices
+        else:  # processes that share a machine's memory all hold images to train and to validate
+            sharing = 2 * compute.devices if self.device.type == "cpu" and self.group.world > 1 else 1
+            budget = resident_budget(self.device, sharing)
         return Batches(self.packed, rows, self.mean, self.std, self.device, budget)
 
     def network(self, seed: int) -> Any:

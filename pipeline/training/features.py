@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class Features:
     def mixes(self, recipe: Any) -> bool:
         return False
 
-    def batches(self, chosen: Iterable[Tensor]) -> Iterator[Tensor]:
+    def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
         return self.pixels.batches(chosen)
 
     def images(self, pixels: Tensor, recipe: Any = None, draws: Tensor | None = None) -> Tensor:

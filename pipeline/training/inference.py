@@ -19,7 +19,10 @@ def log_probabilities(model: nn.Module, data: Any, flip: bool = False) -> Tensor
     size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // math.prod(data.pixels.shape)))
     with torch.inference_mode():
         chosen = torch.arange(len(data), device=data.device).split(size)
-        return torch.cat([scores(model, data.images(pixels), flip) for pixels in data.batches(chosen)]).cpu()
+        given = torch.empty(len(data), data.classes, device=data.device)  # small results between large ones tear holes
+        for positions, pixels in zip(chosen, data.batches(chosen), strict=True):
+            given[positions] = scores(model, data.images(pixels), flip)
+        return given.cpu()
 
 
 def scores(model: nn.Module, images: Tensor, flip: bool) -> Tensor:

@@ -85,6 +85,7 @@ class Training:
         self.history: list[Row] = []
         self.steps = batch_starts(model, recipe, data, parts * group.world)
         self.shuffled = recipe.shuffle and len(self.steps) > 1
+        self.step: Step | Captured | None = None
         checkpoint.load(saved, self.restore, group.once)
 
     def run(self, on_epoch: Callable[[list[Row]], None]) -> list[Row]:
@@ -115,22 +116,27 @@ class Training:
         if self.recipe.keep == "best" and self.best_epoch() == number:
             self.best = copy.deepcopy(self.result.state_dict())
 
-    def step(self, data: Any) -> Step | Captured | Perceptron:
-        """The fastest way to make a step."""
-        model, recipe, alone = self.model, self.recipe, self.group.world == self.parts == 1
-        if alone and perceptron.suits(model, recipe, data.device) and not data.mixes(recipe.augment):
-            return Perceptron(model, recipe, data.images, self.optimizers)
-        step = Step(model, recipe, data.images, self.optimizers, self.weights, self.parts, self.group.world)
-        return Captured(step, batch_size(recipe, data)) if self.captures else step
+    def prepare(self, data: Any, number: int) -> Step | Captured:
+        """Make the model ready for an epoch. Returns the fastest way to make a step, anew only as other weights train.
 
-    def pass_over(self, data: Any, number: int) -> tuple[float, float]:
-        """Train on every image once. Returns the mean loss and accuracy of its batches as they were trained on."""
-        model, recipe, starts = self.model, self.recipe, self.steps
+        What a graph, a compiler or a group of processes keeps of a step would otherwise be lost with every epoch.
+        """
+        model, recipe, alone = self.model, self.recipe, self.group.world == self.parts == 1
         model.train()
         if recipe.unfreeze_every:
             thaw(model, 1 + (number - 1) // recipe.unfreeze_every)
-        step = self.step(data)
-        averaged = tensors(self.average), tensors(model)
+        if self.step is None or (recipe.unfreeze_every and (number - 1) % recipe.unfreeze_every == 0):
+            written_out = alone and perceptron.suits(model, recipe, data.device) and not data.mixes(recipe.augment)
+            kind = Perceptron if written_out else Step
+            step = kind(model, recipe, data.images, self.optimizers, self.weights, self.parts, self.group.world)
+            self.step = Captured(step, batch_size(recipe, data)) if self.captures else step
+        return self.step
+
+    def pass_over(self, data: Any, number: int) -> tuple[float, float]:
+        """Train on every image once. Returns the mean loss and accuracy of its batches as they were trained on."""
+        recipe, starts, step = self.recipe, self.steps, self.prepare(data, number)
+        average = get_ema_multi_avg_fn(recipe.ema) if recipe.ema else None
+        averaged = tensors(self.average), tensors(self.model)
 
         # read once, at the end: reading waits for the device
         losses = torch.zeros(len(starts), device=data.device)
@@ -141,8 +147,8 @@ class Training:
                 self.optimizers, factor(recipe.schedule, (number - 1 + index / len(starts)) / recipe.epochs)
             )
             losses[index], hits[index] = step(batch, others, whole)
-            if recipe.ema:
-                get_ema_multi_avg_fn(recipe.ema)(*averaged, None)
+            if average is not None:
+                average(*averaged, None)
             if not bar.disable and bar.update():
                 bar.set_postfix(loss=f"{losses[index].item() / len(batch.labels):.4f}", refresh=False)
         bar.close()
@@ -164,14 +170,11 @@ class Training:
         mixes, share = data.mixes(recipe.augment), self.group.share
         chosen = [positions if mixes else share(positions) for positions in order.split(sizes)]
         for positions, pixels, whole in zip(chosen, data.batches(chosen), sizes, strict=True):
-            batch, others = (
-                Batch(pixels, data.labels.index_select(0, positions), random.index_select(0, positions)),
-                None,
-            )
+            batch = Batch(pixels, data.labels.index_select(0, positions), random.index_select(0, positions))
             if mixes:
-                others = Batch(*(share(tensor.flip(0)) for tensor in batch))
-                batch = Batch(*map(share, batch))
-            yield batch, others, whole
+                yield Batch(*map(share, batch)), Batch(*(share(tensor.flip(0)) for tensor in batch)), whole
+            else:
+                yield batch, None, whole
 
     def check_finite(self, losses: Tensor, epoch: int, what: str) -> None:
         """Raise UserError for a loss that is no finite number, or weights that the last step made so."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.console import UserError
+
 CONTAINERS = ("backbone", "features")  # children that hold a sequence of blocks themselves
 
 
@@ -18,7 +20,8 @@ def make_optimizers(model: nn.Module, recipe: Any, capturable: bool = False) -> 
 
     Muon is for the matrices and filters between the first and the last layer; AdamW, with the same learning rate,
     takes the rest: Muon's steps are scaled to AdamW's size (Liu et al. 2025, arXiv 2502.16982). `capturable`
-    optimizers read their learning rate from a tensor, so that a CUDA graph sees it change.
+    optimizers read their learning rate from a tensor, so that a CUDA graph sees it change. Raises UserError where Muon
+    finds nothing to train.
     """
     without_compiler()
     options: dict[str, Any]
@@ -28,6 +31,11 @@ def make_optimizers(model: nn.Module, recipe: Any, capturable: bool = False) -> 
         inner -= {id(weight) for weight in ends(model)}
         options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
         flat = only(groups, lambda weight: id(weight) in inner)
+        if not flat:
+            raise UserError(
+                "params.yaml: optimizer.name = 'muon' trains what is between the first layer and the last, and here is"
+                " nothing between them: expected a deeper network, or adamw"
+            )
         muon = Muon(flat, momentum=recipe.momentum or 0.95, adjust_lr_fn="match_rms_adamw", **options)
         rest = only(groups, lambda weight: id(weight) not in inner)
         return [muon, torch.optim.AdamW(rest, fused=True, **options)]

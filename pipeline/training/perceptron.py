@@ -6,7 +6,6 @@ gradient descent adds the product that is the gradient straight to the weights, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.training import optimizers
-from pipeline.training.step import Batch
+from pipeline.training.step import Batch, Step
 
 BLOCK_VALUES = 2**19  # that the first layer takes at a time: 2 MB stay in a cache between forward and backward
 
@@ -36,25 +35,20 @@ def suits(model: nn.Module, recipe: Any, device: torch.device) -> bool:
     )
 
 
-class Perceptron:
-    """As step.Step, of one part and one process, for linear layers with ReLU between them and cross-entropy."""
+class Perceptron(Step):
+    """A step of one part and one process, for linear layers with ReLU between them and cross-entropy."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        recipe: Any,
-        images: Callable[..., Tensor],
-        made: Sequence[torch.optim.Optimizer],
-    ) -> None:
-        self.recipe, self.images, self.optimizers = recipe, images, made
-        self.layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-        self.groups = {id(weight): group for each in made for group in each.param_groups for weight in group["params"]}
-        chosen = recipe.optimizer
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.layers = [layer for layer in self.model.modules() if isinstance(layer, nn.Linear)]
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        self.groups = {id(weight): group for group in groups for weight in group["params"]}
+        chosen = self.recipe.optimizer
         self.descends = chosen.name == "sgd" and not (chosen.momentum or chosen.weight_decay)
         self.buffers: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, others: object, whole: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch, others: Batch | None, whole: int) -> tuple[Tensor, Tensor]:
         inputs = self.images(batch.pixels, self.recipe.augment, batch.draws).flatten(1)
         size = max(1, BLOCK_VALUES // inputs.shape[1])
         blocks = list(zip(inputs.split(size), batch.labels.split(size), strict=True))

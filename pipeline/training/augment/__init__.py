@@ -17,7 +17,7 @@ from pipeline.training.augment.geometry import warp, window
 from pipeline.training.augment.randaugment import recolor
 
 if TYPE_CHECKING:
-    from pipeline.recipes import Augment
+    from pipeline.recipes.augment import Augment
 
 __all__ = ["augment", "draw", "mix"]
 

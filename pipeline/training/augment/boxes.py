@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.training.augment.draws import named
 
 if TYPE_CHECKING:
-    from pipeline.recipes import Augment
+    from pipeline.recipes.augment import Augment
 
 
 def erase(images: Tensor, drawn: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pipeline.training.augment import randaugment
 from pipeline.training.augment.geometry import compose, rotation
 
 if TYPE_CHECKING:
-    from pipeline.recipes import Augment
+    from pipeline.recipes.augment import Augment
 
 ERASED_RATIO = 0.3  # smallest width ÷ height and height ÷ width, as in arxiv.org/abs/1708.04896
 

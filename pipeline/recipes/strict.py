@@ -1,0 +1,35 @@
+"""Sections of `params.yaml` that take nothing but what they know, and the kinds of values that they share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def hint(word: str, known: Iterable[str]) -> str:
+    by_lower_case = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
+    return f" (did you mean '{by_lower_case[close[0]]}'?)" if close else ""
+
+
+class Strict(BaseModel):
+    """No coercion, no unknown keys, no change after validation."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def knows_every_key(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            for key in value:
+                if key not in cls.model_fields:
+                    allowed = ", ".join(cls.model_fields)
+                    raise ValueError(f"unknown key {str(key)!r}{hint(str(key), cls.model_fields)}; allowed: {allowed}")
+        return value

@@ -1,0 +1,68 @@
+"""On a GPU: a graph or launch by launch, resident or streamed, the losses are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from things import ADAM, SGD, digest, pack, recipe
+from torch import nn
+
+from pipeline.training import loop
+from pipeline.training.data import Packed
+from pipeline.training.engine import Engine
+from pipeline.training.step import WARM_UP
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+CNN = {"name": "cnn", "convolutions": [4], "padding": 1, "batch_norm": True, "hidden": [8]}
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    return Packed(pack(tmp_path_factory.mktemp("cuda") / "packed", count=10 * WARM_UP * 8))
+
+
+def fit(packed: Packed, folder: Path, resident_mb: int = 100, graphs: bool = True, **more: Any) -> Any:
+    compute = {"device": "cuda", "resident_mb": resident_mb, "graphs": graphs}
+    engine = Engine(packed, recipe(compute=compute, **more))
+    model: nn.Module = engine.network(1)
+    saved = folder / f"{resident_mb}-{graphs}.pt"
+    history: list[loop.Row] = engine.fit(model, 1, saved, folder / "features")
+    return digest(model.cpu()), history
+
+
+def losses(history: list[loop.Row]) -> list[Any]:
+    return [row[side] for row in history for side in ("train_loss", "val_loss")]
+
+
+@pytest.mark.parametrize("network", [{"name": "mlp", "hidden": [12]}, CNN], ids=["mlp", "cnn"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"optimizer": SGD},
+        {"optimizer": ADAM, "schedule": {"name": "one_cycle"}, "ema": 0.9},
+        {"optimizer": SGD, "augment": {"rotation": 10.0, "horizontal_flip": 0.5, "mixup": 0.4}, "clip_norm": 1.0},
+        {"optimizer": {**ADAM, "name": "adamw"}, "regularization": {"l1": 1e-3}, "label_smoothing": 0.1},
+        {"optimizer": SGD, "precision": "bf16", "accumulate": 2},
+    ],
+    ids=["sgd", "one-cycle", "augmented", "l1", "bf16"],
+)
+def test_a_graph_trains_as_launches_one_by_one(
+    packed: Packed, tmp_path: Path, network: dict[str, Any], more: dict[str, Any]
+) -> None:
+    _, expected = fit(packed, tmp_path, graphs=False, epochs=3, network=network, **more)
+    _, history = fit(packed, tmp_path, epochs=3, network=network, **more)
+    assert losses(history) == pytest.approx(losses(expected), rel=1e-2 if "precision" in more else 1e-4)
+
+
+def test_the_same_bytes_again(packed: Packed, tmp_path: Path) -> None:
+    described = {"network": {**CNN, "dropout": 0.3}, "augment": {"horizontal_flip": 0.5}, "epochs": 2}
+    assert fit(packed, tmp_path / "a", **described) == fit(packed, tmp_path / "b", **described)
+
+
+def test_streamed_images_train_as_resident_ones(packed: Packed, tmp_path: Path) -> None:
+    described = {"network": CNN, "augment": {"rotation": 10.0}, "epochs": 2}
+    assert fit(packed, tmp_path, resident_mb=0, **described) == fit(packed, tmp_path, **described)
