@@ -21,7 +21,7 @@ from benchmarks import elementwise, startup, train
 from benchmarks.side_by_side import in_words, spread, table
 
 DOCUMENT = Path("docs/benchmarks.md")
-ROUNDS = 3
+ROUNDS = 5
 
 
 class Row(NamedTuple):
@@ -40,9 +40,9 @@ STUDIES = {
         Row("mnist-gd", 1.2, epochs=20),
         Row("fashion-mnist-mlp", 4, epochs=1),
         Row("cifar10-mlp", 5, epochs=1),
-        Row("cats-dogs-cnn", 5, epochs=1, images=500),
-        Row("cats-dogs-alexnet", 2, epochs=1, images=200),
-        Row("cats-dogs-alexnet", 5, epochs=1, images=200, precision="bf16"),
+        Row("cats-dogs-cnn", 5, epochs=1, images=1_000),
+        Row("cats-dogs-alexnet", 2, epochs=1, images=400),
+        Row("cats-dogs-alexnet", 5, epochs=1, images=400, precision="bf16"),
     ],
     "cuda": [
         Row("mnist-mlp", 25, epochs=3),
@@ -78,16 +78,18 @@ def replaced(document: str, section: str, text: str) -> str:
 
 
 def studies(device: str) -> str:
-    rows, figures = [], {}
+    rows, profiles, figures = [], [], {}
     for study in STUDIES[device]:
         job = train.read_job(study.recipe)
         if study.precision and not can_choose_bf16(job):
             continue
-        how = {"epochs": study.epochs, "images": study.images, "precision": study.precision}
-        figures = train.compare(job, ROUNDS, **how, device=device, workers=WORKERS[device])
+        how = {"epochs": study.epochs, "images": study.images, "precision": study.precision, "device": device}
+        figures = train.compare(job, ROUNDS, **how, workers=WORKERS[device])
         rows.append([*train.row(figures), f"≥ {study.goal:g} ×"])
         print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
-    return f"{said(figures, ROUNDS)}\n\n{table([*train.HEADS, 'goal, usual ÷ engine'], rows)}"
+        profiles.append((rows[-1][0], figures["precision"], train.profile(job, **how)))
+    measured = table([*train.HEADS, "goal, usual ÷ engine"], rows)
+    return f"{said(figures, ROUNDS)}\n\n{measured}\n\n{table(('recipe', '', 'where the time goes'), profiles)}"
 
 
 def can_choose_bf16(job: dict[str, Any]) -> bool:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from benchmarks.job import Stopwatch, read, tell
+from torch import nn
+
+from benchmarks.job import Job, Stopwatch, read, tell
 from pipeline.training.data import Packed
 from pipeline.training.engine import Engine
 from pipeline.training.inference import evaluate
@@ -21,17 +23,26 @@ def main() -> None:
     job = read()
     load, train, evaluation = (Stopwatch(job.device) for _ in range(3))
     with load:
-        engine = Engine(Packed(job.packed), job.recipe, job.weights)
-        engine.data, test = engine.batches(job.train_rows), engine.batches(job.test_rows)
-        engine.validation = None
-        model = engine.network(job.seed)
-    with tempfile.TemporaryDirectory(prefix="engine-") as folder, train:
-        engine.fit(model, job.seed, Path(folder, "checkpoint.pt"), Path(folder, "features"))
+        engine = loaded(job)
+        test, model = engine.batches(job.test_rows), engine.network(job.seed)
+    with train:
+        fit(job, engine, model)
     with evaluation:
         _, accuracy = evaluate(model, test, job.recipe.test_flip)
     tell(
         job, seconds=train.seconds, load_seconds=load.seconds, evaluation_seconds=evaluation.seconds, accuracy=accuracy
     )
+
+
+def loaded(job: Job) -> Engine:
+    engine = Engine(Packed(job.packed), job.recipe, job.weights)
+    engine.data, engine.validation = engine.batches(job.train_rows), None
+    return engine
+
+
+def fit(job: Job, engine: Engine, model: nn.Module) -> None:
+    with tempfile.TemporaryDirectory(prefix="engine-") as folder:
+        engine.fit(model, job.seed, Path(folder, "checkpoint.pt"), Path(folder, "features"))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.side_by_side import in_turns, in_words, machine, median, spread, table
+from benchmarks.side_by_side import in_turns, in_words, machine, median, run, spread, table
 
 CONTENDERS = ("usual_loops", "engine", "limit")
 
@@ -71,14 +71,9 @@ def compare(
     contenders: tuple[str, ...] = CONTENDERS,
 ) -> dict[str, Any]:
     """Medians of each contender over rounds that take turns, their ratios, and the seconds of every round."""
-    recipe = {**job["recipe"], **({"epochs": epochs} if epochs else {})}
-    if precision is not None:
-        if "precision" not in recipe:
-            sys.exit("error: --precision: recipes have no key `precision`")
-        recipe["precision"] = precision
-    told = in_turns(
-        contenders, {**job, "recipe": recipe, "images": images, "device": device, "workers": workers}, rounds
-    )
+    described = changed(job, epochs, images, device, workers, precision)
+    recipe = described["recipe"]
+    told = in_turns(contenders, described, rounds)
     engine = told["engine"]
     figures: dict[str, Any] = {
         "recipe": job["experiment"],
@@ -109,11 +104,39 @@ def compare(
             "usual_accuracy": usual[-1]["accuracy"],
             "usual_peak_mb": max(row["peak_mb"] for row in usual),
         }
-        figures["ratio"] = round(figures["usual_seconds"] / figures["seconds"], 2)
+        figures["ratio"] = ratio(usual, engine)
     if limit := told.get("limit"):
         figures["limit_seconds"] = median(row["seconds"] for row in limit)
-        figures["of_limit"] = round(figures["seconds"] / figures["limit_seconds"], 2)
+        figures["of_limit"] = ratio(engine, limit)
     return figures
+
+
+def changed(
+    job: dict[str, Any],
+    epochs: int | None,
+    images: int | None,
+    device: str,
+    workers: int,
+    precision: str | None,
+) -> dict[str, Any]:
+    """What contenders are told: the job as the command line wants it."""
+    recipe = {**job["recipe"], **({"epochs": epochs} if epochs else {})}
+    if precision is not None:
+        if "precision" not in recipe:
+            sys.exit("error: --precision: recipes have no key `precision`")
+        recipe["precision"] = precision
+    return {**job, "recipe": recipe, "images": images, "device": device, "workers": workers}
+
+
+def profile(job: dict[str, Any], epochs: int, images: int | None, device: str, precision: str | None) -> str:
+    """Where the engine's time goes: operations and their shares, the largest first."""
+    shares = run("benchmarks.profile", changed(job, epochs, images, device, 0, precision))["shares"]
+    return ", ".join(f"`{name}` {share:.0%}" for name, share in shares.items())
+
+
+def ratio(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float:
+    """The median over rounds: those who ran one after the other had the same machine."""
+    return round(median(one["seconds"] / other["seconds"] for one, other in zip(ours, theirs, strict=True)), 2)
 
 
 HEADS = ("recipe", "what ran", "usual loop, s", "engine, s", "limit, s", "usual ÷ engine", "engine ÷ limit")

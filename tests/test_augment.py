@@ -18,7 +18,6 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as torchvision
 
 from pipeline.recipes.augment import Augment
-from pipeline.training import augment as module
 from pipeline.training.augment import augment, draw, mix
 from pipeline.training.augment.draws import named
 from pipeline.training.augment.randaugment import Operation
@@ -96,9 +95,7 @@ def test_draws_are_those_of_the_generator_alone() -> None:
     ids=["everything", "strong", "copies", "contrast"],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_image_does_not_depend_on_its_batch(
-    monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], tolerance: float, channels: int
-) -> None:
+def test_an_image_does_not_depend_on_its_batch(keys: dict[str, Any], tolerance: float, channels: int) -> None:
     images, (draws, _) = noise(8, 17, 23, channels), drawn(8, **keys)
     partners = images.flip(0)
 
@@ -107,10 +104,8 @@ def test_an_image_does_not_depend_on_its_batch(
         return augment(images[rows].clone(), recipe(**keys), draws[rows]), mixed, own
 
     together, alone = both(slice(0, 8)), [both(slice(row, row + 1)) for row in range(8)]
-    monkeypatch.setattr(module, "CHUNK", 1)
-    for whole, chunked, singles in zip(together, both(slice(0, 8)), zip(*alone, strict=True), strict=True):
+    for whole, singles in zip(together, zip(*alone, strict=True), strict=True):
         assert (whole - torch.cat(singles)).abs().max() <= tolerance
-        assert (whole - chunked).abs().max() <= tolerance
     assert not together[0].equal(images)
 
 
@@ -216,6 +211,16 @@ def test_affine_map_is_torchvisions_and_pillows(height: int, width: int) -> None
                 by_pillow = np.array(Image.fromarray(pixels).rotate(angle, Image.Resampling.BILINEAR))
                 difference = (result.permute(1, 2, 0) - torch.tensor(by_pillow).float()).abs()
                 assert difference[inside].max() < 3  # Pillow counts in integers
+
+
+def test_nearest_takes_the_pixels_that_torchvision_takes() -> None:
+    images = noise(6, 40, 40)
+    turned = changed(images, rotation=10, interpolation="nearest")
+    for result, image, places in zip(turned, images, drawn(6, rotation=10)[1]["map"].view(-1, 2, 4), strict=True):
+        angle = torch.atan2(places[1, 0], places[0, 0]).rad2deg().item()
+        expected = torchvision.rotate(image, -angle, InterpolationMode.NEAREST)
+        assert (result == expected).float().mean() > 0.999  # but for places just between two
+    assert (turned == images).float().mean() < 0.5
 
 
 def test_every_image_is_turned_by_its_own_angle_within_the_range() -> None:

@@ -139,10 +139,24 @@ def test_every_activation_stands_after_every_hidden_layer_only(activation: str, 
 def test_cnn_blocks() -> None:
     described = network("cnn", convolutions=[4, 6], kernel=5, padding=1, pool=3, batch_norm=True, hidden=[7])
     model = build(described, Shape(3, 40, 31, 5))
-    block = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+    block = [nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU]
     assert kinds(model) == [*block, *block, nn.Flatten, nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
     assert model[9].in_features == 6 * 3 * 2  # 40 → 38 → 12 → 10 → 3 and 31 → 29 → 9 → 7 → 2
     assert model(torch.zeros(2, 3, 40, 31)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh", "gelu", "silu"])
+def test_pooling_before_an_activation_changes_nothing(activation: str) -> None:
+    torch.manual_seed(0)
+    model = build(network("cnn", convolutions=[4], activation=activation), Shape(3, 12, 12, 2))
+    convolution, *between, flatten, head = model
+    (active,) = (layer for layer in between if not isinstance(layer, nn.MaxPool2d))
+    in_order = nn.Sequential(convolution, active, nn.MaxPool2d(2), flatten, head)
+    images, gradients = torch.randn(5, 3, 12, 12), []
+    for each in (model, in_order):
+        assert each(images).equal(model(images))
+        gradients.append(torch.autograd.grad(each(images).square().sum(), convolution.weight)[0])
+    assert torch.allclose(*gradients, rtol=1e-5)
 
 
 def test_smallest_image_that_a_cnn_takes_is_as_its_message_says() -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from pipeline import live, train
 from pipeline.console import UserError, run
 from pipeline.recipes import Compute, Normalization, Optimizer
-from pipeline.training import inference, loop
+from pipeline.training import data, inference, loop
 from pipeline.training.data import Batches, Packed
 from pipeline.training.device import make_deterministic, place
 from pipeline.training.optimizers import make_optimizers
@@ -371,6 +371,18 @@ def test_streamed_and_resident_images_train_alike(
     model, same = fit(packed, tmp_path / "b.pt", **described)
     assert same == history
     assert digest(model) == digest(expected)
+
+
+def test_images_are_made_in_chunks_as_all_at_once(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, experiment = batches(packed, "train"), recipe(augment=CHANGES).augment
+    (pixels,) = images.batches([torch.arange(11)])
+    draws = images.draw(experiment, seed=1, epoch=1)[:11]
+    expected = images.images(pixels, experiment, draws)
+    monkeypatch.setattr(data, "CHUNK", 3 * 6 * 5 * 3)
+    assert torch.allclose(images.images(pixels, experiment, draws), expected, atol=1e-5)
+    assert images.images(pixels).equal(
+        (pixels.permute(0, 3, 1, 2).float() * images.normalize.scale) - images.normalize.shift
+    )
 
 
 def test_packed_file_that_is_cut_short(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:

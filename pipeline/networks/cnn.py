@@ -9,6 +9,8 @@ from torch import nn
 from pipeline.networks import Shape, convolved
 from pipeline.networks.layers import ACTIVATIONS, layers
 
+MONOTONIC = ("relu", "sigmoid", "tanh")  # the largest of some values stays the largest: pooled first, the same for less
+
 
 def cnn(network: Any, shape: Shape) -> nn.Sequential:
     modules: list[nn.Module] = []
@@ -17,9 +19,9 @@ def cnn(network: Any, shape: Shape) -> nn.Sequential:
         modules.append(nn.Conv2d(channels, filters, network.kernel, padding=network.padding))
         if network.batch_norm:
             modules.append(nn.BatchNorm2d(filters))
-        modules.append(ACTIVATIONS[network.activation]())
-        if network.pool > 1:
-            modules.append(nn.MaxPool2d(network.pool))
+        pooled: list[nn.Module] = [nn.MaxPool2d(network.pool)] if network.pool > 1 else []
+        active = ACTIVATIONS[network.activation]()
+        modules += [*pooled, active] if network.activation in MONOTONIC else [active, *pooled]
         channels = filters
     height, width = convolved(network, shape.height, shape.width)
     return nn.Sequential(*modules, nn.Flatten(), *layers(network, channels * height * width, shape.classes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -46,6 +46,7 @@ class Augment(Strict):
     """Random changes to training images, drawn anew for every image and epoch; what draws are of is uniform."""
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, ± this
+    interpolation: Literal["nearest", "bilinear"] = "bilinear"  # where pixels of a moved image are between others
     horizontal_flip: Probability = 0.0
     vertical_flip: Probability = 0.0
     translate: Annotated[float, Field(ge=0, le=1)] = 0.0  # ± this fraction of the side

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ NORMALIZATIONS = {
 }
 RESIDENT_SHARE = 0.5  # of the free memory of the device that resident images may take
 AUGMENTATION = 1 << 40  # added to the seeds of other draws
+CHUNK = 2**20  # values: what a CPU makes of so few stays in its caches, and in memory that it has already
 AHEAD = 3  # batches read before they are asked for
 
 
@@ -164,10 +166,19 @@ class Batches:
         """From (B, H, W, C) uint8 to (B, C, H, W) float32, augmented as `recipe` says by `draws`, normalised."""
         if self.normalized is not None:
             return pixels
-        images = pixels.permute(0, 3, 1, 2).float()  # in the order of channels_last, which convolutions like best
-        if draws is not None:
-            images = augment(images, recipe, draws)
-        return self.normalize(images)
+        images = pixels.permute(0, 3, 1, 2)  # in the order of channels_last, which convolutions like best
+        size = max(1, CHUNK // math.prod(images.shape[1:]))
+        if self.device.type != "cpu" or len(images) <= size:
+            return self.prepared(images, recipe, draws)
+        made = torch.empty_like(images, dtype=torch.float32)
+        for start in range(0, len(images), size):
+            chunk = slice(start, start + size)
+            made[chunk] = self.prepared(images[chunk], recipe, None if draws is None else draws[chunk])
+        return made
+
+    def prepared(self, images: Tensor, recipe: Any, draws: Tensor | None) -> Tensor:
+        images = images.float()
+        return self.normalize(images if draws is None else augment(images, recipe, draws))
 
 
 class Normalize:

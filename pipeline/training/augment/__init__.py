@@ -21,31 +21,17 @@ if TYPE_CHECKING:
 
 __all__ = ["augment", "draw", "mix"]
 
-CHUNK = 2**21  # values: what a CPU computes from so few stays in its caches, and in memory that it has already
-
 
 def augment(images: Tensor, recipe: Augment, draws: Tensor) -> Tensor:
     """Change (B, C, H, W) float32 images in [0, 255] by the rows of `draws` (B, K) on the same device.
 
-    Crop, then one affine map, then colors, then erase; what was outside is black. `images` may be overwritten.
+    Crop, then one affine map, then colors, then erase; what was outside is black.
     """
-    if draws.shape[1] == 0:
-        return images
-    if images.device.type != "cpu":
-        return changed(images, recipe, draws)
-    size = max(1, CHUNK // images[0].numel())
-    for start in range(0, len(images), size):
-        chunk = slice(start, start + size)
-        images[chunk] = changed(images[chunk], recipe, draws[chunk])
-    return images
-
-
-def changed(images: Tensor, recipe: Augment, draws: Tensor) -> Tensor:
     drawn = named(draws, recipe)
     if "window" in drawn:
         images = window(images, drawn["window"])
     if "map" in drawn:
-        images = warp(images, drawn["map"])
+        images = warp(images, drawn["map"], recipe.interpolation)
     if recipe.randaugment:
         for operation in drawn["operations"].split(2, dim=1):
             images = recolor(images, operation, recipe.randaugment.magnitude)

@@ -23,8 +23,8 @@ def window(images: Tensor, drawn: Tensor) -> Tensor:
     return images.flatten(2).gather(2, places.flatten(1)[:, None].expand(images.flatten(2).shape)).view_as(images)
 
 
-def warp(images: Tensor, maps: Tensor) -> Tensor:
-    """Sample (B, C, H, W) images bilinearly where the maps (B, 8), as `compose` takes them, say; outside is black."""
+def warp(images: Tensor, maps: Tensor, interpolation: str = "bilinear") -> Tensor:
+    """Sample (B, C, H, W) images where the maps (B, 8), as `compose` takes them, say; what was outside is black."""
     height, width = images.shape[2:]
     x = torch.arange(width, device=maps.device) - (width - 1) / 2
     y = torch.arange(height, device=maps.device) - (height - 1) / 2
@@ -33,7 +33,7 @@ def warp(images: Tensor, maps: Tensor) -> Tensor:
     shift = maps[..., 2:3] * width + maps[..., 3:4] * height
     across, down = maps[..., 0:1] * x + shift, maps[..., 1:2] * y
     grid = across[:, :, None, :] + down[:, :, :, None]  # (B, 2, H, W): planes, much faster than F.affine_grid
-    return F.grid_sample(images, grid.permute(0, 2, 3, 1), align_corners=False)
+    return F.grid_sample(images, grid.permute(0, 2, 3, 1), mode=interpolation, align_corners=False)
 
 
 def rotation(angles: Tensor) -> Tensor:
