@@ -220,7 +220,7 @@ def test_nearest_takes_the_pixels_that_torchvision_takes() -> None:
         angle = torch.atan2(places[1, 0], places[0, 0]).rad2deg().item()
         expected = torchvision.rotate(image, -angle, InterpolationMode.NEAREST)
         assert (result == expected).float().mean() > 0.999  # but for places just between two
-    assert (turned == images).float().mean() < 0.5
+    assert (turned == images).float().mean() < 0.9
 
 
 def test_every_image_is_turned_by_its_own_angle_within_the_range() -> None:
