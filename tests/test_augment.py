@@ -218,7 +218,7 @@ def test_nearest_takes_the_pixels_that_torchvision_takes() -> None:
     turned = changed(images, rotation=10, interpolation="nearest")
     for result, image, places in zip(turned, images, drawn(6, rotation=10)[1]["map"].view(-1, 2, 4), strict=True):
         angle = torch.atan2(places[1, 0], places[0, 0]).rad2deg().item()
-        expected = torchvision.rotate(image, -angle, InterpolationMode.NEAREST)
+        expected = torchvision.rotate(image, angle, InterpolationMode.NEAREST)
         assert (result == expected).float().mean() > 0.999  # but for places just between two
     assert (turned == images).float().mean() < 0.9
 
