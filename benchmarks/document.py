@@ -65,7 +65,8 @@ def main() -> None:
     for name in arguments.tables or TABLES:
         print(f"{name} …", file=sys.stderr, flush=True)
         section = name if name == "startup" else f"{name} {arguments.device}"
-        DOCUMENT.write_text(replaced(DOCUMENT.read_text(), section, TABLES[name](arguments.device)))
+        text = TABLES[name](arguments.device)
+        DOCUMENT.write_text(replaced(DOCUMENT.read_text(), section, text))
 
 
 def replaced(document: str, section: str, text: str) -> str:
