@@ -53,17 +53,13 @@ class Perceptron(Step):
         size = max(1, BLOCK_VALUES // inputs.shape[1])
         blocks = list(zip(inputs.split(size), batch.labels.split(size), strict=True))
         at_once = self.descends and len(blocks) == 1
-        if not at_once:
-            for layer in self.layers:
-                for weight in layer.parameters():
-                    weight.grad = torch.zeros_like(weight)
-        results = [self.block(*block, whole, at_once) for block in blocks]
+        results = [self.block(*block, whole, at_once, number == 0) for number, block in enumerate(blocks)]
         if not at_once:
             optimizers.step(self.optimizers)
         losses, hits = zip(*results, strict=True)
         return reduce(torch.add, losses), reduce(torch.add, hits)
 
-    def block(self, inputs: Tensor, labels: Tensor, whole: int, at_once: bool) -> tuple[Tensor, Tensor]:
+    def block(self, inputs: Tensor, labels: Tensor, whole: int, at_once: bool, first: bool) -> tuple[Tensor, Tensor]:
         """Forward and backward through some images (B, inputs) of a batch."""
         places = self.places(len(labels))
         activations = [inputs, *(outputs for outputs, _ in places)]
@@ -87,6 +83,9 @@ class Perceptron(Step):
             if at_once:
                 layer.weight.addmm_(of_outputs.T, activations[number], alpha=-self.groups[id(layer.weight)]["lr"])
                 layer.bias.sub_(of_outputs.sum(0), alpha=self.groups[id(layer.bias)]["lr"])
+            elif first:
+                layer.weight.grad = torch.mm(of_outputs.T, activations[number], out=layer.weight.grad)
+                layer.bias.grad = torch.sum(of_outputs, 0, out=layer.bias.grad)
             else:
                 layer.weight.grad.addmm_(of_outputs.T, activations[number])  # type: ignore[union-attr]
                 layer.bias.grad.add_(of_outputs.sum(0))  # type: ignore[union-attr]
