@@ -2,8 +2,9 @@
 
 usage: python -m benchmarks.document [--device NAME] [TABLE …]
 
-The tables are `studies`, `growth`, `startup` and `elementwise`. Those of training are of one device, cuda if there is
-one: a machine with a GPU writes its own tables and leaves those of the CPU as they are, and the reverse.
+The tables are `studies`, `peers`, `growth`, `repro`, `startup` and `elementwise`. Those of training are of one device,
+cuda if there is one: a machine with a GPU writes its own tables and leaves those of the CPU as they are, and the
+reverse.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import elementwise, startup, train
+from benchmarks import elementwise, peers, repro, startup, train
 from benchmarks.side_by_side import in_words, spread, table
 
 DOCUMENT = Path("docs/benchmarks.md")
@@ -53,6 +54,7 @@ STUDIES = {
         Row("cats-dogs-alexnet", 20, epochs=3),
     ],
 }
+ONLY_CPU = ("repro", "startup")
 WORKERS = {"cpu": 0, "cuda": 10}  # of the usual loop: none is faster than one a core where all cores train
 GROWING = ("mnist-mlp", 6_000)  # images, times 1, 10 and 100
 
@@ -64,7 +66,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.tables or TABLES:
         print(f"{name} …", file=sys.stderr, flush=True)
-        section = name if name == "startup" else f"{name} {arguments.device}"
+        section = name if name in ONLY_CPU else f"{name} {arguments.device}"
         text = TABLES[name](arguments.device)
         DOCUMENT.write_text(replaced(DOCUMENT.read_text(), section, text))
 
@@ -113,6 +115,14 @@ def growth(device: str) -> str:
     return f"{said(figures, ROUNDS)}\n\n{table(heads, rows)}"
 
 
+def other_frameworks(device: str) -> str:
+    return peers.as_table(peers.measure(ROUNDS, epochs=1, images=1_000, device=device, workers=WORKERS[device]))
+
+
+def whole_runs(device: str) -> str:
+    return repro.as_table(repro.measure())
+
+
 def startups(device: str) -> str:
     return startup.as_table(startup.measure(ROUNDS))
 
@@ -127,7 +137,9 @@ def said(figures: dict[str, Any], rounds: int) -> str:
 
 TABLES: dict[str, Callable[[str], str]] = {
     "studies": studies,
+    "peers": other_frameworks,
     "growth": growth,
+    "repro": whole_runs,
     "startup": startups,
     "elementwise": elementwises,
 }

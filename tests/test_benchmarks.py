@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import document, startup, studies
+from benchmarks import document, side_by_side, startup, studies
+from benchmarks import train as train_benchmark
 from benchmarks.job import Job
 from tests.conftest import REPOSITORY, Project, Ran, class_folders, failed_in_one_line, run
 
@@ -117,6 +118,13 @@ def test_a_job_runs_without_the_packages_of_the_stages(job: Path, tmp_path: Path
     assert set(figures) >= KEYS and figures["images"] == 120
 
 
+def test_a_profile_has_shares_of_the_time(job: Path) -> None:
+    described = train_benchmark.changed(train_benchmark.read_job(str(job)), 2, None, "cpu", 0, None)
+    shares = side_by_side.run("benchmarks.profile", described)["shares"]
+    assert len(shares) == 7 and "Python" in shares and "addmm" in shares
+    assert all(0 < share < 1 for share in shares.values()) and sum(shares.values()) < 1
+
+
 def test_contenders_import_nothing_of_the_environment_of_the_stages() -> None:
     unwanted = ["pydantic", "ruamel", "dvc", "mlflow", "matplotlib", "psutil"]
     code = (
@@ -186,7 +194,7 @@ def test_tables_go_between_their_markers() -> None:
 def test_the_page_has_a_section_for_every_table() -> None:
     page = (REPOSITORY / "docs/benchmarks.md").read_text()
     for name in document.TABLES:
-        for section in [name] if name == "startup" else [f"{name} cpu", f"{name} cuda"]:
+        for section in [name] if name in document.ONLY_CPU else [f"{name} cpu", f"{name} cuda"]:
             document.replaced(page, section, "")
 
 

@@ -19,6 +19,8 @@ import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Clone
 from ruamel.yaml import YAML
 
+from benchmarks import repro
+
 CopyOf = Callable[[Clone], Clone]
 MLP, CNN = "digits-mlp", "digits-cnn"
 
@@ -122,6 +124,14 @@ def test_a_transfer_network_needs_its_own_module_and_no_other(clone: Clone, stag
 
 
 # --- what runs again ---
+
+
+def test_the_time_of_every_stage_that_runs(digits: Clone, copy_of: CopyOf) -> None:
+    copy = copy_of(digits)
+    assert list(repro.timed(copy.root, MLP)) == ["dvc"]
+    edit(copy.root / "params.yaml", "epochs: 40", "epochs: 1")
+    seconds = repro.timed(copy.root, MLP)
+    assert list(seconds) == ["dvc", "train", "evaluate"] and min(seconds.values()) > 0
 
 
 def test_nothing_runs_twice(digits: Clone, copy_of: CopyOf) -> None:

@@ -1,0 +1,92 @@
+"""Training on photos beside the loops of other frameworks: the same network, images, batches and number of steps.
+
+usage: python -m benchmarks.peers [--epochs N] [--images N] [--rounds N] [--device NAME] [--workers N] [--json]
+
+In turns, each in a process of its own: benchmarks.usual_loops, Lightning's Trainer on the same data set, fastai's
+Learner with its own loading and augmentation, a loop on what DALI loads and augments, and this project's engine.
+The others are installed into a folder of their own, .venv/peers, beside the packages that are there (on Linux; 700 MB):
+nothing here depends on them. Seconds are of training alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.side_by_side import REPOSITORY, in_turns, in_words, machine, spread, table
+from benchmarks.train import changed, ratio, read_job
+
+RECIPE = "cats-dogs-cnn"
+CONTENDERS = {
+    "usual_loops": "the usual loop",
+    "lightning_loop": "Lightning's Trainer",
+    "fastai_loop": "fastai's Learner",
+    "dali_loop": "the loop with DALI",
+    "engine": "this engine",
+}
+FOLDER = REPOSITORY / ".venv/peers"
+PACKAGES = ("pytorch-lightning", "fastai", "nvidia-dali-cuda130")
+# of these the project's own serve, or, spaCy's, nothing here does
+NOT_AGAIN = ("torch", "torchvision", "numpy", "pandas", "scipy", "matplotlib", "pillow", "scikit-learn", "spacy")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--workers", type=int, default=0, help="of the others' DataLoaders")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    change = {key: getattr(arguments, key) for key in ("epochs", "images", "device", "workers")}
+    figures = measure(arguments.rounds, **change)
+    print(json.dumps(figures, indent=2, ensure_ascii=False) if arguments.json else as_table(figures))
+
+
+def measure(rounds: int, epochs: int, images: int, device: str, workers: int) -> dict[str, Any]:
+    install()
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
+    told = in_turns(tuple(CONTENDERS), changed(read_job(RECIPE), epochs, images, device, workers, None), rounds)
+    contenders = {
+        described: {
+            "each_round": [round(row["seconds"], 4) for row in told[name]],
+            "against_engine": ratio(told[name], told["engine"]),
+            "accuracy": told[name][-1]["accuracy"],
+            "peak_mb": max(row["peak_mb"] for row in told[name]),
+        }
+        for name, described in CONTENDERS.items()
+    }
+    return {"images": images, "epochs": epochs, "rounds": rounds, "contenders": contenders, "machine": machine(device)}
+
+
+def install() -> None:
+    if FOLDER.exists():
+        return
+    with tempfile.TemporaryDirectory(prefix="peers-", dir=FOLDER.parent) as folder:
+        overrides, made = Path(folder, "overrides.txt"), Path(folder, "made")
+        overrides.write_text("".join(f"{name}; python_version < '3'\n" for name in NOT_AGAIN))
+        uv = str(Path(sys.executable).with_name("uv"))
+        where = ["--quiet", "--compile-bytecode", "--target", str(made), "--overrides", str(overrides)]
+        subprocess.run([uv, "pip", "install", *where, *PACKAGES], check=True)
+        made.rename(FOLDER)
+
+
+def as_table(figures: dict[str, Any]) -> str:
+    rows = [
+        (name, spread(row["each_round"]), f"{row['against_engine']:.2f} ×", f"{row['accuracy']:.4f}", row["peak_mb"])
+        for name, row in figures["contenders"].items()
+    ]
+    heads = (f"`{RECIPE}`, {figures['images']:,} images × {figures['epochs']}", "seconds", "÷ engine", "accuracy")
+    said = f"{in_words(figures['machine'])}; {figures['rounds']} rounds in turns: median (smallest–largest)."
+    return f"{said}\n\n{table((*heads, 'peak MB'), rows)}"
+
+
+if __name__ == "__main__":
+    main()
