@@ -116,7 +116,7 @@ def growth(device: str) -> str:
 
 
 def other_frameworks(device: str) -> str:
-    return peers.as_table(peers.measure(ROUNDS, epochs=1, images=1_000, device=device, workers=WORKERS[device]))
+    return peers.as_table(peers.measure(3, epochs=1, images=500, device=device, workers=WORKERS[device]))
 
 
 def whole_runs(device: str) -> str:
