@@ -425,11 +425,12 @@ def test_new_images_move_only_what_they_join(old: Rows, new: Rows, options: Spli
     if after is None:
         return
     was, is_ = side_of(before), side_of(after)
+    fold_was = dict(zip(before.path, before.fold.astype(str), strict=True))
     merged = set()
     for paths in links(rows).values():
         assert len({is_[path] for path in paths}) == 1
         sides_before = {was[path] for path in paths if path in was}
-        if len(sides_before) > 1:
+        if len({(was[path], fold_was[path]) for path in paths if path in was}) > 1:  # folds are sides of other splits
             merged.update(paths)
             assert "test" not in sides_before or is_[paths[0]] == "test"
     changed = {path for path in was if is_[path] != was[path]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -40,9 +41,11 @@ class Pool:
             try:
                 return self.started().submit(apply, function, chunk)
             except BrokenProcessPool:  # broken by an earlier chunk whose result is still to be read
-                lost: Future[list[Any]] = Future()
-                lost.set_exception(BrokenProcessPool())
-                return lost
+                return lost()
+            except OSError as error:  # broken just now: the pool's own thread closes what a new worker was to get
+                if error.errno not in (None, errno.EBADF):
+                    raise
+                return lost()
 
     def started(self) -> ProcessPoolExecutor:
         if self.pool is None:
@@ -65,6 +68,12 @@ class Pool:
                 self.pool._result_queue._writer.close()  # type: ignore[attr-defined]
                 self.pool.shutdown(cancel_futures=True)  # waits: its thread must not outlive it to the exit
                 self.pool = None
+
+
+def lost() -> Future[list[Any]]:
+    promise: Future[list[Any]] = Future()
+    promise.set_exception(BrokenProcessPool())
+    return promise
 
 
 def start_server() -> None:
