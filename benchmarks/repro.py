@@ -49,17 +49,19 @@ def timed(clone: Path, experiment: str) -> dict[str, float]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
     command = [str(Path(sys.prefix, "bin/dvc")), "repro", f"evaluate@{experiment}"]
     seconds, stage, since = {}, "dvc", time.perf_counter()
-    with subprocess.Popen(command, cwd=clone, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
-        assert ran.stdout and ran.stderr
-        for line in map(bytes.decode, ran.stdout):
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    last = ""
+    with subprocess.Popen(command, cwd=clone, env=environment, **pipes) as ran:
+        assert ran.stdout
+        for line in ran.stdout:
+            last = line.strip() or last
             if found := STARTS.match(line):
                 now = time.perf_counter()
                 seconds[stage] = seconds.get(stage, 0) + now - since
                 stage, since = found[1], now
-        said = ran.stderr.read().decode()
     seconds[stage] = seconds.get(stage, 0) + time.perf_counter() - since
     if ran.returncode:
-        sys.exit(f"error: {' '.join(command[1:])} ended with status {ran.returncode}: {said.strip()[-300:]}")
+        sys.exit(f"error: {' '.join(command[1:])} ended with status {ran.returncode}: {last}")
     return {name: round(value, 2) for name, value in seconds.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import operator
@@ -16,6 +17,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -619,6 +621,24 @@ def test_a_decoder_that_crashes_takes_nobody_along(monkeypatch: pytest.MonkeyPat
     tasks = [down.get(number, f"{number} * {number}") for number in range(40)]
     results = list(parallel.ordered_map(partial(map, eval), tasks, len, crashed))
     assert results == ["unreadable: its decoder crashed" if n in down else n * n for n in range(40)]
+
+
+def test_a_pool_that_breaks_while_it_starts_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own thread then closes the pipes that the worker was to get."""
+    monkeypatch.setattr(parallel, "CHUNK_ITEMS", 8)
+    start, started = ProcessPoolExecutor._spawn_process, []
+
+    def fails_once(pool: ProcessPoolExecutor) -> None:
+        started.append(pool)
+        if len(started) == 2:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        start(pool)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "_spawn_process", fails_once)
+    tasks = [f"{number} * {number}" for number in range(40)]
+    results = list(parallel.ordered_map(partial(map, eval), tasks, len, crashed))
+    assert results == [number * number for number in range(40)]
+    assert len(set(started)) == 2
 
 
 def test_a_decoder_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

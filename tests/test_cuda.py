@@ -51,10 +51,14 @@ def losses(history: list[loop.Row]) -> list[Any]:
     ids=["sgd", "one-cycle", "augmented", "l1", "bf16"],
 )
 def test_a_graph_trains_as_launches_one_by_one(
-    packed: Packed, tmp_path: Path, network: dict[str, Any], more: dict[str, Any]
+    packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: dict[str, Any], more: dict[str, Any]
 ) -> None:
+    replay, replays = torch.cuda.CUDAGraph.replay, []
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph)))
     _, expected = fit(packed, tmp_path, graphs=False, epochs=3, network=network, **more)
+    assert not replays
     _, history = fit(packed, tmp_path, epochs=3, network=network, **more)
+    assert len(set(replays)) == 1 and len(replays) > 3 * WARM_UP
     assert losses(history) == pytest.approx(losses(expected), rel=1e-2 if "precision" in more else 1e-4)
 
 

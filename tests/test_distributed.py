@@ -19,6 +19,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, failed_in_one_line
 from safetensors.torch import load_file
 from test_training import stage
@@ -269,6 +270,20 @@ def test_clones_that_differ(things: Project, tmp_path: Path) -> None:
 
 
 # --- Lost processes --------------------------------------------------------------------------------------------------
+
+
+def test_addresses_of_lost_processes_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes an address of the last attempt for one of this waits for half an hour; it depends on who is first."""
+    launcher = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    stores: list[dist.Store] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, store, **__: stores.append(store))
+    for attempt in range(2):
+        variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": launcher.port, "TORCHELASTIC_RESTART_COUNT": attempt}
+        for name, value in {**variables, "TORCHELASTIC_USE_AGENT_STORE": True}.items():
+            monkeypatch.setenv(name, str(value))
+        Group(1, 2).connect(CPU)
+        stores[-1].set(f"address {attempt}", "here")
+    assert stores[1].check(["address 1"]) and not stores[1].check(["address 0"])
 
 
 def test_lost_processes_change_nothing(things: Project) -> None:

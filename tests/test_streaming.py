@@ -18,6 +18,7 @@ BUDGET = 98  # MB
 TRAIN = """
 import hashlib, sys
 from pathlib import Path
+from benchmarks.job import peak_bytes
 from pipeline.recipes import Experiment
 from pipeline.training.data import Packed
 from pipeline.training.engine import Engine
@@ -33,9 +34,7 @@ engine = Engine(Packed(folder), recipe)
 model = engine.network(1)
 engine.fit(model, 1, folder / "saved.pt", folder / "features")
 weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
-# not getrusage: its peak is that of the process that started this one, if that was larger
-peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(engine.data.pixels.resident is None, peak // 1024)
+print(engine.data.pixels.resident is None, peak_bytes() // 2**20)
 print(hashlib.sha256(weights).hexdigest())
 """
 

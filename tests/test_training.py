@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -633,7 +634,9 @@ def test_stage_on_a_full_disk(
 # --- Transfer learning on real photos --------------------------------------------------------------------------------
 
 
-def test_pretrained_features_tell_cats_from_dogs(project: Project, data_mirror: Path) -> None:
+def test_pretrained_features_tell_cats_from_dogs(
+    project: Project, data_mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One epoch of one linear layer; on features that are not pretrained it gets about 60 % right."""
     name = "squeezenet1_1-imagenet-features.pth"
     weights = {"file": name, "sha256": hashlib.sha256((data_mirror / "weights" / name).read_bytes()).hexdigest()}
@@ -642,13 +645,16 @@ def test_pretrained_features_tell_cats_from_dogs(project: Project, data_mirror: 
     project.dataset("photos", str(zipped), 128, split={"val": 0.1, "test": 0.25})
     recipe = {"network": network, "optimizer": {"name": "adam", "lr": 0.003}, "epochs": 1, "batch_size": 32}
     project.experiment("photos-squeezenet", "photos", normalize="imagenet", **recipe)
-    for stage in ("check", "split", "pack"):
-        project.must_run(stage, "photos")
-    project.must_run("download", "--weights", "photos-squeezenet", DATA_MIRROR=str(data_mirror))
-    trained = project.must_run("train", "photos-squeezenet")
+    project.command("check")
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("DATA_MIRROR", str(data_mirror))
+    steps = ["check photos", "split photos", "pack photos", "download --weights {}", "train {}", "evaluate {}"]
+    for step in steps:
+        monkeypatch.setattr(sys, "argv", step.format("photos-squeezenet").split())
+        import_module(f"pipeline.{sys.argv[0]}").main()
+    out = capsys.readouterr().out
     sizes = pd.read_parquet(project.root / "data/packed/photos/index.parquet").split.value_counts()
-    assert f"1,026 of 723,522 parameters, {sizes.train:,} images" in trained.out
-    project.must_run("evaluate", "photos-squeezenet")
+    assert f"1,026 of 723,522 parameters, {sizes.train:,} images" in out
     metrics = json.loads((project.root / "reports/photos-squeezenet/metrics.json").read_text())
     assert metrics["accuracy"] >= 0.88
     assert (metrics["parameters"], metrics["trainable_parameters"]) == (723_522, 1_026)

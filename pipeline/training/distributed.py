@@ -49,7 +49,11 @@ class Group:
             torch.cuda.set_device(device)
         # objects and numbers on the CPU travel by gloo everywhere
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=self.rank, world_size=self.world)
+        store = None
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # it outlives a restart: the addresses of lost processes must not be taken for those of the new ones
+            store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], launcher_store())
+        dist.init_process_group(backend, rank=self.rank, world_size=self.world, store=store)
 
     def share(self, batch: Tensor) -> Tensor:
         """This process's rows of a batch; shares differ by one row at most, and may be empty."""
@@ -121,9 +125,11 @@ def join(group: Group, train: Callable[..., None], *arguments: Any) -> None:
             nowhere = stack.enter_context(open(os.devnull, "w"))  # noqa: PTH123
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
-        train(*arguments, group)
-    if group.world > 1:
-        dist.destroy_process_group()
+        try:
+            train(*arguments, group)
+        finally:  # threads of the group that Python finds at its exit abort the process
+            if dist.is_initialized():
+                dist.destroy_process_group()
 
 
 def launch(compute: Any, train: Callable[..., None], *arguments: Any) -> None:
@@ -188,7 +194,7 @@ def work(train: Callable[..., None], *arguments: Any) -> str | None:
     # at once, also while waiting for another process: torch sends it to what a killed parent leaves behind
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     tqdm.set_lock(threading.RLock())  # its own is one between processes, which Python reports as leaked by a killed one
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    store = launcher_store()
     if store.check([ERROR]):
         return store.get(ERROR).decode()
     try:
@@ -200,6 +206,11 @@ def work(train: Callable[..., None], *arguments: Any) -> str | None:
         store.set(ERROR, f"{error.filename or 'writing'}: {error.strerror}")
         raise
     return None
+
+
+def launcher_store() -> dist.TCPStore:
+    """Where torchrun, or `launch`, lets processes tell each other of themselves."""
+    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
 
 
 def meeting_point(nodes: int) -> dict[str, Any]:
