@@ -1,7 +1,8 @@
-"""Images that outgrow one machine: the same bytes from S3, and from a Dask cluster that loses a worker half-way."""
+"""Images that outgrow one machine: the same bytes from S3, over SSH, and from a cluster that loses a worker half-way."""
 
 from __future__ import annotations
 
+import getpass
 import logging
 import shutil
 import socket
@@ -16,6 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Project, class_folders, failed_in_one_line, outputs, picture
+from servers import Server
+from servers import sshd as sshd
 
 from pipeline import parallel
 from pipeline.images.stored import Problem
@@ -52,7 +55,7 @@ def made(project: Project, source: str, **environment: str) -> dict[str, bytes]:
     return outputs(project)
 
 
-# S3
+# S3 and SSH
 
 
 class Requests(logging.Handler):
@@ -102,6 +105,16 @@ def s3(photos: Path) -> Iterator[dict[str, str]]:
 @pytest.mark.parametrize("place", ["archives/photos.zip", "photos", "archives"])
 def test_the_same_bytes_from_s3(s3: dict[str, str], here: dict[str, bytes], project: Project, place: str) -> None:
     assert made(project, f"s3://bucket/{place}", **s3) == here
+
+
+@pytest.mark.parametrize("place", ["photos.zip", "photos"])
+def test_the_same_bytes_over_ssh(
+    sshd: Server, photos: Path, here: dict[str, bytes], project: Project, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "home/.ssh").mkdir(parents=True)
+    shutil.copy(sshd.key, tmp_path / "home/.ssh/id_ed25519")
+    address = f"ssh://{getpass.getuser()}@127.0.0.1:{sshd.port}{photos}/{place}"
+    assert made(project, address, HOME=str(tmp_path / "home")) == here
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.console import UserError
-from pipeline.images import zips
+from pipeline.images import stored, zips
 from pipeline.images.items import Entry, Item, Listing, sort_classes
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Problem, Read, read_all
@@ -228,14 +229,13 @@ def test_a_file_name_of_any_bytes(tmp_path: Path) -> None:
 
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = class_folders(tmp_path / "in", {"cat": 2})
-    really_open = Path.open
 
-    def forbidding(self: Path, *arguments: object) -> object:
-        if self.name == "001.png":
-            raise PermissionError(13, "Permission denied", str(self))
-        return really_open(self, *arguments)  # type: ignore[call-overload]
+    def forbidding(place: str, *arguments: Any) -> object:
+        if place.endswith("001.png"):
+            raise PermissionError(13, "Permission denied", place)
+        return open(place, *arguments)  # noqa: PTH123
 
-    monkeypatch.setattr(Path, "open", forbidding)
+    monkeypatch.setattr(stored, "open", forbidding, raising=False)
     problem = contents(folder)["cat/001.png"]
     assert isinstance(problem, Problem) and problem.code == "unreadable" and "Permission denied" in problem.reason
 

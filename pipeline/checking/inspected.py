@@ -90,22 +90,24 @@ class Inspected:
 
     def numbers(self, name: str) -> np.ndarray:
         """A column of numbers as float32, nan where there is none."""
-        return self.column(name).cast(pa.float32()).to_numpy()
+        column = self.column(name).cast(pa.float32()).combine_chunks()
+        return np.from_dlpack(pc.fill_null(column, np.nan))
 
     def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
         """A column of text as int32 positions in a list of its values; −1 where there is none."""
         encoded = self.column(name).combine_chunks().dictionary_encode()
-        return pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
+        return np.from_dlpack(pc.fill_null(encoded.indices, -1)), encoded.dictionary.to_pylist()
 
     def has_issue(self) -> dict[str, np.ndarray]:
         """For each code that was found, which rows have it."""
         issues = self.column("issues").combine_chunks()
-        rows, codes = pc.list_parent_indices(issues).to_numpy(), pc.list_flatten(issues)
+        rows, codes = np.from_dlpack(pc.list_parent_indices(issues)), pc.list_flatten(issues).dictionary_encode()
+        numbers = np.from_dlpack(codes.indices)
         found = {}
-        for code in sorted(codes.unique().to_pylist()):
+        for number, code in enumerate(codes.dictionary.to_pylist()):
             found[code] = np.zeros(len(issues), bool)
-            found[code][rows[pc.equal(codes, code).to_numpy(zero_copy_only=False)]] = True
-        return found
+            found[code][rows[numbers == number]] = True
+        return dict(sorted(found.items()))
 
     def fingerprints(self, rows: np.ndarray) -> np.ndarray:
         """Those of the given rows, in ascending order, as (N, SIDE, SIDE) uint8, mapped from a file."""
@@ -125,7 +127,8 @@ class Inspected:
 class NoPandas(MetaPathFinder):
     """Lets pyarrow believe that there is no pandas, until somebody wants a data frame.
 
-    Before it makes an array of a list it imports pandas, for half a second, to ask whether the list is a series.
+    Before it makes an array of a list it imports pandas, for half a second, to ask whether the list is a series; and
+    before `to_numpy`, where `np.from_dlpack` does without.
     """
 
     @staticmethod

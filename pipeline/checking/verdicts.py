@@ -87,7 +87,8 @@ class Verdicts:
                 for row in np.flatnonzero(which[rows]):
                     issues[row].append(code)
             group = pa.array(self.group[rows], mask=self.group[rows] == NONE)
-            table = table.set_column(table.schema.get_field_index("issues"), "issues", pa.array(issues))
+            column = table.schema.get_field_index("issues")
+            table = table.set_column(column, "issues", pa.array(issues, table.schema.types[column]))
             yield table.append_column("group", group).append_column("status", pa.array(status[rows]))
 
 

@@ -6,8 +6,8 @@ An image that is not whole raises `Unusable`; one that is whole but odd comes wi
 from __future__ import annotations
 
 import io
+import posixpath
 import warnings
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -110,7 +110,7 @@ def unusable(error: Exception) -> Unusable:
 def oddities(image: Image.Image, stored_as: str, path: str) -> list[str]:
     """Issue codes of an image that is whole and usable."""
     found = []
-    if SUFFIXES.get(PurePosixPath(path).suffix.lower(), stored_as) != stored_as:
+    if SUFFIXES.get(posixpath.splitext(path)[1].lower(), stored_as) != stored_as:
         found.append("format_mismatch")
     if orientation(image) != 1:
         found.append("exif_rotated")

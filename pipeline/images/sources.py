@@ -23,7 +23,7 @@ from pipeline.console import UserError
 from pipeline.images import arrays, zips
 from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
 from pipeline.images.items import IMAGE_SUFFIXES, Entry, Item, Listing, is_visible
-from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, is_remote, too_large
+from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, address, is_remote, too_large
 
 MOST_FILES = 100  # of a format that is not one image a file
 # A link made by DVC leads into its cache, which may lie anywhere
@@ -166,7 +166,8 @@ class RemoteFolder(Files):
     path: Any  # a UPath
 
     def entries(self) -> Iterator[Entry]:
-        with told_as_remote(str(self.path)):
+        self.root = address(self.path).rstrip("/")
+        with told_as_remote(self.root):
             yield from self.walk(self.path.path, "")
 
     def walk(self, folder: str, prefix: str) -> Iterator[Entry]:
@@ -181,7 +182,7 @@ class RemoteFolder(Files):
             if name.endswith("/"):
                 yield from self.walk(info["name"], prefix + name)
             else:
-                stored = Stored(system.unstrip_protocol(info["name"]), 0, info["size"])
+                stored = Stored(f"{self.root}/{prefix}{name}", 0, info["size"])
                 identity = [info["size"], *(str(info[key]) for key in ("ETag", "mtime", "LastModified") if key in info)]
                 yield Entry(prefix + name, identity, stored)
 
@@ -189,7 +190,7 @@ class RemoteFolder(Files):
 class Zip(Files):
     def entries(self) -> Iterator[Entry]:
         with told_as_archive(self.path), self.path.open("rb") as file:
-            for name, stored in zips.members(file, str(self.path)):
+            for name, stored in zips.members(file, address(self.path)):
                 if not name.endswith("/"):
                     yield Entry(name.replace("\\", "/").removeprefix("./"), stored[1:], stored)
 
@@ -225,7 +226,7 @@ class Tar(Files):
         if not member.isreg():
             return Problem("not_an_image", f"not a regular file ({kind(member)})")
         if is_plain and not member.issparse():
-            return Stored(str(self.path), member.offset_data, member.size)
+            return Stored(address(self.path), member.offset_data, member.size)
         try:
             file = archive.extractfile(member)
             assert file is not None

@@ -1,0 +1,65 @@
+"""Real servers on this machine, for tests that reach data over a network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
+
+
+@dataclass
+class Server:
+    port: int
+    key: Path
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Server]:
+    """A real SSH server on this machine that lets this user in with a key made for the test."""
+    if SSHD is None or shutil.which("ssh-keygen") is None:
+        pytest.skip("no sshd on this machine: apt install openssh-server")
+    home = tmp_path / "sshd"
+    home.mkdir()
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # as the system's own start of sshd does
+    for key in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(home / key)], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {
+        "Port": port, "ListenAddress": "127.0.0.1", "HostKey": home / "host", "PidFile": home / "pid",
+        "AuthorizedKeysFile": home / "user.pub", "StrictModes": "no", "UsePAM": "no", "PermitRootLogin": "yes",
+        "PasswordAuthentication": "no", "Subsystem": "sftp internal-sftp",
+    }  # fmt: skip
+    config = home / "config"
+    config.write_text("".join(f"{key} {value}\n" for key, value in options.items()))
+    command = [SSHD, "-D", "-e", "-f", str(config)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert answers(port, server), server.stderr.read() if server.stderr else ""
+            yield Server(port, home / "user")
+        finally:
+            server.kill()
+
+
+def answers(port: int, server: subprocess.Popen[str]) -> bool:
+    for _ in range(100):
+        if server.poll() is not None:
+            return False
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return True
+        except OSError:
+            time.sleep(0.05)
+    server.kill()
+    return False
