@@ -1,4 +1,4 @@
-"""Images that outgrow one machine: the same bytes from S3, over SSH, and from a cluster that loses a worker half-way."""
+"""Images that outgrow one machine: the same bytes from S3, over SSH, and from a cluster that loses a worker."""
 
 from __future__ import annotations
 
