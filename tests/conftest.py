@@ -35,6 +35,14 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 
+# by the time they take, so that no process of pytest-xdist is left alone with one of them at the end
+LONG = ("test_pipeline", "test_distributed", "test_tracking", "test_scale", "test_benchmarks", "test_check")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @dataclass
 class Ran:
     """How a command ended."""
