@@ -49,9 +49,10 @@ def timed(clone: Path, experiment: str) -> dict[str, float]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
     command = [str(Path(sys.prefix, "bin/dvc")), "repro", f"evaluate@{experiment}"]
     seconds, stage, since = {}, "dvc", time.perf_counter()
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     last = ""
-    with subprocess.Popen(command, cwd=clone, env=environment, **pipes) as ran:
+    with subprocess.Popen(
+        command, cwd=clone, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as ran:
         assert ran.stdout
         for line in ran.stdout:
             last = line.strip() or last

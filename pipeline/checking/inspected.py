@@ -91,7 +91,7 @@ class Inspected:
     def numbers(self, name: str) -> np.ndarray:
         """A column of numbers as float32, nan where there is none."""
         column = self.column(name).cast(pa.float32()).combine_chunks()
-        return np.from_dlpack(pc.fill_null(column, np.nan))
+        return np.from_dlpack(pc.fill_null(column, np.nan))  # to_numpy would import pandas
 
     def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
         """A column of text as int32 positions in a list of its values; −1 where there is none."""
@@ -127,8 +127,7 @@ class Inspected:
 class NoPandas(MetaPathFinder):
     """Lets pyarrow believe that there is no pandas, until somebody wants a data frame.
 
-    Before it makes an array of a list it imports pandas, for half a second, to ask whether the list is a series; and
-    before `to_numpy`, where `np.from_dlpack` does without.
+    Before it makes an array of a list it imports pandas, for half a second, to ask whether the list is a series.
     """
 
     @staticmethod

@@ -109,7 +109,7 @@ class Files(ABC):
     """What folder, zip and tar have in common: classes from folder names, members read one by one."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.address = path, address(path)
         self.listing = Listing(self.entries())
         self.count, self.per_class = self.listing.count, self.listing.per_class
         self.classes, self.fingerprint = self.listing.classes, self.listing.fingerprint
@@ -166,8 +166,7 @@ class RemoteFolder(Files):
     path: Any  # a UPath
 
     def entries(self) -> Iterator[Entry]:
-        self.root = address(self.path).rstrip("/")
-        with told_as_remote(self.root):
+        with told_as_remote(self.address):
             yield from self.walk(self.path.path, "")
 
     def walk(self, folder: str, prefix: str) -> Iterator[Entry]:
@@ -182,7 +181,7 @@ class RemoteFolder(Files):
             if name.endswith("/"):
                 yield from self.walk(info["name"], prefix + name)
             else:
-                stored = Stored(f"{self.root}/{prefix}{name}", 0, info["size"])
+                stored = Stored(f"{self.address.rstrip('/')}/{prefix}{name}", 0, info["size"])
                 identity = [info["size"], *(str(info[key]) for key in ("ETag", "mtime", "LastModified") if key in info)]
                 yield Entry(prefix + name, identity, stored)
 
@@ -190,7 +189,7 @@ class RemoteFolder(Files):
 class Zip(Files):
     def entries(self) -> Iterator[Entry]:
         with told_as_archive(self.path), self.path.open("rb") as file:
-            for name, stored in zips.members(file, address(self.path)):
+            for name, stored in zips.members(file, self.address):
                 if not name.endswith("/"):
                     yield Entry(name.replace("\\", "/").removeprefix("./"), stored[1:], stored)
 
@@ -226,7 +225,7 @@ class Tar(Files):
         if not member.isreg():
             return Problem("not_an_image", f"not a regular file ({kind(member)})")
         if is_plain and not member.issparse():
-            return Stored(address(self.path), member.offset_data, member.size)
+            return Stored(self.address, member.offset_data, member.size)
         try:
             file = archive.extractfile(member)
             assert file is not None

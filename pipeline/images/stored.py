@@ -124,11 +124,11 @@ def reads_stretches(system: Any) -> bool:
 
 
 def read_stretch(system: Any, path: str, start: int, stop: int) -> bytes | Exception:
+    from fsspec import AbstractFileSystem
+
     try:
-        with system.open(path, "rb") as file:
-            file.seek(start)
-            data: bytes = file.read(stop - start)
-            return data
+        data: bytes = AbstractFileSystem.cat_file(system, path, start, stop)  # opens it, seeks and reads
+        return data
     except Exception as error:  # every kind of storage has its own
         return error
 

@@ -127,9 +127,13 @@ def join(group: Group, train: Callable[..., None], *arguments: Any) -> None:
             stack.enter_context(contextlib.redirect_stderr(nowhere))
         try:
             train(*arguments, group)
-        finally:  # threads of the group that Python finds at its exit abort the process
-            if dist.is_initialized():
+        except BaseException:
+            # its threads would abort the process at its exit; NCCL would wait for processes that no longer come
+            if dist.is_initialized() and dist.get_backend() == dist.Backend.GLOO:
                 dist.destroy_process_group()
+            raise
+    if group.world > 1:
+        dist.destroy_process_group()
 
 
 def launch(compute: Any, train: Callable[..., None], *arguments: Any) -> None:
