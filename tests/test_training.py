@@ -386,6 +386,14 @@ def test_images_are_made_in_chunks_as_all_at_once(packed: Packed, monkeypatch: p
     )
 
 
+def test_mixing_in_chunks_as_all_at_once(packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = {"augment": {"mixup": 0.5}, "epochs": 1}
+    _, (expected,) = fit(packed, tmp_path / "a.pt", **described)
+    monkeypatch.setattr(data, "CHUNK", 3 * 6 * 5 * 3)
+    _, (row,) = fit(packed, tmp_path / "b.pt", **described)
+    assert row == pytest.approx(expected, rel=1e-5)
+
+
 def test_packed_file_that_is_cut_short(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("things.BUDGET", 0)
     streamed = batches(packed, "train")

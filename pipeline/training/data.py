@@ -136,6 +136,7 @@ class Batches:
         self.classes = len(packed.classes)
         self.normalize = Normalize(mean, std, device)
         self.normalized: Tensor | None = None
+        self.place = torch.empty(0)  # of the images made last, for the next: see Rows.batches
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -163,14 +164,20 @@ class Batches:
         return self.pixels.batches(chosen) if self.normalized is None else iter([self.normalized])
 
     def images(self, pixels: Tensor, recipe: Any = None, draws: Tensor | None = None) -> Tensor:
-        """From (B, H, W, C) uint8 to (B, C, H, W) float32, augmented as `recipe` says by `draws`, normalised."""
+        """From (B, H, W, C) uint8 to (B, C, H, W) float32, augmented as `recipe` says by `draws`, normalised.
+
+        They hold until the next are asked for.
+        """
         if self.normalized is not None:
             return pixels
         images = pixels.permute(0, 3, 1, 2)  # in the order of channels_last, which convolutions like best
         size = max(1, CHUNK // math.prod(images.shape[1:]))
         if self.device.type != "cpu" or len(images) <= size:
             return self.prepared(images, recipe, draws)
-        made = torch.empty_like(images, dtype=torch.float32)
+        if len(self.place) < len(images):
+            with torch.inference_mode(False):  # images to train on may take its place
+                self.place = torch.empty_like(images, dtype=torch.float32)
+        made = self.place[: len(images)]
         for start in range(0, len(images), size):
             chunk = slice(start, start + size)
             made[chunk] = self.prepared(images[chunk], recipe, None if draws is None else draws[chunk])

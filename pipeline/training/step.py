@@ -71,6 +71,7 @@ class Step:
         recipe = self.recipe
         images, labels, share = self.images(batch.pixels, recipe.augment, batch.draws), batch.labels, None
         if others is not None:
+            images = images.clone()  # they hold until the next are asked for
             partners = self.images(others.pixels, recipe.augment, others.draws)
             images, share = mix(images, partners, recipe.augment, batch.draws)
         with torch.autocast(labels.device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext():
