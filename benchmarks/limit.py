@@ -6,7 +6,8 @@ Each linear layer and convolution is counted as often as the recipe's steps need
 place in the recipe's precision and results in memory that is there: forward, the gradient of its weights if they are
 trained, and that of its input if anything trained lies below it. Not counted: loading, augmenting and normalising,
 biases, activations, pooling, dropout, the loss, the optimizer, autograd. Convolutions are counted in the memory layout
-that is faster; on CUDA a step is replayed as one graph, so no launches are counted.
+that is faster, matrix products on a CPU by the library that is, MKL or oneDNN; on CUDA a step is replayed as one graph,
+so no launches are counted.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from benchmarks.job import PRECISIONS, Job, Stopwatch, read, tell
 from benchmarks.usual_loops import network
 
 Step = Callable[[], object]
+ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+TRIALS = 5  # of each library
 WARM_UP = 2  # runs of a step before the clock: kernels choose their ways then
 
 
@@ -37,12 +40,12 @@ def fastest(job: Job, size: int, count: int) -> float:
     if any(isinstance(layer, nn.Conv2d) for layer, _ in layers(job)):
         layouts.append(torch.channels_last)
     steps = [step(job, size, layout) for layout in layouts]
-    best = min(steps, key=lambda each: timed(job, each, 1))
-    return timed(job, best, count)
+    best = min(steps, key=lambda each: timed(job.device, each, 1))
+    return timed(job.device, best, count)
 
 
-def timed(job: Job, step: Step, count: int) -> float:
-    with Stopwatch(job.device) as watch:
+def timed(device: torch.device, step: Step, count: int) -> float:
+    with Stopwatch(device) as watch:
         for _ in range(count):
             step()
     return watch.seconds
@@ -88,12 +91,20 @@ def step(job: Job, size: int, layout: torch.memory_format) -> Step:
 def matrix_products(inputs: Tensor, weight: Tensor, trained: bool, below: bool) -> list[Step]:
     outputs = inputs @ weight.T
     gradient, of_weight, of_inputs = torch.randn_like(outputs), torch.empty_like(weight), torch.empty_like(inputs)
-    products: list[Step] = [lambda: torch.mm(inputs, weight.T, out=outputs)]
+    products = [product(inputs, weight, outputs)]
     if trained:
-        products.append(lambda: torch.mm(gradient.T, inputs, out=of_weight))
+        products.append(product(gradient.T, inputs.T, of_weight))
     if below:
-        products.append(lambda: torch.mm(gradient, weight, out=of_inputs))
+        products.append(product(gradient, weight.T, of_inputs))
     return products
+
+
+def product(left: Tensor, right: Tensor, outputs: Tensor) -> Step:
+    """`left` times `right` transposed, by the library that is faster for these shapes."""
+    ways: list[Step] = [lambda: torch.mm(left, right.T, out=outputs)]
+    if ONEDNN is not None and left.device.type == "cpu":
+        ways.append(lambda: ONEDNN(left, right, None, "none", [], ""))
+    return min(ways, key=lambda way: min(timed(left.device, way, 1) for _ in range(TRIALS)))
 
 
 def convolutions(layer: nn.Conv2d, inputs: Tensor, weight: Tensor, trained: bool, below: bool) -> list[Step]:

@@ -42,13 +42,17 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         {"optimizer": ADAM, "augment": {"horizontal_flip": 0.5}},
     ],
 )
-@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("way", ["at once", "in blocks", "by oneDNN"])
 def test_weights_and_losses_are_those_of_autograd(
-    packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: list[int], more: dict[str, Any], blocks: bool
+    packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: list[int], more: dict[str, Any], way: str
 ) -> None:
     described = {"network": DEEP, "epochs": 3, **more}
-    if blocks:  # of three images
+    if way == "in blocks":  # of three images
         monkeypatch.setattr(perceptron, "BLOCK_VALUES", 3 * 90)
+    elif way == "by oneDNN":
+        if perceptron.ONEDNN is None:
+            pytest.skip("this torch has no oneDNN")
+        monkeypatch.setattr(perceptron, "ONEDNN_PRODUCTS", 1)
     written_out, history = fit(packed, tmp_path / "a.pt", **described)
     steps = len(used)
     assert steps == 3 * (1 if described.get("batch_size") == "full" else 4)

@@ -1,7 +1,7 @@
 """A step of a plain multilayer perceptron on a CPU, written out: its matrix products, and little else.
 
-Automatic differentiation makes a new array for every result; here each has its place from the first batch on. Plain
-gradient descent adds the product that is the gradient straight to the weights, and large batches go block by block.
+Plain gradient descent adds the product that is the gradient straight to the weights, and large batches go block by
+block.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from pipeline.training import optimizers
 from pipeline.training.step import Batch, Step
 
-BLOCK_VALUES = 2**19  # that the first layer takes at a time: 2 MB stay in a cache between forward and backward
+BLOCK_VALUES = 2**22  # that the first layer takes at a time: 16 MB stay in a cache between forward and backward
+ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # what torch.compile makes of a linear layer
+ONEDNN_PRODUCTS = 2**24  # from so many on, it multiplies matrices 1.1 to 1.8 times as fast as MKL does on AMD's CPUs
 
 
 def suits(model: nn.Module, recipe: Any, device: torch.device) -> bool:
@@ -45,7 +47,6 @@ class Perceptron(Step):
         self.groups = {id(weight): group for group in groups for weight in group["params"]}
         chosen = self.recipe.optimizer
         self.descends = chosen.name == "sgd" and not (chosen.momentum or chosen.weight_decay)
-        self.buffers: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     @torch.no_grad()
     def __call__(self, batch: Batch, others: Batch | None, whole: int) -> tuple[Tensor, Tensor]:
@@ -61,39 +62,39 @@ class Perceptron(Step):
 
     def block(self, inputs: Tensor, labels: Tensor, whole: int, at_once: bool, first: bool) -> tuple[Tensor, Tensor]:
         """Forward and backward through some images (B, inputs) of a batch."""
-        places = self.places(len(labels))
-        activations = [inputs, *(outputs for outputs, _ in places)]
-        for number, layer in enumerate(self.layers):
-            torch.addmm(layer.bias, activations[number], layer.weight.T, out=activations[number + 1])
-            if number < len(self.layers) - 1:
-                activations[number + 1].relu_()
+        activations = [inputs]
+        for number, layer in enumerate(self.layers, start=1):
+            active = "relu" if number < len(self.layers) else "none"
+            activations.append(product(activations[-1], layer.weight, layer.bias, active))
 
         log_probabilities = F.log_softmax(activations[-1], dim=1)
         loss = F.nll_loss(log_probabilities, labels, reduction="sum")
         hits = (log_probabilities.argmax(1) == labels).sum()
 
         # the gradient of the mean loss: of the scores, (probability - (1 for the label)) / images
-        gradient = torch.exp(log_probabilities, out=places[-1][1])
+        gradient = log_probabilities.exp_()
         gradient.scatter_add_(1, labels[:, None], gradient.new_full((len(labels), 1), -1.0)).div_(whole)
         for number in reversed(range(len(self.layers))):
             layer, of_outputs = self.layers[number], gradient
             if number:
-                gradient = torch.mm(of_outputs, layer.weight, out=places[number - 1][1])
+                gradient = product(of_outputs, layer.weight.T)
                 torch.ops.aten.threshold_backward.grad_input(gradient, activations[number], 0, grad_input=gradient)
             if at_once:
                 layer.weight.addmm_(of_outputs.T, activations[number], alpha=-self.groups[id(layer.weight)]["lr"])
                 layer.bias.sub_(of_outputs.sum(0), alpha=self.groups[id(layer.bias)]["lr"])
-            elif first:
-                layer.weight.grad = torch.mm(of_outputs.T, activations[number], out=layer.weight.grad)
-                layer.bias.grad = torch.sum(of_outputs, 0, out=layer.bias.grad)
+                continue
+            of_weight, of_bias = product(of_outputs.T, activations[number].T), of_outputs.sum(0)
+            if first:
+                layer.weight.grad, layer.bias.grad = of_weight, of_bias
             else:
-                layer.weight.grad.addmm_(of_outputs.T, activations[number])  # type: ignore[union-attr]
-                layer.bias.grad.add_(of_outputs.sum(0))  # type: ignore[union-attr]
+                layer.weight.grad.add_(of_weight)  # type: ignore[union-attr]
+                layer.bias.grad.add_(of_bias)  # type: ignore[union-attr]
         return loss, hits
 
-    def places(self, count: int) -> list[tuple[Tensor, Tensor]]:
-        """Where the outputs of each layer and their gradients lie, for so many images."""
-        if count not in self.buffers:
-            sizes = [layer.out_features for layer in self.layers]
-            self.buffers[count] = [(torch.empty(count, size), torch.empty(count, size)) for size in sizes]
-        return self.buffers[count]
+
+def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """(B, I) and (O, I), transposed: (B, O) float32, plus `bias` (O,) and through an `activation`, relu or none."""
+    if ONEDNN is not None and len(inputs) * weight.numel() >= ONEDNN_PRODUCTS:
+        return ONEDNN(inputs, weight, bias, activation, [], "")
+    outputs = inputs.mm(weight.T) if bias is None else torch.addmm(bias, inputs, weight.T)
+    return outputs.relu_() if activation == "relu" else outputs
