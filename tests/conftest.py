@@ -25,8 +25,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # before torch comes: see pipel
 REPOSITORY = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what the tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+NOT_PASSED_ON = ("DVC_", "MLFLOW_", "GIT_", "PYTHONDONTWRITEBYTECODE")  # the last costs each process a moment
 ENVIRONMENT = {
-    **{key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_", "GIT_"))},
+    **{key: value for key, value in os.environ.items() if not key.startswith(NOT_PASSED_ON)},
     "NO_PROXY": "127.0.0.1,localhost",
     "OMP_NUM_THREADS": "1",  # one test process a core already
     "GIT_CONFIG_GLOBAL": os.devnull,

@@ -18,7 +18,7 @@ import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, class_folders, failed_in_one_line, picture
 from PIL import Image
 
-from pipeline import predict
+from pipeline import evaluate, predict, train
 from pipeline.console import run
 from pipeline.images.decode import ORIENTATION
 
@@ -53,8 +53,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.experiment("photos-cnn", "photos", network={"name": "cnn", "convolutions": [6], "hidden": [8]}, epochs=12)
     for stage in ("check", "split", "pack"):
         project.must_run(stage, "photos")
-    for stage in ("train", "evaluate"):
-        project.must_run(stage, "photos-cnn")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project.root)
+        patch.setattr(sys, "argv", ["", "photos-cnn"])
+        train.main()
+        evaluate.main()
     return project
 
 
