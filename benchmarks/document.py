@@ -37,13 +37,13 @@ class Row(NamedTuple):
 
 STUDIES = {
     "cpu": [
-        Row("mnist-mlp", 8, epochs=1),
+        Row("mnist-mlp", 8, epochs=3),
         Row("mnist-gd", 1.2, epochs=20),
-        Row("fashion-mnist-mlp", 4, epochs=1),
-        Row("cifar10-mlp", 5, epochs=1),
-        Row("cats-dogs-cnn", 5, epochs=1, images=1_000),
-        Row("cats-dogs-alexnet", 2, epochs=1, images=400),
-        Row("cats-dogs-alexnet", 5, epochs=1, images=400, precision="bf16"),
+        Row("fashion-mnist-mlp", 4, epochs=2),
+        Row("cifar10-mlp", 5, epochs=2),
+        Row("cats-dogs-cnn", 5, epochs=1, images=2_000),
+        Row("cats-dogs-alexnet", 2, epochs=1, images=1_000),
+        Row("cats-dogs-alexnet", 5, epochs=1, images=1_000, precision="bf16"),
     ],
     "cuda": [
         Row("mnist-mlp", 25, epochs=3),

@@ -19,6 +19,7 @@ MOST = 6  # operations
 def main() -> None:
     job = read()
     engine = loaded(job)
+    fit(job, engine, engine.network(job.seed))  # what is made once, memory above all, has been made then
     model = engine.network(job.seed)
     cuda, watch = job.device.type == "cuda", Stopwatch(job.device)
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found, watch:
