@@ -343,13 +343,13 @@ def test_more_parts_than_images() -> None:
 
 
 def test_average_of_the_weights(packed: Packed, tmp_path: Path) -> None:
-    averaged, history = fit(packed, tmp_path / "a.pt", ema=0.7, network=DROPOUT, batch_size="full", epochs=3)
+    averaged, history = fit(packed, tmp_path / "a.pt", ema=0.2, network=DROPOUT, batch_size="full", epochs=3)
     expected = copy.deepcopy(fresh(packed, recipe(network=DROPOUT)))
-    for epochs in (1, 2, 3):
+    for epochs, decay in enumerate((1 / 10, 2 / 11, 0.2), start=1):
         model, _ = fit(packed, tmp_path / f"{epochs}.pt", network=DROPOUT, batch_size="full", epochs=epochs)
         for average, value in zip(expected.state_dict().values(), model.state_dict().values(), strict=True):
             if average.is_floating_point():
-                average.mul_(0.7).add_(0.3 * value)
+                average.mul_(decay).add_((1 - decay) * value)
     for name, value in averaged.state_dict().items():
         if value.is_floating_point():
             assert torch.allclose(value, expected.state_dict()[name], atol=1e-6), name

@@ -135,7 +135,6 @@ class Training:
     def pass_over(self, data: Any, number: int) -> tuple[float, float]:
         """Train on every image once. Returns the mean loss and accuracy of its batches as they were trained on."""
         recipe, starts, step = self.recipe, self.steps, self.prepare(data, number)
-        average = get_ema_multi_avg_fn(recipe.ema) if recipe.ema else None
         averaged = tensors(self.average), tensors(self.model)
 
         # read once, at the end: reading waits for the device
@@ -147,8 +146,8 @@ class Training:
                 self.optimizers, factor(recipe.schedule, (number - 1 + index / len(starts)) / recipe.epochs)
             )
             losses[index], hits[index] = step(batch, others, whole)
-            if average is not None:
-                average(*averaged, None)
+            if recipe.ema:
+                get_ema_multi_avg_fn(decay(recipe.ema, (number - 1) * len(starts) + index))(*averaged, None)
             if not bar.disable and bar.update():
                 bar.set_postfix(loss=f"{losses[index].item() / len(batch.labels):.4f}", refresh=False)
         bar.close()
@@ -215,6 +214,14 @@ class Training:
         if self.average is not None:
             self.average.load_state_dict(state["average"], strict=False)
         self.best, self.history = state["best"], state["history"]
+
+
+def decay(ema: float, step: int) -> float:
+    """Of the average of the weights: less in the first steps (from 0), or their random start would stay in it for long.
+
+    As TensorFlow's ExponentialMovingAverage has it.
+    """
+    return min(ema, (1 + step) / (10 + step))
 
 
 def batch_starts(model: nn.Module, recipe: Any, data: Any, parts: int) -> list[int]:
