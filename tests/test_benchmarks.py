@@ -159,14 +159,14 @@ def test_a_mistake_is_told_in_one_line(mnist: Project) -> None:
 
 
 def test_start_up_of_stages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first one; test_pipeline.py looks at what each imports."""
-    monkeypatch.setattr(startup, "ON_DATA", ("download",))
+    """The first ones, which all others need; test_pipeline.py looks at what each imports."""
+    monkeypatch.setattr(startup, "ON_DATA", ("download", "check"))
     monkeypatch.setattr(startup, "ON_EXPERIMENT", ())
     monkeypatch.setattr(sys, "argv", ["startup", "--rounds", "1", "--json"])
     startup.main()
     stages = json.loads(capsys.readouterr().out)["stages"]
-    assert list(stages) == ["python -c pass", "python -c 'import torch'", "download"]
-    assert "pydantic" in stages["download"]["imports"]
+    assert list(stages) == ["python -c pass", "python -c 'import torch'", "download", "check"]
+    assert "pydantic" in stages["download"]["imports"] and "pyarrow" in stages["check"]["imports"]
     assert all(stage["seconds"] > 0 for stage in stages.values())
 
 

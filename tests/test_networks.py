@@ -265,7 +265,7 @@ def test_resnet_dropout_stands_inside_each_block_and_none_by_default() -> None:
         assert [each.p for each in model.modules() if isinstance(each, nn.Dropout)] == [chosen] * 3
 
 
-@pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 9)])
+@pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 28), (1, 9)])
 def test_whitening_makes_patches_uncorrelated_with_variance_one(channels: int, side: int) -> None:
     model = build(network("speedrun"), Shape(channels, side, side, 10))
     images = photos(channels, side)

@@ -52,9 +52,12 @@ def test_weights_and_losses_are_those_of_autograd(
     elif way == "by oneDNN":
         if perceptron.ONEDNN is None:
             pytest.skip("this torch has no oneDNN")
+        original, products = perceptron.ONEDNN, []
+        monkeypatch.setattr(perceptron, "ONEDNN", lambda *given: products.append(1) or original(*given))
         monkeypatch.setattr(perceptron, "ONEDNN_PRODUCTS", 1)
     written_out, history = fit(packed, tmp_path / "a.pt", **described)
     steps = len(used)
+    assert way != "by oneDNN" or len(products) > steps
     assert steps == 3 * (1 if described.get("batch_size") == "full" else 4)
     monkeypatch.setattr(perceptron, "suits", lambda *_: False)
     expected, usual = fit(packed, tmp_path / "b.pt", **described)

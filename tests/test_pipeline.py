@@ -131,8 +131,9 @@ def test_the_time_of_every_stage_that_runs(digits: Clone, copy_of: CopyOf) -> No
     copy = copy_of(digits)
     assert list(repro.timed(copy.root, MLP)) == ["dvc"]
     edit(copy.root / "pipeline/split.py", *CODE)
+    edit(copy.root / "pipeline/pack.py", *CODE)
     seconds = repro.timed(copy.root, MLP)
-    assert list(seconds) == ["dvc", "split"] and min(seconds.values()) > 0
+    assert list(seconds) == ["dvc", "split", "pack"] and min(seconds.values()) > 0
 
 
 def test_nothing_runs_twice(digits: Clone, copy_of: CopyOf) -> None:

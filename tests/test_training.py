@@ -380,7 +380,10 @@ def test_images_are_made_in_chunks_as_all_at_once(packed: Packed, monkeypatch: p
     draws = images.draw(experiment, seed=1, epoch=1)[:11]
     expected = images.images(pixels, experiment, draws)
     monkeypatch.setattr(data, "CHUNK", 3 * 6 * 5 * 3)
-    assert torch.allclose(images.images(pixels, experiment, draws), expected, atol=1e-5)
+    with torch.inference_mode():
+        made = images.images(pixels, experiment, draws)
+    assert torch.allclose(made, expected, atol=1e-5) and not made.is_inference()
+    assert images.images(pixels[:7]).data_ptr() == made.data_ptr()  # each batch in the place of the one before
     assert images.images(pixels).equal(
         (pixels.permute(0, 3, 1, 2).float() * images.normalize.scale) - images.normalize.shift
     )

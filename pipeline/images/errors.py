@@ -10,7 +10,7 @@ import zlib
 
 BROKEN_ARCHIVE = (
     *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
-    *(NotImplementedError, UnicodeDecodeError),  # zipfile's, of an unknown compression and of a damaged name
+    UnicodeDecodeError,  # of a damaged name in a zip
 )
 
 

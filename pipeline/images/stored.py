@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LARGEST_FILE = 512 * 1024**2  # bytes of one encoded image
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a member of a zip: magic; lengths of name and extra field at its end
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)  # that zipfile decompresses
 SIDE_BY_SIDE = 8  # reads of a storage that is asked one by one
 SPARE = 128  # bytes read beyond what is known of a zip's local header, whose extra field may be longer
 
@@ -166,6 +167,8 @@ def unzip(content: Stored, member: ZipMember, data: bytes) -> bytes | Problem:
     """Decompress a member of a zip and compare its checksum. Raises what zipfile raises."""
     if member.flags & 1:
         return Problem("unreadable", "encrypted")
+    if member.method not in METHODS:
+        return Problem("unreadable", f"compression method {member.method} of zip is not supported")
     if len(data) < LOCAL_HEADER.size:
         raise zipfile.BadZipFile("Truncated file header")
     magic, name, extra = LOCAL_HEADER.unpack_from(data)
