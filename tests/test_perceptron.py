@@ -36,6 +36,8 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         {"optimizer": {"name": "sgd", "lr": 0.1, "layer_decay": 0.5}, "schedule": {"name": "cosine"}},
         {"optimizer": {**SGD, "weight_decay": 0.1, "nesterov": True}},
         {"optimizer": ADAM, "ema": 0.9, "keep": "best"},
+        {"optimizer": {**ADAM, "weight_decay": 0.1, "layer_decay": 0.5}, "schedule": {"name": "cosine"}},
+        {"optimizer": {**ADAM, "name": "adamw", "weight_decay": 0.1, "decay_biases": False}},
         {"optimizer": ADAM, "network": {**DEEP, "log_softmax": True}},
         {"optimizer": ADAM, "network": {"name": "mlp"}},
         {"optimizer": {"name": "sgd", "lr": 0.1}, "batch_size": "full"},

@@ -185,7 +185,9 @@ class Batches:
 
     def prepared(self, images: Tensor, recipe: Any, draws: Tensor | None) -> Tensor:
         images = images.float()
-        return self.normalize(images if draws is None else augment(images, recipe, draws))
+        if draws is not None and draws.shape[1]:  # of no column nothing is random
+            images = augment(images, recipe, draws)
+        return self.normalize(images)
 
 
 class Normalize:

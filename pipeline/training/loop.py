@@ -167,13 +167,16 @@ class Training:
         random = data.draw(recipe.augment, self.seed, number).to(data.device)
         sizes = [stop - start for start, stop in zip(self.steps, [*self.steps[1:], count], strict=True)]
         mixes, share = data.mixes(recipe.augment), self.group.share
-        chosen = [positions if mixes else share(positions) for positions in order.split(sizes)]
-        for positions, pixels, whole in zip(chosen, data.batches(chosen), sizes, strict=True):
-            batch = Batch(pixels, data.labels.index_select(0, positions), random.index_select(0, positions))
+        # the whole epoch's labels and draws in their order at once: a step of a small network is as short as a gather
+        columns = [column.split(sizes) for column in (order, data.labels[order], random[order])]
+        if not mixes:
+            columns = [[share(part) for part in column] for column in columns]
+        chosen, labels, rows = columns
+        for *batch, whole in zip(data.batches(chosen), labels, rows, sizes, strict=True):
             if mixes:
                 yield Batch(*map(share, batch)), Batch(*(share(tensor.flip(0)) for tensor in batch)), whole
             else:
-                yield batch, None, whole
+                yield Batch(*batch), None, whole
 
     def check_finite(self, losses: Tensor, epoch: int, what: str) -> None:
         """Raise UserError for a loss that is no finite number, or weights that the last step made so."""
