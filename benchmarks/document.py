@@ -54,6 +54,16 @@ STUDIES = {
         Row("cats-dogs-alexnet", 20, epochs=3),
     ],
 }
+PEERS: dict[str, list[dict[str, Any]]] = {
+    "cpu": [
+        {"recipe": "cats-dogs-cnn", "rounds": 3, "epochs": 1, "images": 500},
+        {"recipe": "cifar10-resnet", "rounds": 3, "epochs": 1, "images": 5_000, "precision": "fp32"},
+    ],
+    "cuda": [
+        {"recipe": "cats-dogs-cnn", "rounds": 3, "epochs": 1, "images": 5_000},
+        {"recipe": "cifar10-resnet", "rounds": 5, "epochs": 10, "images": None},  # all: to 94 %
+    ],
+}
 ONLY_CPU = ("repro", "startup")
 WORKERS = {"cpu": 0, "cuda": 10}  # of the usual loop: none is faster than one a core where all cores train
 GROWING = ("mnist-mlp", 6_000)  # images, times 1, 10 and 100
@@ -116,7 +126,8 @@ def growth(device: str) -> str:
 
 
 def other_frameworks(device: str) -> str:
-    return peers.as_table(peers.measure(3, epochs=1, images=500, device=device, workers=WORKERS[device]))
+    found = [peers.measure(device=device, workers=WORKERS[device], **compared) for compared in PEERS[device]]
+    return "\n\n".join(map(peers.as_table, found))
 
 
 def whole_runs(device: str) -> str:

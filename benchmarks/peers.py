@@ -1,10 +1,13 @@
-"""Training on photos beside the loops of other frameworks: the same network, images, batches and number of steps.
+"""Training beside the loops of other frameworks, on the same images for the same number of epochs.
 
-usage: python -m benchmarks.peers [--epochs N] [--images N] [--rounds N] [--device NAME] [--workers N] [--json]
+usage: python -m benchmarks.peers [--recipe NAME] [--epochs N] [--images N] [--rounds N] [--device NAME] [--workers N]
+                                  [--precision fp32|bf16] [--json]
 
-In turns, each in a process of its own: benchmarks.usual_loops, Lightning's Trainer on the same data set, fastai's
-Learner with its own loading and augmentation, a loop on what DALI loads and augments, and this project's engine.
-The others are installed into a folder of their own, .venv/peers, beside the packages that are there (on Linux; 700 MB):
+In turns, each in a process of its own. For photos, cats-dogs-cnn, all train the same network by the same batches:
+benchmarks.usual_loops, Lightning's Trainer on the same data set, fastai's Learner with its own loading and
+augmentation, a loop on what DALI loads and augments, and this project's engine. For CIFAR-10, cifar10-resnet: airbench
+with its own network and recipe, and this project's engine.
+The others are installed into a folder of their own in .venv, beside the packages that are there (on Linux; 700 MB):
 nothing here depends on them. Seconds are of training alone.
 """
 
@@ -16,44 +19,58 @@ import os
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 from benchmarks.side_by_side import REPOSITORY, in_turns, in_words, machine, spread, table
-from benchmarks.train import changed, ratio, read_job
+from benchmarks.train import changed, ratio, read_job, what_ran
 
-RECIPE = "cats-dogs-cnn"
 CONTENDERS = {
-    "usual_loops": "the usual loop",
-    "lightning_loop": "Lightning's Trainer",
-    "fastai_loop": "fastai's Learner",
-    "dali_loop": "the loop with DALI",
-    "engine": "this engine",
+    "cats-dogs-cnn": {
+        "usual_loops": "the usual loop",
+        "lightning_loop": "Lightning's Trainer",
+        "fastai_loop": "fastai's Learner",
+        "dali_loop": "the loop with DALI",
+        "engine": "this engine",
+    },
+    "cifar10-resnet": {"airbench_loop": "airbench94", "engine": "this engine"},
 }
-FOLDER = REPOSITORY / ".venv/peers"
-PACKAGES = ("pytorch-lightning", "fastai", "nvidia-dali-cuda130")
+PACKAGES = ("pytorch-lightning", "fastai", "nvidia-dali-cuda130", "airbench")
+FOLDER = REPOSITORY / f".venv/peers-{zlib.crc32(' '.join(PACKAGES).encode()):08x}"
 # of these the project's own serve, or, spaCy's, nothing here does
 NOT_AGAIN = ("torch", "torchvision", "numpy", "pandas", "scipy", "matplotlib", "pillow", "scikit-learn", "spacy")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.add_argument("--recipe", choices=CONTENDERS, default="cats-dogs-cnn")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--workers", type=int, default=0, help="of the others' DataLoaders")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of this engine, instead of the recipe's")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    change = {key: getattr(arguments, key) for key in ("epochs", "images", "device", "workers")}
-    figures = measure(arguments.rounds, **change)
+    change = {key: getattr(arguments, key) for key in ("epochs", "images", "device", "workers", "precision")}
+    figures = measure(arguments.recipe, arguments.rounds, **change)
     print(json.dumps(figures, indent=2, ensure_ascii=False) if arguments.json else as_table(figures))
 
 
-def measure(rounds: int, epochs: int, images: int, device: str, workers: int) -> dict[str, Any]:
+def measure(
+    recipe: str,
+    rounds: int,
+    epochs: int,
+    images: int | None,
+    device: str,
+    workers: int,
+    precision: str | None = None,
+) -> dict[str, Any]:
     install()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
-    told = in_turns(tuple(CONTENDERS), changed(read_job(RECIPE), epochs, images, device, workers, None), rounds)
+    job = changed(read_job(recipe), epochs, images, device, workers, precision)
+    told = in_turns(tuple(CONTENDERS[recipe]), job, rounds)
     contenders = {
         described: {
             "each_round": [round(row["seconds"], 4) for row in told[name]],
@@ -61,9 +78,12 @@ def measure(rounds: int, epochs: int, images: int, device: str, workers: int) ->
             "accuracy": told[name][-1]["accuracy"],
             "peak_mb": max(row["peak_mb"] for row in told[name]),
         }
-        for name, described in CONTENDERS.items()
+        for name, described in CONTENDERS[recipe].items()
     }
-    return {"images": images, "epochs": epochs, "rounds": rounds, "contenders": contenders, "machine": machine(device)}
+    ran = {"images": told["engine"][0]["images"], "epochs": epochs, "workers": workers, "rounds": rounds}
+    ran |= {key: job["recipe"].get(key, "fp32") for key in ("batch_size", "precision")}
+    ran |= {"recipe": recipe, "source": job["source"], "stands_in": job["stands_in"], "random_weights": False}
+    return {**ran, "contenders": contenders, "machine": machine(device)}
 
 
 def install() -> None:
@@ -83,7 +103,7 @@ def as_table(figures: dict[str, Any]) -> str:
         (name, spread(row["each_round"]), f"{row['against_engine']:.2f} ×", f"{row['accuracy']:.4f}", row["peak_mb"])
         for name, row in figures["contenders"].items()
     ]
-    heads = (f"`{RECIPE}`, {figures['images']:,} images × {figures['epochs']}", "seconds", "÷ engine", "accuracy")
+    heads = (f"`{figures['recipe']}`, {what_ran(figures)}", "seconds", "÷ engine", "accuracy")
     said = f"{in_words(figures['machine'])}; {figures['rounds']} rounds in turns: median (smallest–largest)."
     return f"{said}\n\n{table((*heads, 'peak MB'), rows)}"
 
