@@ -3,8 +3,9 @@
 usage: python -m benchmarks.startup [--rounds N] [--experiment NAME] [--json]
 
 The stages run in turns, one after another as the pipeline runs them, in a folder of their own, beside `python -c pass`
-and `python -c 'import torch'`. Seconds are of the whole process, from its start to its end. One more turn, before the
-clock, tells what is in sys.modules at the end; so `download` finds its file, and `track` its result, already there.
+and `python -c 'import torch'`. Seconds are of the whole process, from its start to its end; `train` also tells how many
+of them it trained. One more turn, before the clock, tells what is in sys.modules at the end; so `download` finds its
+file, and `track` its result, already there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +37,21 @@ sys.argv[1:] = sys.argv[3:]
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
+# Runs the stage `train` as `python -m` does, and prints the seconds of its training alone
+TRAINING = """
+import runpy, sys, time
+from pipeline.training import loop
+train = loop.train
+def timed(*arguments):
+    start = time.perf_counter()
+    history = train(*arguments)
+    print(time.perf_counter() - start)
+    return history
+loop.train = timed
+runpy.run_module("pipeline.train", run_name="__main__", alter_sys=True)
+"""
+GOAL = 1.3  # times `import torch` that `train` may take beside its training
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
@@ -50,7 +67,9 @@ def measure(rounds: int, experiment: str = "digits-mlp") -> dict[str, Any]:
     stages = {**dict.fromkeys(ON_DATA, "digits"), **dict.fromkeys(ON_EXPERIMENT, experiment)}
     commands = {"python -c pass": ["-c", "pass"], "python -c 'import torch'": ["-c", "import torch"]}
     commands |= {stage: ["-m", f"pipeline.{stage}", argument] for stage, argument in stages.items()}
+    commands["train"] = ["-c", TRAINING, experiment]
     seconds: dict[str, list[float]] = {name: [] for name in commands}
+    training = []
     with tempfile.TemporaryDirectory(prefix="startup-") as folder:
         for file in ("params.yaml", "dvc.yaml", "dvc.lock"):
             shutil.copy(REPOSITORY / file, folder)
@@ -58,11 +77,20 @@ def measure(rounds: int, experiment: str = "digits-mlp") -> dict[str, Any]:
         for _ in range(rounds):
             for name, command in commands.items():
                 start = time.perf_counter()
-                run(command, Path(folder))
+                out = run(command, Path(folder))
                 seconds[name].append(time.perf_counter() - start)
+                if name == "train":
+                    training.append(sum(float(line) for line in out.splitlines() if re.fullmatch(r"[\d.]+", line)))
+    imports_torch = seconds["python -c 'import torch'"]
+    beside = [
+        (whole - trained) / torch
+        for whole, trained, torch in zip(seconds["train"], training, imports_torch, strict=True)
+    ]
     return {
         "experiment": experiment,
         "rounds": rounds,
+        "training": [round(value, 3) for value in training],
+        "train_beside_training": median(beside),  # times `import torch`
         "stages": {
             name: {
                 "seconds": median(values),
@@ -85,12 +113,14 @@ def imported(stage: str, argument: str, folder: Path) -> list[str]:
     return [name for name in HEAVY if name in modules]
 
 
-def run(arguments: list[str], folder: Path) -> None:
+def run(arguments: list[str], folder: Path) -> str:
+    """What a process prints."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
     environment |= {"PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
     done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(arguments[-3:])} ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
+    return done.stdout
 
 
 def as_table(figures: dict[str, Any]) -> str:
@@ -99,7 +129,10 @@ def as_table(figures: dict[str, Any]) -> str:
         for name, row in figures["stages"].items()
     ]
     said = f"{in_words(figures['machine'])}; {figures['rounds']} rounds: median (smallest–largest)"
-    return f"{said}; experiment `{figures['experiment']}`\n\n{table(('process', 'seconds', 'imports'), rows)}"
+    said += f"; experiment `{figures['experiment']}`"
+    beside = f"`train` trains for {spread(figures['training'])} of its seconds; the rest is"
+    beside += f" {figures['train_beside_training']:.2f} × `import torch` (goal: ≤ {GOAL} ×)."
+    return f"{said}\n\n{table(('process', 'seconds', 'imports'), rows)}\n\n{beside}"
 
 
 if __name__ == "__main__":

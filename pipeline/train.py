@@ -5,6 +5,7 @@ usage: python -m pipeline.train EXPERIMENT
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -116,11 +117,10 @@ def pretrained(name: str, recipe: Experiment) -> Path | None:
 
 
 def write_history(path: Path, history: list[Any]) -> None:
-    import pandas as pd
-
-    columns = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
-    with whole(path) as partial:
-        pd.DataFrame(history).reindex(columns=columns).dropna(axis=1, how="all").to_csv(partial, index=False)
+    with whole(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,14 @@ def data_mirror() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("DATA_MIRROR names no folder of real data")
     return Path(folder)
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.1)
+    return found
 
 
 @dataclass

@@ -159,15 +159,18 @@ def test_a_mistake_is_told_in_one_line(mnist: Project) -> None:
 
 
 def test_start_up_of_stages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first ones, which all others need; test_pipeline.py looks at what each imports."""
-    monkeypatch.setattr(startup, "ON_DATA", ("download", "check"))
-    monkeypatch.setattr(startup, "ON_EXPERIMENT", ())
+    """Up to train; test_pipeline.py looks at what each imports."""
+    needed = ("download", "check", "split", "pack")
+    monkeypatch.setattr(startup, "ON_DATA", needed)
+    monkeypatch.setattr(startup, "ON_EXPERIMENT", ("train",))
     monkeypatch.setattr(sys, "argv", ["startup", "--rounds", "1", "--json"])
     startup.main()
-    stages = json.loads(capsys.readouterr().out)["stages"]
-    assert list(stages) == ["python -c pass", "python -c 'import torch'", "download", "check"]
-    assert "pydantic" in stages["download"]["imports"] and "pyarrow" in stages["check"]["imports"]
+    figures = json.loads(capsys.readouterr().out)
+    stages = figures["stages"]
+    assert list(stages) == ["python -c pass", "python -c 'import torch'", *needed, "train"]
+    assert stages["check"]["imports"] == ["pyarrow", "pydantic"] and "torch" in stages["train"]["imports"]
     assert all(stage["seconds"] > 0 for stage in stages.values())
+    assert 0 < figures["training"][0] < stages["train"]["seconds"] and figures["train_beside_training"] > 0
 
 
 def test_products_element_by_element(tmp_path: Path) -> None:

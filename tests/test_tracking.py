@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran
+from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, wait_until
 from ruamel.yaml import YAML
 
 MLP, CNN = "digits-mlp", "digits-cnn"
@@ -390,14 +390,6 @@ def live_processes(root: Path) -> list[int]:
                 found.append(int(process.name))
         except OSError:
             pass  # it has ended
-    return found
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.1)
     return found
 
 

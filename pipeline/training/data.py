@@ -9,17 +9,23 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Generator, Tensor
 
 from pipeline.console import UserError
 from pipeline.training.augment import augment, draw
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLITS = ("train", "val", "test")
 NORMALIZATIONS = {
     "none": ([0.0], [1.0]),  # values in [0, 1]
     "symmetric": ([0.5], [0.5]),  # in [-1, 1]
@@ -40,14 +46,24 @@ class Packed:
         self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
         self.file = folder / "images.npy"
         self.images = np.load(self.file, mmap_mode="r")  # (N, H, W, C) uint8
-        self.index = pd.read_parquet(folder / "index.parquet")
         self.classes: list[str] = self.meta["classes"]
-        numbers = {label: number for number, label in enumerate(self.classes)}
-        self.labels = self.index["label"].map(numbers).to_numpy(np.int64)
+        # pq.read_table would import pandas, for half a second
+        columns = pq.ParquetFile(folder / "index.parquet").read(["label", "split", "train_order"])
+        self.labels = numbers(columns["label"], self.classes)
+        self.splits = numbers(columns["split"], SPLITS)
+        self.train_order = np.from_dlpack(columns["train_order"].combine_chunks())
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """The whole table, a row for each image."""
+        import pandas as pd
+
+        return pd.read_parquet(self.file.with_name("index.parquet"))
 
     def rows(self, *splits: str, fraction: float = 1.0) -> np.ndarray:
         """Positions of the images of these splits, in file order; of each class and split the first `fraction`."""
-        return np.flatnonzero(self.index["split"].isin(splits) & (self.index["train_order"] < fraction))
+        wanted = np.isin(self.splits, [SPLITS.index(split) for split in splits])
+        return np.flatnonzero(wanted & (self.train_order < fraction))
 
     def normalization(self, chosen: Any) -> tuple[list[float], list[float]]:
         """Mean and std per channel, of values in [0, 1], for a name or an explicit choice in a recipe."""
@@ -64,6 +80,13 @@ class Packed:
             return [sum(mean) / len(mean)], [sum(std) / len(std)]
         repeats = channels // len(mean)
         return mean * repeats, std * repeats
+
+
+def numbers(column: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
+    """A column of text as positions in `names`, (N,) int64."""
+    encoded = column.combine_chunks().dictionary_encode()
+    found = np.array([names.index(name) for name in encoded.dictionary.to_pylist()], np.int64)
+    return found[np.from_dlpack(encoded.indices)]
 
 
 class Rows:
