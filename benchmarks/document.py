@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 STUDIES = {
     "cpu": [
-        Row("mnist-mlp", 8, epochs=3),
+        Row("mnist-mlp", 8, epochs=10),
         Row("mnist-gd", 1.2, epochs=20),
         Row("fashion-mnist-mlp", 4, epochs=2),
         Row("cifar10-mlp", 5, epochs=2),
