@@ -423,17 +423,17 @@ def test_charts_name_experiments_that_exist() -> None:
         assert shown == {key for key, item in experiments.items() if item["dataset"] == name.rsplit(" ", 1)[0]}
 
 
-def trainings(root: Path) -> set[tuple[str, str]]:
-    """Of trainings that run in copies below `root`: the name of the experiment, and the GPUs that it may see."""
-    found = set()
+def processes(root: Path) -> list[tuple[bytes, dict[str, str]]]:
+    """Command and environment of those that work below `root`."""
+    found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            command, folder = (process / "cmdline").read_bytes(), (process / "cwd").readlink()
-            told = dict(line.split("=", 1) for line in (process / "environ").read_text().split("\0") if "=" in line)
-        except (OSError, UnicodeDecodeError):
-            continue
-        if b"pipeline.train" in command and folder.is_relative_to(root):
-            found.add((told["DVC_EXP_NAME"], told["CUDA_VISIBLE_DEVICES"]))
+            if (process / "cwd").readlink().is_relative_to(root):
+                told = (process / "environ").read_text().split("\0")
+                environment = dict(line.split("=", 1) for line in told if "=" in line)
+                found.append(((process / "cmdline").read_bytes(), environment))
+        except OSError:
+            pass  # it has ended
     return found
 
 
@@ -444,14 +444,16 @@ def test_queued_experiments_train_side_by_side_each_on_its_gpu_and_are_logged_to
     from mlflow import MlflowClient
 
     copy = copy_of(digits)
-    for epochs in (300, 1):  # the first is still at it when the second starts
+    for epochs in (600, 1):  # the first is still at it when the second starts
         change = f"experiments.{MLP}.epochs={epochs}"
         copy.must_run("dvc", "exp", "run", "--queue", "--name", f"epochs-{epochs}", "-S", change, f"evaluate@{MLP}")
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str]] = set()  # names of experiments in training, and the GPUs that they may use
 
-    def status() -> str:
-        seen.update(trainings(copy.root))
-        return copy.must_run("dvc", "queue", "status").out
+    def training() -> int:
+        for command, environment in processes(copy.root):
+            if b"pipeline.train" in command:
+                seen.add((environment["DVC_EXP_NAME"], environment["CUDA_VISIBLE_DEVICES"]))
+        return len(seen)
 
     def start_worker(number: int) -> None:
         path = f"{copy.root}/.venv/bin:{os.environ['PATH']}"  # the worker calls `dvc`
@@ -462,13 +464,14 @@ def test_queued_experiments_train_side_by_side_each_on_its_gpu_and_are_logged_to
 
     try:
         start_worker(1)
-        wait_until(lambda: "1 active" in status(), 180)
+        wait_until(lambda: training() == 1, 180)
         start_worker(2)
-        wait_until(lambda: not re.search("Running|Queued", status()), 180)
+        wait_until(lambda: training() == 2, 180)
+        wait_until(lambda: not processes(copy.root), 180)  # a worker without work ends
     finally:
         copy.run("dvc", "queue", "stop", "--kill")
-    assert status().count("Success") == 2
-    assert {name for name, _ in seen} == {"epochs-1", "epochs-300"} and {gpu for _, gpu in seen} == {"0", "1"}
+    assert seen == {("epochs-600", "0"), ("epochs-1", "1")}
+    assert copy.must_run("dvc", "queue", "status").out.count("Success") == 2
     assert_same(results(copy), results(digits))
 
     client = MlflowClient(f"sqlite:///{copy.root}/mlflow.db")
@@ -478,7 +481,7 @@ def test_queued_experiments_train_side_by_side_each_on_its_gpu_and_are_logged_to
     shown = json.loads(copy.must_run("dvc", "exp", "show", "--json").out)
     (baseline,) = [revision for revision in shown if revision["rev"] != "workspace"]
     experiments = {one["name"]: one["data"] for group in baseline["experiments"] for one in group["revs"]}
-    for epochs in (300, 1):
+    for epochs in (600, 1):
         name = f"epochs-{epochs}"
         run, metrics = logged[name], experiments[name]["metrics"][f"reports/{MLP}/metrics.json"]["data"]
         assert run.data.params["epochs"] == str(epochs) and run.info.status == "FINISHED"
