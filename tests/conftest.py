@@ -159,6 +159,20 @@ def data_mirror() -> Path:
     return Path(folder)
 
 
+def processes(root: Path) -> list[tuple[bytes, dict[str, str]]]:
+    """Command and environment of those that work below `root`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink().is_relative_to(root):
+                told = (process / "environ").read_text().split("\0")
+                environment = dict(line.split("=", 1) for line in told if "=" in line)
+                found.append(((process / "cmdline").read_bytes(), environment))
+        except OSError:
+            pass  # it has ended
+    return found
+
+
 def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()):

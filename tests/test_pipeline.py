@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Clone, wait_until
+from conftest import ENVIRONMENT, REPOSITORY, Clone, processes, wait_until
 from ruamel.yaml import YAML
 
 from benchmarks import repro
@@ -423,20 +423,6 @@ def test_charts_name_experiments_that_exist() -> None:
         assert shown == {key for key, item in experiments.items() if item["dataset"] == name.rsplit(" ", 1)[0]}
 
 
-def processes(root: Path) -> list[tuple[bytes, dict[str, str]]]:
-    """Command and environment of those that work below `root`."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cwd").readlink().is_relative_to(root):
-                told = (process / "environ").read_text().split("\0")
-                environment = dict(line.split("=", 1) for line in told if "=" in line)
-                found.append(((process / "cmdline").read_bytes(), environment))
-        except OSError:
-            pass  # it has ended
-    return found
-
-
 @pytest.mark.skipif(not Path("/proc").exists(), reason="only /proc tells what a process has in its environment")
 def test_queued_experiments_train_side_by_side_each_on_its_gpu_and_are_logged_to_the_project(
     digits: Clone, copy_of: CopyOf
@@ -472,6 +458,9 @@ def test_queued_experiments_train_side_by_side_each_on_its_gpu_and_are_logged_to
         copy.run("dvc", "queue", "stop", "--kill")
     assert seen == {("epochs-600", "0"), ("epochs-1", "1")}
     assert copy.must_run("dvc", "queue", "status").out.count("Success") == 2
+    lines = copy.must_run("dvc", "queue", "logs", "epochs-1").out.splitlines()
+    run_stages = [line.split("'")[1] for line in lines if line.startswith("Running stage")]
+    assert run_stages == [f"train@{MLP}", f"evaluate@{MLP}"]
     assert_same(results(copy), results(digits))
 
     client = MlflowClient(f"sqlite:///{copy.root}/mlflow.db")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, wait_until
+from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wait_until
 from ruamel.yaml import YAML
 
 MLP, CNN = "digits-mlp", "digits-cnn"
@@ -382,15 +382,8 @@ def training(digits: Clone, copy_of: Callable[[Clone], Clone]) -> Clone:
     return copy_of(digits)
 
 
-def live_processes(root: Path) -> list[int]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"--live" in (process / "cmdline").read_bytes() and (process / "cwd").readlink() == root:
-                found.append(int(process.name))
-        except OSError:
-            pass  # it has ended
-    return found
+def live_processes(root: Path) -> list[bytes]:
+    return [command for command, _ in processes(root) if b"--live" in command]
 
 
 def epochs_in(root: Path) -> int:

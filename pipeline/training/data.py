@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,6 @@ from pipeline.training.augment import augment, draw
 if TYPE_CHECKING:
     import pandas as pd
 
-SPLITS = ("train", "val", "test")
 NORMALIZATIONS = {
     "none": ([0.0], [1.0]),  # values in [0, 1]
     "symmetric": ([0.5], [0.5]),  # in [-1, 1]
@@ -49,8 +48,8 @@ class Packed:
         self.classes: list[str] = self.meta["classes"]
         # pq.read_table would import pandas, for half a second
         columns = pq.ParquetFile(folder / "index.parquet").read(["label", "split", "train_order"])
-        self.labels = numbers(columns["label"], self.classes)
-        self.splits = numbers(columns["split"], SPLITS)
+        self.labels = mapped(columns["label"], self.classes.index)  # (N,) int64
+        self.split = columns["split"]
         self.train_order = np.from_dlpack(columns["train_order"].combine_chunks())
 
     @cached_property
@@ -62,8 +61,7 @@ class Packed:
 
     def rows(self, *splits: str, fraction: float = 1.0) -> np.ndarray:
         """Positions of the images of these splits, in file order; of each class and split the first `fraction`."""
-        wanted = np.isin(self.splits, [SPLITS.index(split) for split in splits])
-        return np.flatnonzero(wanted & (self.train_order < fraction))
+        return np.flatnonzero(mapped(self.split, splits.__contains__) & (self.train_order < fraction))
 
     def normalization(self, chosen: Any) -> tuple[list[float], list[float]]:
         """Mean and std per channel, of values in [0, 1], for a name or an explicit choice in a recipe."""
@@ -82,11 +80,10 @@ class Packed:
         return mean * repeats, std * repeats
 
 
-def numbers(column: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
-    """A column of text as positions in `names`, (N,) int64."""
+def mapped(column: pa.ChunkedArray, function: Callable[[str], int]) -> np.ndarray:
+    """What a function makes of each value of a column of text, (N,); it is called once for equal ones."""
     encoded = column.combine_chunks().dictionary_encode()
-    found = np.array([names.index(name) for name in encoded.dictionary.to_pylist()], np.int64)
-    return found[np.from_dlpack(encoded.indices)]
+    return np.array(list(map(function, encoded.dictionary.to_pylist())))[np.from_dlpack(encoded.indices)]
 
 
 class Rows:
