@@ -48,7 +48,7 @@ class Perceptron(Step):
         chosen = self.recipe.optimizer
         self.descends = chosen.name == "sgd" and not (chosen.momentum or chosen.weight_decay)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self, batch: Batch, others: Batch | None, whole: int) -> tuple[Tensor, Tensor]:
         inputs = self.images(batch.pixels, self.recipe.augment, batch.draws).flatten(1)
         size = max(1, BLOCK_VALUES // inputs.shape[1])
