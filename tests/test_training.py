@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -648,14 +649,17 @@ def test_stage_on_a_full_disk(
 def test_pretrained_features_tell_cats_from_dogs(
     project: Project, data_mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One epoch of one linear layer; on features that are not pretrained it gets about 60 % right."""
+    """One linear layer on every fourth photo; on features that are not pretrained it gets about 60 % right."""
     name = "squeezenet1_1-imagenet-features.pth"
     weights = {"file": name, "sha256": hashlib.sha256((data_mirror / "weights" / name).read_bytes()).hexdigest()}
     network = {"name": "transfer", "backbone": "squeezenet1_1", "weights": weights, "freeze": True}
-    zipped = data_mirror / "cats-dogs/cats-dogs-sample.zip"
-    project.dataset("photos", str(zipped), 128, split={"val": 0.1, "test": 0.25})
-    recipe = {"network": network, "optimizer": {"name": "adam", "lr": 0.003}, "epochs": 1, "batch_size": 32}
-    project.experiment("photos-squeezenet", "photos", normalize="imagenet", **recipe)
+    sample = data_mirror / "cats-dogs/cats-dogs-sample.zip"
+    with zipfile.ZipFile(sample) as photos, zipfile.ZipFile(project.root / "photos.zip", "w") as some:
+        for photo in photos.namelist()[::4]:
+            some.writestr(photo, photos.read(photo))
+    project.dataset("photos", "photos.zip", 128, split={"val": 0.1, "test": 0.25})
+    recipe = {"network": network, "optimizer": {"name": "adam", "lr": 0.003}, "epochs": 8, "views": 1}
+    project.experiment("photos-squeezenet", "photos", normalize="imagenet", batch_size=32, **recipe)
     project.command("check")
     monkeypatch.chdir(project.root)
     monkeypatch.setenv("DATA_MIRROR", str(data_mirror))
