@@ -65,7 +65,8 @@ def train(name: str, recipe: Experiment, seed: int, group: Group) -> None:
                 trainable, all_ = about["trainable_parameters"], about["parameters"]
                 print(f"{name}: {trainable:,} of {all_:,} parameters, {engine}")
             saved = CHECKPOINTS / name / f"{fingerprint(identity, environment, number)}.pt"
-            features = CHECKPOINTS / f"features@{fingerprint(made_of, seed + number, inputs[2:], environment)}"
+            owner = None if recipe.views else name
+            features = CHECKPOINTS / f"features@{fingerprint(made_of, seed + number, inputs[2:], environment, owner)}"
             watch = {} if number else {"on_epoch": logger.log}
             histories.append(engine.fit(model, seed + number, saved, features, **watch))
             if not recipe.views and not group.rank:

@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.training import loop
 from pipeline.training.data import Packed
 from pipeline.training.engine import Engine
-from pipeline.training.step import WARM_UP
+from pipeline.training.step import WARM_UP, Step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -25,12 +25,14 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return Packed(pack(tmp_path_factory.mktemp("cuda") / "packed", count=10 * WARM_UP * 8))
 
 
-def fit(packed: Packed, folder: Path, resident_mb: int = 100, graphs: bool = True, **more: Any) -> Any:
-    compute = {"device": "cuda", "resident_mb": resident_mb, "graphs": graphs}
+def fit(
+    packed: Packed, folder: Path, resident_mb: int = 100, graphs: bool = True, on_epoch: Any = len, **more: Any
+) -> Any:
+    compute = {"device": "cuda", "resident_mb": resident_mb, "graphs": graphs, **more.pop("compute", {})}
     engine = Engine(packed, recipe(compute=compute, **more))
     model: nn.Module = engine.network(1)
     saved = folder / f"{resident_mb}-{graphs}.pt"
-    history: list[loop.Row] = engine.fit(model, 1, saved, folder / "features")
+    history: list[loop.Row] = engine.fit(model, 1, saved, folder / "features", on_epoch)
     return digest(model.cpu()), history
 
 
@@ -60,6 +62,50 @@ def test_a_graph_trains_as_launches_one_by_one(
     _, history = fit(packed, tmp_path, epochs=3, network=network, **more)
     assert len(set(replays)) == 1 and len(replays) > 3 * WARM_UP
     assert losses(history) == pytest.approx(losses(expected), rel=1e-2 if "precision" in more else 1e-4)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"network": {"name": "speedrun", "widths": [8, 8]}, "optimizer": {"name": "muon", "lr": 0.01}},
+        {"network": {"name": "mlp"}, "batch_size": "full"},
+        {"network": CNN, "augment": {"randaugment": {"operations": 2, "magnitude": 9}, "cutmix": 0.5}},
+        {"network": CNN, "compute": {"device": "cuda:0"}},
+    ],
+    ids=["speedrun", "full", "randaugment", "cuda:0"],
+)
+def test_what_else_has_to_lie_on_the_device(packed: Packed, tmp_path: Path, more: dict[str, Any]) -> None:
+    _, history = fit(packed, tmp_path, epochs=2, **more)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_a_killed_run_goes_on_at_the_rate_of_its_schedule(packed: Packed, tmp_path: Path) -> None:
+    """Its graph reads the rate from a tensor."""
+    described = {"network": CNN, "optimizer": ADAM, "schedule": {"name": "one_cycle"}, "epochs": 4}
+    _, expected = fit(packed, tmp_path / "a", **described)
+
+    def stop(rows: list[loop.Row]) -> None:
+        if len(rows) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(packed, tmp_path / "b", **described, on_epoch=stop)
+    _, history = fit(packed, tmp_path / "b", **described)
+    assert losses(history) == pytest.approx(losses(expected), rel=1e-4)
+
+
+def test_nothing_waits_for_the_device_inside_an_epoch(packed: Packed, tmp_path: Path, monkeypatch: Any) -> None:
+    original = Step.__call__
+
+    def step(*arguments: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return original(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Step, "__call__", step)
+    fit(packed, tmp_path, graphs=False, network=CNN, augment={"rotation": 10.0}, epochs=1)
 
 
 def test_the_same_bytes_again(packed: Packed, tmp_path: Path) -> None:

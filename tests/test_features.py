@@ -79,6 +79,25 @@ def test_as_many_views_as_epochs_is_the_published_recipe(photos: Project, monkey
     assert not histories[0].equals(histories[2])
 
 
+def test_images_that_never_change_go_through_the_backbone_once(
+    photos: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[int] = []
+    original = Batches.batches
+    monkeypatch.setattr(Batches, "batches", lambda self, chosen: shown.append(1) or original(self, chosen))
+    stage(photos, monkeypatch, "things-a", **{**PLAIN, "augment": {}})
+    assert len(shown) == 2  # train and val
+    assert cached(photos) == {}
+
+
+def test_a_head_is_not_judged_by_mirrored_features(photos: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    histories = []
+    for flip in (False, True):
+        stage(photos, monkeypatch, "things-a", **PLAIN, test_flip=flip)
+        histories.append(pd.read_csv(photos.root / "reports/things-a/history.csv"))
+    assert histories[0].equals(histories[1])
+
+
 def test_features_of_a_view_do_not_depend_on_what_was_asked_before(photos: Project, tmp_path: Path) -> None:
     packed = Packed(photos.root / "data/packed/things")
     model: Any = fresh(packed, recipe(**PLAIN))

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from things import ADAM, SGD, fit
+from things import ADAM, SGD, digest, fit, recipe
 from things import one_thread as one_thread
 from things import packed as packed
 
 from pipeline.training import perceptron
 from pipeline.training.data import Packed
+from pipeline.training.engine import Engine
 from pipeline.training.perceptron import Perceptron
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,6 +69,17 @@ def test_weights_and_losses_are_those_of_autograd(
         assert ours == pytest.approx(theirs, rel=1e-4)
     for ours, theirs in zip(written_out.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_images_that_are_normalised_once(packed: Packed, tmp_path: Path) -> None:
+    """As where all of them, unchanged, are the batch of every step."""
+    described = {"network": DEEP, "batch_size": "full", "optimizer": {"name": "sgd", "lr": 0.1}}
+    engine = Engine(packed, recipe(**described, compute={"device": "cpu", "threads": 1}))
+    model = engine.network(1)
+    history = engine.fit(model, 1, tmp_path / "a.pt", tmp_path / "features")
+    assert engine.data.normalized is not None
+    expected, usual = fit(packed, tmp_path / "b.pt", **described)
+    assert history == usual and digest(model) == digest(expected)
 
 
 @pytest.mark.parametrize(

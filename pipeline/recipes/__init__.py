@@ -18,11 +18,18 @@ class Optimizer(Strict):
 
     name: Literal["sgd", "adam", "adamw", "muon"]
     lr: Annotated[float, Field(gt=0, le=1e38)]  # what a float32 holds
-    momentum: Fraction = 0.0
+    momentum: Fraction = 0.0  # muon: 0.95
     nesterov: bool = False
     weight_decay: Decay = 0.0
     decay_biases: bool = True  # whether biases and the weights of norms decay too
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # the rate of each block, against the one behind it
+
+    @model_validator(mode="before")
+    @classmethod
+    def muon_has_momentum(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("name") == "muon":
+            return {"momentum": 0.95, **value}
+        return value
 
     @model_validator(mode="after")
     def momentum_is_for_sgd_and_muon(self) -> Optimizer:
@@ -115,7 +122,7 @@ class Experiment(Strict):
     patience: Positive | None = None  # epochs without a lower loss on val after which training ends
     test_flip: bool = False  # predict the mean of an image and its mirror
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    compile: bool = False  # by torch.compile; takes a minute before the first step
+    compile: bool = False  # by torch.compile; takes up to a minute before the first step
     compute: Compute = Compute()
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The training loop and its parts; imports torch and numpy, nothing of DVC, MLflow or pydantic."""
+"""The training loop and its parts; imports torch, numpy and pyarrow, nothing of DVC, MLflow or pydantic."""
 
 import os
 

@@ -34,6 +34,7 @@ RESIDENT_SHARE = 0.5  # of the free memory of the device that resident images ma
 AUGMENTATION = 1 << 40  # added to the seeds of other draws
 CHUNK = 2**20  # values: what a CPU makes of so few stays in its caches, and in memory that it has already
 AHEAD = 3  # batches read before they are asked for
+PART = 2**26  # bytes that go to a GPU at a time: they pass through memory that can't be swapped
 
 
 class Packed:
@@ -94,8 +95,17 @@ class Rows:
         self.file, self.rows, self.device, self.budget = file, rows, device, budget
         self.shape, self.dtype, self.start = header.shape[1:], header.dtype, header.offset
         self.row_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
-        fits = len(rows) * self.row_bytes <= budget
-        self.resident = self.read(rows).to(device) if fits else None
+        self.resident = self.all() if len(rows) * self.row_bytes <= budget else None
+
+    def all(self) -> Tensor:
+        """Every row, on the device."""
+        if self.device.type == "cpu":
+            return self.read(self.rows)
+        rows = self.empty(0).new_empty((len(self.rows), *self.shape), device=self.device)
+        size = max(1, PART // self.row_bytes)
+        for start in range(0, len(rows), size):
+            rows[start : start + size] = self.read(self.rows[start : start + size])
+        return rows
 
     def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
         """For each list of positions, the rows there, on the device; they hold until the next are asked for.
@@ -109,9 +119,10 @@ class Rows:
         pending: deque[Future[Tensor]] = deque()
         most = max(map(len, chosen), default=0)
         places = [self.empty(most) for _ in range(min(AHEAD + 1, len(chosen)))] if self.device.type == "cpu" else [None]
+        on_cpu = torch.cat(tuple(chosen)).cpu().split([len(positions) for positions in chosen])  # waits for a GPU once
         with ThreadPoolExecutor(1) as reader:
-            for positions, place in zip(chosen, itertools.cycle(places), strict=False):
-                pending.append(reader.submit(self.read, self.rows[positions.cpu().numpy()], place))
+            for positions, place in zip(on_cpu, itertools.cycle(places), strict=False):
+                pending.append(reader.submit(self.read, self.rows[positions.numpy()], place))
                 if len(pending) > AHEAD:
                     yield pending.popleft().result().to(self.device, non_blocking=True)
             while pending:
@@ -164,7 +175,7 @@ class Batches:
     def normalize_once(self) -> None:
         """For a training that takes all images, unchanged, at every step."""
         if self.normalized is None:
-            (pixels,) = self.batches([torch.arange(len(self))])
+            (pixels,) = self.batches([torch.arange(len(self), device=self.device)])
             self.normalized = self.images(pixels)
 
     def view(self, epoch: int) -> Batches:
@@ -178,6 +189,10 @@ class Batches:
     def mixes(self, recipe: Any) -> bool:
         """Whether images are mixed with others."""
         return bool(recipe.mixup or recipe.cutmix)
+
+    def flips(self, recipe: Any) -> bool:
+        """Whether an image is judged together with its mirror image."""
+        return recipe.test_flip
 
     def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
         """For each list of positions, pixels (B, H, W, C) uint8, which hold until the next are asked for."""

@@ -29,6 +29,8 @@ def place(compute: Any, local_rank: int | None = None) -> tuple[torch.device, in
         raise UserError(
             f"params.yaml: compute.device = '{wanted}' can't be used here ({reason}); try auto or cpu"
         ) from None
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # for streams and graphs, which belong to the current one
     if compute.threads != "auto":
         return device, compute.threads
     sharing = 1 if local_rank is None or "OMP_NUM_THREADS" in os.environ else compute.devices

@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.console import UserError
 
@@ -45,8 +44,6 @@ class Group:
         if "MASTER_ADDR" not in os.environ:
             raise UserError("MASTER_ADDR is not set: expected the address of the first machine, see docs/scaling.md")
         os.environ.setdefault("MASTER_PORT", str(PORT))
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
         # objects and numbers on the CPU travel by gloo everywhere
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         store = None
@@ -195,6 +192,8 @@ def work(train: Callable[..., None], *arguments: Any) -> str | None:
     A process can't return while others wait for it: it leaves its error in the store, which all can reach and which
     outlives them, and fails. Started again, all find it there.
     """
+    from tqdm import tqdm
+
     # at once, also while waiting for another process: torch sends it to what a killed parent leaves behind
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     tqdm.set_lock(threading.RLock())  # its own is one between processes, which Python reports as leaked by a killed one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,18 @@ class Engine:
         self.mean, self.std = packed.normalization(recipe.normalize)
         meta = packed.meta
         self.shape = Shape(meta["channels"], meta["height"], meta["width"], len(packed.classes))
-        rows = packed.rows("train", *(["val"] if recipe.whole_train else []), fraction=recipe.train_fraction)
-        validation_rows = packed.rows() if recipe.whole_train else packed.rows("val")
-        if not len(validation_rows) and (recipe.keep == "best" or recipe.patience):
+        self.rows = packed.rows("train", *(["val"] if recipe.whole_train else []), fraction=recipe.train_fraction)
+        self.validation_rows = packed.rows() if recipe.whole_train else packed.rows("val")
+        if not len(self.validation_rows) and (recipe.keep == "best" or recipe.patience):
             raise UserError(f"{recipe.dataset} has no validation images to pick an epoch by: raise its split.val")
-        self.data = self.batches(rows)
-        self.validation = self.batches(validation_rows) if len(validation_rows) else None
+
+    @cached_property
+    def data(self) -> Batches:
+        return self.batches(self.rows)
+
+    @cached_property
+    def validation(self) -> Batches | None:
+        return self.batches(self.validation_rows) if len(self.validation_rows) else None
 
     def __str__(self) -> str:
         where = self.device if self.group.world == 1 else f"{self.group.world} × {self.device.type}"
@@ -59,9 +66,11 @@ class Engine:
         """The network as it is before its first step."""
         torch.manual_seed(seed)
         model = build(self.recipe.network, self.shape, self.weights).to(self.device)
+        if self.device.type == "cuda":  # augmented images come in either order; filters in this one decide
+            model = model.to(memory_format=torch.channels_last)
         if initialize := getattr(model, "initialize", None):
             every = math.ceil(len(self.data) * math.prod(self.shape[:3]) / SEEN_VALUES)  # classes may lie in a row
-            (pixels,) = self.data.batches([torch.arange(0, len(self.data), every)])
+            (pixels,) = self.data.batches([torch.arange(0, len(self.data), every, device=self.device)])
             initialize(self.data.images(pixels))
         if self.group.world > 1 and self.device.type == "cuda":  # on the CPU each process has statistics of its own
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

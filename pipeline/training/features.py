@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from pipeline.console import progress
@@ -20,13 +21,15 @@ BATCH = 64  # images; larger ones are no faster on a CPU
 class Features:
     """Stands for `images` (data.Batches) where only the head behind a frozen `backbone` trains: features (B, F).
 
-    Every epoch sees another of `views` augmented versions of each image, in turn; None: a new one each epoch. The
-    files with a view's features are in `folder`; they stay there, for other heads, where `views` says how many.
+    Every epoch sees another of `views` augmented versions of each image, in turn; None: a new one each epoch, if
+    anything is random about them. The files with a view's features are in `folder`; they stay there, for other heads,
+    where `views` says how many.
     """
 
     def __init__(self, backbone: nn.Module, images: Batches, recipe: Any, seed: int, folder: Path) -> None:
         self.backbone, self.images_of, self.recipe, self.seed, self.folder = backbone, images, recipe, seed, folder
         self.device, self.labels, self.classes = images.device, images.labels, images.classes
+        self.views = recipe.views if images.draw(recipe.augment, seed, 1).numel() else 1
         self.file: Path | None = None
         self.pixels: Rows
 
@@ -39,18 +42,19 @@ class Features:
         return self
 
     def view(self, epoch: int) -> Features:
-        views = self.recipe.views
-        self.show((epoch - 1) % views + 1 if views else epoch)
+        self.show((epoch - 1) % self.views + 1 if self.views else epoch)
         return self
 
     def show(self, view: int) -> None:
         file = self.folder / f"view-{view}.npy"
         if file == self.file:
             return
-        if self.file is not None and not self.recipe.views:
+        if self.file is not None and not self.views:
             remove(self.file)
-        if not file.exists():
-            self.compute(file, view)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".lock"):  # a head that trains at the same time may want the same
+            if not file.exists():
+                self.compute(file, view)
         self.file = file
         self.pixels = Rows(file, np.arange(len(self)), self.device, self.images_of.pixels.budget)
 
@@ -77,6 +81,9 @@ class Features:
 
     def mixes(self, recipe: Any) -> bool:
         return False
+
+    def flips(self, recipe: Any) -> bool:
+        return False  # mirrored features are not those of a mirrored image
 
     def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
         return self.pixels.batches(chosen)

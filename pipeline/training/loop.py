@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +41,25 @@ def train(
     on from the last epoch with batches in twice as many parts. Raises UserError when the loss is no longer a finite
     number. In a `group` of processes every one calls this; the first one alone validates, saves and calls `on_epoch`.
     """
-    start = copy.deepcopy(model.state_dict())
+    start, trained = copy.deepcopy(model.state_dict()), [each for each in model.parameters() if each.requires_grad]
     parts = 1 if recipe.accumulate == "auto" else recipe.accumulate
     while True:
         try:
             return Training(model, recipe, data, validation, seed, saved, parts, group).run(on_epoch)
         except RuntimeError as error:
-            if group.world > 1 and device.out_of_memory(error):  # the others have memory, and wait
-                raise UserError(f"not enough memory: expected accumulate above {parts}, or a smaller batch") from None
-            if recipe.accumulate != "auto" or parts >= batch_size(recipe, data) or not device.out_of_memory(error):
+            if not device.out_of_memory(error):
                 raise
+            size = batch_size(recipe, data)
+            if group.world > 1 or recipe.accumulate != "auto" or parts >= size:  # others have memory, and wait
+                said = f"not enough memory for a batch of {size} in {parts} parts"
+                wanted = f"accumulate above {parts}, or a smaller batch" if parts < size else "a smaller network"
+                raise UserError(f"{said}: expected {wanted}") from None
         parts *= 2
         device.free(data.device)
         model.load_state_dict(start)
-        print(f"not enough memory for a batch of {batch_size(recipe, data)}: going on in {parts} parts of it")
+        for weight in trained:  # also those that were still to thaw
+            weight.requires_grad_(True)
+        print(f"not enough memory for a batch of {size}: going on in {parts} parts of it")
 
 
 def batch_size(recipe: Any, data: Any) -> int:
@@ -78,6 +83,7 @@ class Training:
         self.model, self.recipe, self.data, self.validation = model, recipe, data, validation
         self.seed, self.saved, self.parts, self.group = seed, saved, parts, group
         self.captures = device.captures(recipe, data)
+        self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizers = optimizers.make_optimizers(model, recipe.optimizer, self.captures)
         self.weights = class_weights(recipe, data.labels, data.classes)
         self.average = copy.deepcopy(model) if recipe.ema else None
@@ -109,7 +115,8 @@ class Training:
         loss, accuracy = self.pass_over(self.data.view(number), number)
         row: Row = {"epoch": number, "train_loss": loss, "train_accuracy": accuracy}
         if self.validation is not None:
-            loss, accuracy = self.group.once(lambda: evaluate(self.result, self.validation, self.recipe.test_flip))
+            flip = self.validation.flips(self.recipe)
+            loss, accuracy = self.group.once(lambda: evaluate(self.result, self.validation, flip))
             self.check_finite(torch.tensor([loss]), number, "the loss on validation images")
             row |= {"val_loss": loss, "val_accuracy": accuracy}
         self.history.append(row)
@@ -124,7 +131,7 @@ class Training:
         model, recipe, alone = self.model, self.recipe, self.group.world == self.parts == 1
         model.train()
         if recipe.unfreeze_every:
-            thaw(model, 1 + (number - 1) // recipe.unfreeze_every)
+            thaw(model, self.trained, 1 + (number - 1) // recipe.unfreeze_every)
         if self.step is None or (recipe.unfreeze_every and (number - 1) % recipe.unfreeze_every == 0):
             written_out = alone and perceptron.suits(model, recipe, data.device) and not data.mixes(recipe.augment)
             kind = Perceptron if written_out else Step
@@ -154,7 +161,7 @@ class Training:
         self.group.add(losses)
         self.group.add(hits)
         self.check_finite(losses.cpu(), number, "the loss")
-        return losses.double().sum().item() / len(data), hits.sum().item() / len(data)
+        return losses.cpu().double().sum().item() / len(data), hits.sum().item() / len(data)
 
     def batches(self, data: Any, number: int) -> Iterator[tuple[Batch, Batch | None, int]]:
         """This process's shares of the batches of an epoch, and the size of each whole batch.
@@ -213,7 +220,7 @@ class Training:
     def restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"], strict=False)
         for optimizer, held in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(held)
+            optimizers.restore(optimizer, held)
         if self.average is not None:
             self.average.load_state_dict(state["average"], strict=False)
         self.best, self.history = state["best"], state["history"]
@@ -248,10 +255,12 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules())
 
 
-def thaw(model: nn.Module, count: int) -> None:
-    """Train the last `count` blocks only; norms of the others keep their statistics."""
+def thaw(model: nn.Module, weights: Sequence[Tensor], count: int) -> None:
+    """Train, of these weights, those in the last `count` blocks only; norms of the others keep their statistics."""
+    behind = optimizers.blocks_behind(model)
+    for weight in weights:
+        weight.requires_grad_(behind[id(weight)] < count)
     for number, block in enumerate(reversed(optimizers.blocks(model))):
-        block.requires_grad_(number < count)
         block.train(number < count)
 
 

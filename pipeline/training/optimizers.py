@@ -36,12 +36,16 @@ def make_optimizers(model: nn.Module, recipe: Any, capturable: bool = False) -> 
                 "params.yaml: optimizer.name = 'muon' trains what is between the first layer and the last, and here is"
                 " nothing between them: expected a deeper network, or adamw"
             )
-        muon = Muon(flat, momentum=recipe.momentum or 0.95, adjust_lr_fn="match_rms_adamw", **options)
+        muon = Muon(flat, momentum=recipe.momentum, adjust_lr_fn="match_rms_adamw", **options)
         rest = only(groups, lambda weight: id(weight) not in inner)
         return [muon, torch.optim.AdamW(rest, fused=True, **options)]
     options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
     if recipe.name == "sgd":
         made: Optimizer = torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **options)
+        if recipe.momentum:  # of all weights from the start: torch can't step where only those that thaw lack it
+            for group in made.param_groups:
+                for weight in group["params"]:
+                    made.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     else:
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.name]
         made = kind(groups, capturable=capturable, **options)
@@ -57,14 +61,21 @@ class Muon(torch.optim.Muon):
     def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
         self.weights: list[tuple[Tensor, Tensor]] = []  # each with its other view of the same memory
         for group in groups:
-            matrices = [nn.Parameter(weight.detach().flatten(1)) for weight in group["params"]]
+            matrices = [nn.Parameter(as_matrix(weight.detach())) for weight in group["params"]]
             self.weights += zip(group["params"], matrices, strict=True)
             group["params"] = matrices
         super().__init__(groups, **options)
 
     def take_gradients(self) -> None:
         for weight, matrix in self.weights:
-            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
+            matrix.grad = None if weight.grad is None else as_matrix(weight.grad)
+
+
+def as_matrix(values: Tensor) -> Tensor:
+    """(outputs, inputs × height × width) of filters; in channels_last order, which the memory has on a GPU, another
+    order of columns. Muon's step does not depend on it.
+    """
+    return (values if values.is_contiguous() else values.permute(0, 2, 3, 1)).flatten(1)
 
 
 def parameter_groups(model: nn.Module, recipe: Any) -> list[dict[str, Any]]:
@@ -72,13 +83,11 @@ def parameter_groups(model: nn.Module, recipe: Any) -> list[dict[str, Any]]:
 
     Only those that require a gradient. Without `decay_biases`, biases and the weights of norms do not decay.
     """
-    depth = {
-        id(weight): number for number, block in enumerate(reversed(blocks(model))) for weight in block.parameters()
-    }
+    behind = blocks_behind(model)
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for weight in model.parameters():
         if weight.requires_grad:
-            factor = recipe.layer_decay ** depth.get(id(weight), len(depth))
+            factor = recipe.layer_decay ** behind[id(weight)]
             groups.setdefault((factor, recipe.decay_biases or weight.ndim > 1), []).append(weight)
     return [
         {"params": weights, "lr": recipe.lr * factor, "weight_decay": recipe.weight_decay if decays else 0.0}
@@ -108,15 +117,34 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return found
 
 
+def blocks_behind(model: nn.Module) -> dict[int, int]:
+    """How many blocks follow the one that a weight is in, by the weight's id; what is in none counts to the first."""
+    found = blocks(model)
+    behind = {id(weight): max(0, len(found) - 1) for weight in model.parameters()}
+    return behind | {
+        id(weight): number for number, block in enumerate(reversed(found)) for weight in block.parameters()
+    }
+
+
 def set_rate(optimizers: Sequence[Optimizer], factor: float) -> None:
     """Set every learning rate to `factor` times the one that it was made with."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            rate = group.setdefault("initial_lr", float(group["lr"])) * factor
+            if "initial_lr" not in group:
+                group["initial_lr"] = float(group["lr"])  # which waits for the device
+            rate = group["initial_lr"] * factor
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
+
+
+def restore(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load a state; a rate that a CUDA graph reads stays the tensor that it is, on the device."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def step(optimizers: Sequence[Optimizer]) -> None:

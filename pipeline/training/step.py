@@ -117,7 +117,8 @@ class Captured:
             clone = Batch(*(tensor.clone() for tensor in batch))
             self.inputs = clone, None if others is None else Batch(*(tensor.clone() for tensor in others))
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            # images may be read ahead in another thread meanwhile, which asks CUDA for memory
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.result = self.step(*self.inputs, whole)
         else:
             for held, given in zip(self.inputs, (batch, others), strict=True):
