@@ -2,9 +2,9 @@
 
 usage: python -m benchmarks.document [--device NAME] [TABLE …]
 
-The tables are `studies`, `peers`, `growth`, `repro`, `startup` and `elementwise`. Those of training are of one device,
-cuda if there is one: a machine with a GPU writes its own tables and leaves those of the CPU as they are, and the
-reverse.
+The tables are `studies`, `peers`, `growth`, `repro`, `startup` and `elementwise`. They are of one device, cuda if there
+is one: a machine with a GPU writes its own tables and leaves those of the CPU as they are, and the reverse; `repro` and
+`startup` are of a CPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import elementwise, peers, repro, startup, train
-from benchmarks.side_by_side import in_words, spread, table
+from benchmarks.side_by_side import caption, spread, table
 
 DOCUMENT = Path("docs/benchmarks.md")
 ROUNDS = 5
@@ -46,9 +46,9 @@ STUDIES = {
         Row("cats-dogs-alexnet", 5, epochs=1, images=1_000, precision="bf16"),
     ],
     "cuda": [
-        Row("mnist-mlp", 25, epochs=3),
+        Row("mnist-mlp", 25, epochs=10),
         Row("mnist-gd", 2, epochs=100),
-        Row("fashion-mnist-mlp", 25, epochs=3),
+        Row("fashion-mnist-mlp", 25, epochs=10),
         Row("cifar10-mlp", 20, epochs=2),
         Row("cats-dogs-cnn", 10, epochs=3),
         Row("cats-dogs-alexnet", 20, epochs=3),
@@ -71,10 +71,13 @@ GROWING = ("mnist-mlp", 6_000)  # images, times 1, 10 and 100
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.document", description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=STUDIES, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("tables", nargs="*", help=f"only these: {', '.join(TABLES)}")
     arguments = parser.parse_args()
-    for name in arguments.tables or TABLES:
+    if unknown := set(arguments.tables) - set(TABLES):
+        parser.error(f"no table {', '.join(unknown)}: expected some of {', '.join(TABLES)}")
+    known = [name for name in TABLES if arguments.device == "cpu" or name not in ONLY_CPU]
+    for name in arguments.tables or known:
         print(f"{name} …", file=sys.stderr, flush=True)
         section = name if name in ONLY_CPU else f"{name} {arguments.device}"
         text = TABLES[name](arguments.device)
@@ -102,7 +105,7 @@ def studies(device: str) -> str:
         print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
         profiles.append((rows[-1][0], figures["precision"], train.profile(job, **how)))
     measured = table([*train.HEADS, "goal, usual ÷ engine"], rows)
-    return f"{said(figures, ROUNDS)}\n\n{measured}\n\n{table(('recipe', '', 'where the time goes'), profiles)}"
+    return f"{caption(figures)}\n\n{measured}\n\n{table(('recipe', '', 'where the time goes'), profiles)}"
 
 
 def can_choose_bf16(job: dict[str, Any]) -> bool:
@@ -122,7 +125,7 @@ def growth(device: str) -> str:
         rate = f"{count / figures['seconds']:,.0f}"
         rows.append((f"{count:,}", spread(seconds), rate, figures["peak_mb"]))
     heads = (f"images, `{recipe}`, 1 epoch", "engine, s", "images/s", "peak MB")
-    return f"{said(figures, ROUNDS)}\n\n{table(heads, rows)}"
+    return f"{caption(figures)}\n\n{table(heads, rows)}"
 
 
 def other_frameworks(device: str) -> str:
@@ -140,10 +143,6 @@ def startups(device: str) -> str:
 
 def elementwises(device: str) -> str:
     return elementwise.as_table(elementwise.measure(10_000, 10, device))
-
-
-def said(figures: dict[str, Any], rounds: int) -> str:
-    return f"{in_words(figures['machine'])}; {rounds} rounds in turns: median (smallest–largest)."
 
 
 TABLES: dict[str, Callable[[str], str]] = {

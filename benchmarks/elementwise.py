@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.side_by_side import in_words, machine, median, spread, table
+from benchmarks.side_by_side import caption, machine, median, spread, table
 
 PUBLISHED = {"cpu": 0.0379, "cuda": 0.0144}  # seconds, for 10,000 × 10,000; hardware not told
 
@@ -81,8 +81,7 @@ def as_table(figures: dict[str, Any]) -> str:
     if figures["published_seconds"]:
         rows.append(("published", f"{1000 * figures['published_seconds']:.1f}"))
     what = f"{figures['size']:,} × {figures['size']:,}, float32, {figures['device']}"
-    said = f"{in_words(figures['machine'])}; {figures['rounds']} rounds: median (smallest–largest)"
-    return f"{said}\n\n{table((what, 'ms'), rows)}"
+    return f"{caption(figures)}\n\n{table((what, 'ms'), rows)}"
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def main() -> None:
 
 def loaded(job: Job) -> Engine:
     engine = Engine(Packed(job.packed), job.recipe, job.weights)
-    engine.data, engine.validation = engine.batches(job.train_rows), None
+    engine.rows, engine.validation_rows = job.train_rows, job.train_rows[:0]
     return engine
 
 

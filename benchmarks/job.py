@@ -1,8 +1,8 @@
 """What a contender of `benchmarks.train` is told, as JSON on its standard input, and what all of them share.
 
-A contender imports torch, torchvision, numpy and pandas and nothing of DVC, MLflow or pydantic, so that it also runs on
-a bare machine with a GPU. A job is a recipe as `params.yaml` has it, with every default filled in, the folder of packed
-images, and what the command line said: images, device, workers.
+A contender imports torch, torchvision, numpy, pandas and pyarrow and nothing of DVC, MLflow or pydantic, so that it
+also runs on a bare machine with a GPU. A job is a recipe as `params.yaml` has it, with every default filled in, the
+folder of packed images, and what the command line said: images, device, workers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Job:

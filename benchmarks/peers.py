@@ -23,7 +23,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from benchmarks.side_by_side import REPOSITORY, in_turns, in_words, machine, spread, table
+from benchmarks.side_by_side import REPOSITORY, caption, in_turns, machine, spread, table
 from benchmarks.train import changed, ratio, read_job, what_ran
 
 CONTENDERS = {
@@ -104,8 +104,7 @@ def as_table(figures: dict[str, Any]) -> str:
         for name, row in figures["contenders"].items()
     ]
     heads = (f"`{figures['recipe']}`, {what_ran(figures)}", "seconds", "÷ engine", "accuracy")
-    said = f"{in_words(figures['machine'])}; {figures['rounds']} rounds in turns: median (smallest–largest)."
-    return f"{said}\n\n{table((*heads, 'peak MB'), rows)}"
+    return f"{caption(figures)}\n\n{table((*heads, 'peak MB'), rows)}"
 
 
 if __name__ == "__main__":

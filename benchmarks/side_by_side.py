@@ -89,3 +89,8 @@ def in_words(described: dict[str, Any]) -> str:
         f" {described['threads']} threads; Python {described['python']}, torch {described['torch']},"
         f" torchvision {described['torchvision']}"
     )
+
+
+def caption(figures: dict[str, Any]) -> str:
+    """What stands above a table: `machine`, and `rounds` of contenders that took turns."""
+    return f"{in_words(figures['machine'])}; {figures['rounds']} rounds in turns: median (smallest–largest)."

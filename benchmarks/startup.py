@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.side_by_side import REPOSITORY, in_words, machine, median, spread, table
+from benchmarks.side_by_side import REPOSITORY, caption, machine, median, spread, table
 
 HEAVY = ("torch", "torchvision", "torch._dynamo", "mlflow", "sklearn", "scipy", "pandas", "pyarrow", "pydantic")
 HEAVY += ("matplotlib",)
@@ -128,11 +128,9 @@ def as_table(figures: dict[str, Any]) -> str:
         (f"`{name}`", spread(row["each_round"]), ", ".join(f"`{package}`" for package in row["imports"]))
         for name, row in figures["stages"].items()
     ]
-    said = f"{in_words(figures['machine'])}; {figures['rounds']} rounds: median (smallest–largest)"
-    said += f"; experiment `{figures['experiment']}`"
-    beside = f"`train` trains for {spread(figures['training'])} of its seconds; the rest is"
-    beside += f" {figures['train_beside_training']:.2f} × `import torch` (goal: ≤ {GOAL} ×)."
-    return f"{said}\n\n{table(('process', 'seconds', 'imports'), rows)}\n\n{beside}"
+    beside = f"`train` of `{figures['experiment']}` trains for {spread(figures['training'])} of its seconds;"
+    beside += f" the rest is {figures['train_beside_training']:.2f} × `import torch` (goal: ≤ {GOAL} ×)."
+    return f"{caption(figures)}\n\n{table(('process', 'seconds', 'imports'), rows)}\n\n{beside}"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ CACHE = Path(".checkpoints/benchmarks")
 STAND_INS = {"cifar10": "cifar10-jpeg"}  # in DATA_MIRROR, for what may not be there
 SMALL = 64  # pixels a side: such images are published, and read, as arrays
 STAGES = ("check", "split", "pack")
+CODE = (*(f"{stage}.py" for stage in STAGES), "images/**/*.py", "checking/*.py", "splitting/*.py")
 
 
 def job_file(experiment: str) -> Path:
@@ -67,7 +68,7 @@ def find(dataset: str, source: Path) -> Path:
 def key(described: dict[str, Any], source: Path) -> str:
     """Of what decides the packed images: their description, the files they come from, the code that packs them."""
     sizes = [(file.name, file.stat().st_size) for file in files_of(source)]
-    code = [(REPOSITORY / "pipeline" / f"{stage}.py").read_text() for stage in STAGES]
+    code = [file.read_text() for pattern in CODE for file in sorted((REPOSITORY / "pipeline").glob(pattern))]
     return hashlib.sha256(json.dumps([described, sizes, code]).encode()).hexdigest()[:12]
 
 

@@ -7,7 +7,7 @@ In turns, each in a process of its own, on the same images, for the same number 
 (benchmarks.usual_loops), this project's engine (benchmarks.engine), and the bare matrix products and convolutions of
 the same steps (benchmarks.limit). Seconds are of training alone, without imports, without what is done once to bring
 the data into reach, and without evaluation, which is told apart. NAME is an experiment of params.yaml, or the file of a
-job (see benchmarks.studies) on a machine that has torch, torchvision, numpy and pandas only.
+job (see benchmarks.studies) on a machine that has torch, torchvision, numpy, pandas and pyarrow only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.side_by_side import in_turns, in_words, machine, median, run, spread, table
+from benchmarks.side_by_side import caption, in_turns, machine, median, run, short, spread, table
 
 CONTENDERS = ("usual_loops", "engine", "limit")
 
@@ -140,7 +140,7 @@ def ratio(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float:
 
 
 HEADS = ("recipe", "what ran", "usual loop, s", "engine, s", "limit, s", "usual ÷ engine", "engine ÷ limit")
-HEADS += ("accuracy, usual", "engine", "peak MB")
+HEADS += ("engine, s an epoch", "accuracy, usual", "engine", "peak MB")
 
 
 def row(figures: dict[str, Any]) -> list[str]:
@@ -151,6 +151,7 @@ def row(figures: dict[str, Any]) -> list[str]:
         *(spread(rounds[name]) for name in CONTENDERS),
         f"{figures['ratio']:.2f} ×",
         f"{figures['of_limit']:.2f} ×",
+        short(figures["seconds"] / figures["epochs"]),
         f"{figures['usual_accuracy']:.4f}",
         f"{figures['accuracy']:.4f}",
         str(figures.get("device_peak_mb", figures["peak_mb"])),
@@ -166,8 +167,7 @@ def what_ran(figures: dict[str, Any]) -> str:
 
 
 def as_table(figures: dict[str, Any]) -> str:
-    rounds = f"{figures['rounds']} rounds: median (smallest–largest)"
-    return f"{in_words(figures['machine'])}; {rounds}\n\n{table(HEADS, [row(figures)])}"
+    return f"{caption(figures)}\n\n{table(HEADS, [row(figures)])}"
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from benchmarks.job import Job, Stopwatch, read, tell
 
 STATISTICS = {"symmetric": ((0.5,) * 3, (0.5,) * 3), "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
+PLAIN = {"ema": None, "clip_norm": None, "label_smoothing": 0, "class_weights": "none", "unfreeze_every": None}
 
 
 def main() -> None:
@@ -85,8 +87,8 @@ def network(job: Job) -> nn.Module:
     if described.name == "mlp":
         sizes = [int(np.prod(job.shape)), *described.hidden]
         last = [nn.LogSoftmax(dim=1)] if described.log_softmax else []
-        return nn.Sequential(nn.Flatten(), *fully_connected(sizes, classes), *last)
-    if described.name == "cnn":
+        return nn.Sequential(nn.Flatten(), *fully_connected(sizes, classes, described), *last)
+    if described.name == "cnn" and described.activation == "relu" and not described.batch_norm:
         return CNN(described, job.shape, classes)
     if described.name == "transfer" and described.backbone == "alexnet":
         model = models.alexnet()
@@ -95,15 +97,17 @@ def network(job: Job) -> nn.Module:
         for parameter in model.parameters():
             parameter.requires_grad = False
         head = described.head
-        model.classifier = nn.Sequential(*fully_connected([256 * 6 * 6, *head.hidden], classes, head.dropout))
+        model.classifier = nn.Sequential(*fully_connected([256 * 6 * 6, *head.hidden], classes, head))
         return model
-    raise SystemExit(f"error: no study has a loop for the network {described.name}")
+    raise SystemExit(f"error: no study has such a network: {vars(described)}")
 
 
-def fully_connected(sizes: list[int], classes: int, dropout: float = 0.0) -> list[nn.Module]:
+def fully_connected(sizes: list[int], classes: int, described: Any) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+        norm = [nn.BatchNorm1d(outputs)] if described.batch_norm else []
+        dropout = [nn.Dropout(described.dropout)] if described.dropout else []
+        layers += [nn.Linear(inputs, outputs), *norm, ACTIVATIONS[described.activation](), *dropout]
     return [*layers, nn.Linear(sizes[-1], classes)]
 
 
@@ -120,7 +124,7 @@ class CNN(nn.Module):
         self.pool = described.pool
         with torch.no_grad():
             values = self.features(torch.zeros(1, *shape)).shape[1]
-        self.classifier = nn.Sequential(*fully_connected([values, *described.hidden], classes, described.dropout))
+        self.classifier = nn.Sequential(*fully_connected([values, *described.hidden], classes, described))
 
     def features(self, images: Tensor) -> Tensor:
         for convolution in self.convolutions:
@@ -132,6 +136,10 @@ class CNN(nn.Module):
 
 
 def mini_batches(job: Job) -> None:
+    beyond = [key for key, plain in PLAIN.items() if getattr(job.recipe, key) != plain]
+    beyond += ["schedule"] if job.recipe.schedule.name != "constant" else []
+    if beyond:
+        raise SystemExit(f"error: no study has a loop with {', '.join(beyond)}")
     load, train, evaluation = (Stopwatch(job.device) for _ in range(3))
     with load:
         options = {"num_workers": job.workers, "pin_memory": job.device.type == "cuda"}
@@ -145,7 +153,7 @@ def mini_batches(job: Job) -> None:
         more = {"momentum": chosen.momentum} if chosen.name == "sgd" else {}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = OPTIMIZERS[chosen.name](trained, lr=chosen.lr, weight_decay=chosen.weight_decay, **more)
-        criterion = nn.CrossEntropyLoss()
+        criterion, l1 = nn.CrossEntropyLoss(), job.recipe.regularization.l1
     for _ in range(job.recipe.epochs):
         with train:
             model.train()
@@ -154,6 +162,8 @@ def mini_batches(job: Job) -> None:
                 images, labels = images.to(job.device), labels.to(job.device)
                 scores = model(images)
                 loss = criterion(scores, labels)
+                if l1:
+                    loss = loss + l1 * sum(weight.abs().sum() for weight in trained if weight.ndim > 1)
                 hits += (scores.argmax(1) == labels).sum()
                 optimizer.zero_grad()
                 loss.backward()
