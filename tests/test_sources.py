@@ -417,6 +417,7 @@ CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 2
 
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(["zip", "w", "w:gz", "w:bz2", "w:xz"]), CHANGES, st.floats(0.01, 1) | st.just(1.0))
+@example("w:bz2", [(0.05, 0)], 1.0)
 def test_a_damaged_archive_never_ends_in_anything_but_a_line(
     kind: str, changes: list[tuple[float, int]], kept: float
 ) -> None:

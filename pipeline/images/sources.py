@@ -86,7 +86,9 @@ def begins_like_zip(path: Path) -> bool:
 def told_as_archive(path: Path) -> Iterator[None]:
     try:
         yield
-    except BROKEN_ARCHIVE as error:
+    except (*BROKEN_ARCHIVE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's; without a number it is bz2's, of damaged data
         raise UserError(
             f"{path}: not a whole zip or tar archive ({in_one_line(error)}): it may be truncated; fetch it again"
         ) from None
