@@ -1,11 +1,16 @@
-"""Memory that a process has freed and will want again."""
+"""Memory: how much there is to take, and what a process has freed and will want again."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
+# files that tell a control group's limit and use, and what of that is files' pages that will be given back
+CGROUP = ("memory.max", "memory.current", "inactive_file")
+CGROUP_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -19,3 +24,34 @@ def keep_freed(most: int) -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(M_TRIM_THRESHOLD, most)
             libc.mallopt(M_MMAP_THRESHOLD, most)
+
+
+def available() -> int:
+    """Bytes that this process may still take: what the machine has left, or its container or job, if that is less."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        return min([free, *left_to_groups(Path("/proc/self/cgroup").read_text(), Path("/sys/fs/cgroup"))])
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def left_to_groups(listed: str, root: Path) -> list[int]:
+    """Bytes left to each limited control group that a process is in, `listed` as in /proc/self/cgroup.
+
+    By both versions of the kernel's interface, with files below `root`: docs.kernel.org/admin-guide/cgroup-v2.html.
+    """
+    left = []
+    for line in listed.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, (limit, use, given_back) = (root / "memory", CGROUP_1) if controllers else (root, CGROUP)
+        folder = top / path.strip("/")
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(top):
+                with suppress(OSError, ValueError):  # it has no limit, or a container does not show it
+                    pages = dict(row.split() for row in (group / "memory.stat").read_text().splitlines())
+                    used = int((group / use).read_text()) - int(pages[given_back])
+                    left.append(max(0, int((group / limit).read_text()) - used))
+    return left

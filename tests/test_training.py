@@ -23,12 +23,13 @@ from things import one_thread as one_thread
 from things import packed as packed
 from torch import Tensor, nn
 
-from pipeline import live, train
+from pipeline import live, memory, train
 from pipeline.console import UserError, run
 from pipeline.recipes import Compute, Normalization, Optimizer
 from pipeline.training import data, inference, loop
-from pipeline.training.data import Batches, Packed
+from pipeline.training.data import Batches, Packed, Rows
 from pipeline.training.device import make_deterministic, place
+from pipeline.training.engine import Engine
 from pipeline.training.optimizers import make_optimizers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -355,6 +356,49 @@ def test_normalisation_of_another_number_of_channels(
     packed = Packed(pack(tmp_path / "packed", channels=channels))
     with pytest.raises(UserError, match=f"{len(mean)} means and {len(std)} stds for {channels} channels"):
         packed.normalization(Normalization(mean=mean, std=std))
+
+
+def test_images_stay_where_memory_for_twice_as_much_is_left(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 31 * 90  # bytes of the images that train
+    for left, resident in ((2 * size, True), (2 * size - 2, False)):
+        monkeypatch.setattr(memory, "available", lambda left=left: left)
+        engine = Engine(packed, recipe(compute={"device": "cpu"}))
+        assert (engine.data.pixels.resident is not None) == resident
+
+
+def test_images_reach_another_device_in_parts(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each through memory that can't be swapped, of which there may be little. (`meta` has no values.)"""
+    monkeypatch.setattr(data, "PART", 10 * 90)
+    read: list[int] = []
+    original = Rows.read
+    monkeypatch.setattr(Rows, "read", lambda self, rows: read.extend(rows) or original(self, rows))
+    rows = packed.rows("train")
+    resident = Rows(packed.file, rows, torch.device("meta"), 10**9).resident
+    assert resident is not None and resident.shape == (31, 6, 5, 3) and resident.device.type == "meta"
+    assert read == list(rows)
+
+
+def write_group(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content)
+
+
+def test_memory_that_a_container_or_a_job_may_take(tmp_path: Path) -> None:
+    """Docker, SLURM and systemd limit it by control groups, of either version."""
+    used = {"memory__current": "700\n", "memory__stat": "anon 500\ninactive_file 200\n"}
+    write_group(tmp_path, memory__stat="inactive_file 5\n")  # the root has no limit
+    write_group(tmp_path / "slurm", memory__max="1000\n", **used)
+    write_group(tmp_path / "slurm/job", memory__max="max\n", **used)
+    assert memory.left_to_groups("0::/slurm/job\n", tmp_path) == [500]
+    assert memory.left_to_groups("0::/elsewhere\n", tmp_path) == []  # the host's name of it, seen from inside
+
+    old = {"memory__usage_in_bytes": "800\n", "memory__stat": "total_inactive_file 100\n"}
+    write_group(tmp_path / "memory/docker/a", memory__limit_in_bytes="600\n", **old)
+    write_group(tmp_path / "memory", memory__limit_in_bytes="9000\n", **old)
+    listed = "9:name=systemd:/\n4:cpu,memory:/docker/a\n2:cpuset:/docker/a\n0::/\n"
+    assert memory.left_to_groups(listed, tmp_path) == [0, 8300]
+    assert 0 < memory.available() < 2**50
 
 
 def test_streamed_and_resident_images_train_alike(

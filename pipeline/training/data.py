@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Generator, Tensor
 
+from pipeline import memory
 from pipeline.console import UserError
 from pipeline.training.augment import augment, draw
 
@@ -135,14 +135,14 @@ class Rows:
     def read(self, rows: np.ndarray, place: Tensor | None = None) -> Tensor:
         """By plain reads: the pages of a memory map would count as this process's own."""
         rows_read = self.empty(len(rows)) if place is None else place[: len(rows)]
-        memory = rows_read.view(-1).view(torch.uint8).numpy().data
+        place_bytes = rows_read.view(-1).view(torch.uint8).numpy().data
         runs = [*np.flatnonzero(np.diff(rows, prepend=-2) != 1), len(rows)]  # of rows that follow each other
         with self.file.open("rb", buffering=0) as file:
             for first, last in itertools.pairwise(runs):
                 file.seek(self.start + int(rows[first]) * self.row_bytes)
                 at, stop = first * self.row_bytes, last * self.row_bytes
                 while at < stop:  # a read gives 2 GiB at most
-                    count = file.readinto(memory[at:stop])
+                    count = file.readinto(place_bytes[at:stop])
                     if not count:
                         raise UserError(f"{self.file} ends too early: run dvc repro pack@{self.file.parent.name}")
                     at += count
@@ -243,10 +243,4 @@ def resident_budget(device: torch.device, sharing: int = 1) -> int:
 
 def free_memory(device: torch.device) -> int:
     """Bytes free on a device; on the CPU what this process may still take."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available()
