@@ -66,7 +66,12 @@ def progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
 
 
 def only_argument(what: str) -> str:
-    """The one argument of a stage. Raises UserError for none or more."""
+    """The one argument of a stage: a name. Raises UserError for none or more."""
     if len(sys.argv) != 2:
         raise UserError(f"expected one argument: python -m pipeline.{Path(sys.argv[0]).stem} {what}")
-    return sys.argv[1]
+    return name_in(sys.argv[1])
+
+
+def name_in(argument: str) -> str:
+    """The name of a data set or an experiment, given as it is or as in DVC's name of a stage, `check@digits`."""
+    return argument.rpartition("@")[2]

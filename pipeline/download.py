@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 from pipeline import params
-from pipeline.console import UserError, run
+from pipeline.console import UserError, name_in, run
 from pipeline.fetch import fetch_all, user_mirror
 from pipeline.outputs import remove, whole
 from pipeline.published import Wanted
@@ -30,8 +30,8 @@ CHECKSUM_IN_NAME = re.compile(r"-([0-9a-f]{8,64})$")  # of the stem: torchvision
 def main() -> None:
     parser = argparse.ArgumentParser("python -m pipeline.download", description=(__doc__ or "").split("\n\n")[0])
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("dataset", nargs="?", metavar="DATASET")
-    what.add_argument("--weights", metavar="EXPERIMENT")
+    what.add_argument("dataset", nargs="?", type=name_in, metavar="DATASET")
+    what.add_argument("--weights", type=name_in, metavar="EXPERIMENT")
     arguments = parser.parse_args()
     if arguments.weights:
         download_weights(arguments.weights)

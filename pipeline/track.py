@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline import params
-from pipeline.console import UserError, run
+from pipeline.console import UserError, name_in, run
 from pipeline.results import Result, locked_experiments, read_result
 from pipeline.tracker import Tracker, connected, tracking_uri
 
@@ -26,7 +26,7 @@ def main() -> int:
         if arguments[:1] == ["--live"]:
             log_live(arguments[1], arguments[2])
         else:
-            log_results(arguments)
+            log_results([name_in(argument) for argument in arguments])
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as error:  # whatever a server, a network or a database does

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Clone, processes, wait_until
+from conftest import ENVIRONMENT, REPOSITORY, Clone, edit, processes, wait_until
 from ruamel.yaml import YAML
 
 from benchmarks import repro
@@ -66,12 +66,6 @@ def module_deps(stage: str, network: str = "") -> set[str]:
     stages = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     deps = [dep.replace("${item.network.name}", network) for dep in stages[stage]["do"]["deps"]]
     return {dep for dep in deps if dep.endswith(".py")}
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
 
 
 @pytest.fixture(scope="module")

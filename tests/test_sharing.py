@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import getpass
+import json
+import os
+import shutil
 from collections.abc import Callable
 from configparser import ConfigParser
 from pathlib import Path
 
-from conftest import REPOSITORY, Clone, run
+import pytest
+from conftest import REPOSITORY, Clone, class_folders, edit, run, wait_until
 from servers import Server
 from servers import sshd as sshd
 
@@ -98,3 +102,50 @@ def test_a_model_travels_over_ssh(
     model = bytes_of(theirs, "models/digits-mlp")
     assert len(model) == 2 and model == bytes_of(mine, "models/digits-mlp")
     assert theirs.must_run("git", "status", "--porcelain").out == ""
+
+
+def test_a_users_own_archive_is_dvcs(clone: Clone, tmp_path: Path) -> None:
+    pictures = class_folders(tmp_path / "photos", {"cat": 8, "dog": 8})
+    photos = clone.root / "data/raw/photos.zip"
+    photos.parent.mkdir()
+    archive = Path(shutil.make_archive(str(photos.with_suffix("")), "zip", pictures)).read_bytes()
+    with (clone.root / "params.yaml").open("a") as params:
+        params.write("  photos-mlp: {dataset: photos, network: {name: mlp}, optimizer: {name: sgd, lr: 0.1},")
+        params.write(" epochs: 1, batch_size: 4}\n")
+    entry = "  photos: {source: data/raw/photos.zip, image_size: 8}\n"
+    edit(clone.root / "params.yaml", "datasets:\n", f"datasets:\n{entry}")
+    clone.must_run("dvc", "add", "data/raw/photos.zip")
+    assert "data/raw/photos.zip.dvc" in clone.must_run("git", "status", "--porcelain", "-uall").out
+    clone.must_run("dvc", "remote", "add", "--default", "team", str(tmp_path / "team"))
+    commit(clone)
+
+    assert "1 file pushed" in clone.must_run("dvc", "push").out
+    clone.run("dvc", "checkout")
+    assert photos.read_bytes() == archive
+    clone.must_run("dvc", "gc", "--workspace", "--force")
+    photos.unlink()
+    clone.must_run("dvc", "checkout", "data/raw/photos.zip")
+    assert photos.read_bytes() == archive
+
+    theirs = git_clone(clone, tmp_path / "theirs")
+    theirs.run("dvc", "pull")
+    assert (theirs.root / "data/raw/photos.zip").read_bytes() == archive
+
+    # in a copy of the project, which gets the archive by DVC
+    clone.must_run("dvc", "exp", "run", "--queue", "-S", "datasets.photos.image_size=4", "check@photos")
+    path = f"{clone.root}/.venv/bin:{os.environ['PATH']}"  # the worker calls `dvc`
+    clone.must_run("dvc", "queue", "start", PATH=path)
+    try:
+        wait_until(lambda: "Success" in clone.must_run("dvc", "queue", "status").out)
+    finally:
+        clone.run("dvc", "queue", "stop", "--kill")
+
+
+@pytest.mark.parametrize("name", ["x;touch PWN", "$(touch PWN)", "x'; touch PWN; '", "x\ntouch PWN\n"])
+def test_no_name_reaches_a_shell(clone: Clone, name: str) -> None:
+    key = json.dumps(name)
+    edit(clone.root / "params.yaml", "datasets:\n", f"datasets:\n  {key}: {{source: data/raw, image_size: 8}}\n")
+    (clone.root / "data/raw").mkdir()
+    ran = clone.run("dvc", "repro", f"check@{name}")
+    assert ran.status and not (clone.root / "PWN").exists()
+    assert "a name is letters, digits" in ran.err
