@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 THEIRS_TO_MEND = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
 }
 
@@ -36,7 +36,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except OSError as error:
         if error.errno not in THEIRS_TO_MEND:
             raise
-        print(f"error: {error.filename or 'writing'}: {os.strerror(error.errno or 0)}", file=sys.stderr)
+        print(f"error: {error.filename or 'standard output'}: {os.strerror(error.errno or 0)}", file=sys.stderr)
         status = 1
     sys.exit(status)
 

@@ -16,7 +16,7 @@ from urllib.request import url2pathname
 
 from pipeline import fetch_http
 from pipeline.console import UserError
-from pipeline.outputs import remove, whole
+from pipeline.outputs import named, remove, whole
 from pipeline.published import Failure, Wanted
 
 DIGITS = "scikit-learn:load_digits"
@@ -160,7 +160,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def copy_stream(source: IO[bytes], target: Path) -> None:
-    with target.open("wb") as file:
+    with named(target), target.open("wb") as file:
         shutil.copyfileobj(source, file, CHUNK)
 
 

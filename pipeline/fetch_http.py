@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.console import progress
+from pipeline.outputs import named
 from pipeline.published import HTML, Failure, Wanted, looks_like_html
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
     total = have + int(length) if length.isdecimal() else None
     chunks: Iterator[bytes] = response.raw.stream(CHUNK, decode_content=False)
     with (
+        named(part),
         part.open("ab" if have else "wb") as file,
         progress(desc=wanted.name, total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1024) as bar,
     ):

@@ -20,6 +20,16 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let an OSError of the block, such as that of a full disk, tell which file it was about."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file or folder to; it becomes `path` only if the block succeeds.
 
@@ -29,7 +39,8 @@ def whole(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     remove(partial)
     try:
-        yield partial
+        with named(path):
+            yield partial
         if partial.is_dir():  # a folder can't replace another one in one step
             remove(path)
         os.replace(partial, path)

@@ -281,7 +281,7 @@ def test_full_disk_is_one_line(project: Project, server: Server) -> None:
     (project.root / "data/.downloads/toy").mkdir(parents=True)
     (project.root / "data/.downloads/toy/images.gz.part").symlink_to("/dev/full")
     status, _, errors = project.run("toy")
-    assert status == 1 and errors == "error: writing: No space left on device\n"
+    assert status == 1 and errors == "error: data/.downloads/toy/images.gz.part: No space left on device\n"
     assert project.is_absent()
 
 

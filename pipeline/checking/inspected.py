@@ -20,7 +20,7 @@ from pipeline.console import progress
 from pipeline.images import facts, hashing, sheets, stored
 from pipeline.images.sources import Source
 from pipeline.manifest import CHECKED
-from pipeline.outputs import remove, whole
+from pipeline.outputs import named, remove, whole
 
 CHECKPOINTS = Path(".checkpoints")  # outside DVC's outputs, which are deleted at every start
 PART_ROWS = 1024
@@ -112,7 +112,7 @@ class Inspected:
     def fingerprints(self, rows: np.ndarray) -> np.ndarray:
         """Those of the given rows, in ascending order, as (N, SIDE, SIDE) uint8, mapped from a file."""
         path, start = self.folder / "fingerprints", 0
-        with path.open("wb") as file:
+        with named(path), path.open("wb") as file:
             for table in self.tables(["fingerprint"]):
                 inside = rows[(rows >= start) & (rows < start + len(table))] - start
                 file.writelines(table["fingerprint"].take(inside).to_pylist())
