@@ -36,7 +36,7 @@ results: $(INSTALLED)
 	@echo "  reports/digits-cnn/            classification report, confusion matrix, sample predictions"
 	@echo "  make ui                        the runs in MLflow"
 	@echo "  $(BIN)/dvc plots show       learning curves of all experiments, as a page"
-	@echo "  params.yaml, README.md         the studies; your own images"
+	@echo "  README.md                      your own images; published studies"
 
 .PHONY: test
 test: $(INSTALLED) ## run the whole test suite

@@ -1,8 +1,9 @@
-"""From an experiment of `params.yaml` to a job for the contenders: its recipe, and its data as the stages pack them.
+"""From an experiment of `params.yaml`, or a study, to a job for the contenders.
 
-The data are looked for where `params.yaml` says, then in DATA_MIRROR. They are checked, split and packed by the
-project's own stages, in a small project of their own under .checkpoints/benchmarks, once: the job that is kept beside
-them, <experiment>.json, also runs on a machine that has none of the packages that this takes.
+A job is a recipe, and its data as the stages pack them. The data are looked for where their entry says, then in
+DATA_MIRROR. They are checked, split and packed by the project's own stages, in a small project of their own under
+.checkpoints/benchmarks, once: the job that is kept beside them, <experiment>.json, also runs on a machine that has none
+of the packages that this takes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from benchmarks.side_by_side import REPOSITORY
 from pipeline import params
 from pipeline.console import UserError
 from pipeline.outputs import whole, write_json
+from pipeline.study import with_all_studies
 
 CACHE = Path(".checkpoints/benchmarks")
 STAND_INS = {"cifar10": "cifar10-jpeg"}  # in DATA_MIRROR, for what may not be there
@@ -30,7 +32,7 @@ CODE = (*(f"{stage}.py" for stage in STAGES), "images/**/*.py", "checking/*.py",
 
 def job_file(experiment: str) -> Path:
     """The job of an experiment, after making what it needs. Raises UserError where there are no data."""
-    everything = params.load()
+    everything = with_all_studies(params.read())
     recipe = everything.experiment(experiment)
     dataset = everything.dataset(recipe.dataset).model_dump(mode="json", exclude_unset=True)
     source = find(recipe.dataset, Path(dataset["source"]))

@@ -6,8 +6,8 @@ usage: python -m benchmarks.train --recipe NAME [--epochs N] [--images N] [--rou
 In turns, each in a process of its own, on the same images, for the same number of steps: the published study's loop
 (benchmarks.usual_loops), this project's engine (benchmarks.engine), and the bare matrix products and convolutions of
 the same steps (benchmarks.limit). Seconds are of training alone, without imports, without what is done once to bring
-the data into reach, and without evaluation, which is told apart. NAME is an experiment of params.yaml, or the file of a
-job (see benchmarks.studies) on a machine that has torch, torchvision, numpy, pandas and pyarrow only.
+the data into reach, and without evaluation, which is told apart. NAME is an experiment of params.yaml, a study, or the
+file of a job (see benchmarks.studies) on a machine that has torch, torchvision, numpy, pandas and pyarrow only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CONTENDERS = ("usual_loops", "engine", "limit")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
-    parser.add_argument("--recipe", required=True, help="an experiment of params.yaml, or the file of a job")
+    parser.add_argument("--recipe", required=True, help="an experiment of params.yaml, a study, or the file of a job")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--images", type=int, help="train on so many, evenly spaced or repeated, instead of all")
     parser.add_argument("--rounds", type=int, default=3)
@@ -53,7 +53,7 @@ def read_job(recipe: str) -> dict[str, Any]:
         except UserError as error:
             sys.exit(f"error: {error}")
     elif not file.is_file():
-        sys.exit(f"error: {file} is not there: expected an experiment of params.yaml, or the file of a job")
+        sys.exit(f"error: {file} is not there: expected an experiment of params.yaml, a study, or the file of a job")
     job: dict[str, Any] = json.loads(file.read_text())
     for key in ("packed", "files", "weights"):
         job[key] = str(file.resolve().parent / job[key]) if job[key] else None

@@ -163,6 +163,11 @@ def load() -> Params:
 
     Raises UserError, in one line that names the key, its value and what is allowed.
     """
+    return validated(read())
+
+
+def read() -> dict[str, Any]:
+    """The content of `params.yaml`. Raises UserError where it is missing or not YAML."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -178,10 +183,15 @@ def load() -> Params:
         raise UserError(f"{FILE}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict | None):
         raise UserError(f"{FILE}: found a {type(raw).__name__}; expected the keys {', '.join(Params.model_fields)}")
+    return raw or {}
+
+
+def validated(raw: dict[str, Any]) -> Params:
+    """The content of a `params.yaml` as typed objects. Raises UserError for the first faulty key."""
     try:
-        params = Params.model_validate(raw or {})
+        params = Params.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{FILE}: {in_one_line(error, raw or {})}") from None
+        raise UserError(f"{FILE}: {in_one_line(error, raw)}") from None
     for name, experiment in params.experiments.items():
         check_experiment(name, experiment, params)
     return params

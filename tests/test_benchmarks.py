@@ -217,10 +217,11 @@ def test_the_page_has_a_section_for_every_table() -> None:
 
 def test_every_measured_study_is_an_experiment() -> None:
     from pipeline import params
+    from pipeline.study import with_all_studies
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
-        known = params.load().experiments
+        known = with_all_studies(params.read()).experiments
     assert {row.recipe for rows in document.STUDIES.values() for row in rows} <= set(known)
 
 
@@ -228,10 +229,11 @@ def test_the_usual_loop_trains_the_networks_of_the_studies() -> None:
     from benchmarks import usual_loops
     from pipeline import params
     from pipeline.networks import Shape, build
+    from pipeline.study import with_all_studies
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
-        known = params.load()
+        known = with_all_studies(params.read())
 
     def described(model: nn.Module) -> list[str]:
         """Its layers and weights; which comes first of pooling and activation is the same to both."""

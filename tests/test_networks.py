@@ -24,6 +24,7 @@ from pipeline.networks import Shape, build
 from pipeline.networks.resnet import Block
 from pipeline.networks.transfer import load_weights
 from pipeline.recipes import Experiment
+from pipeline.study import with_all_studies
 from pipeline.training import engine
 
 PHOTOS = Shape(channels=3, height=224, width=224, classes=2)
@@ -41,9 +42,9 @@ def transfer(backbone: str, **more: Any) -> Any:
 
 
 def study(monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[Any, Shape]:
-    """Network and input of an experiment as the repository's params.yaml has them."""
+    """Network and input of a study."""
     monkeypatch.chdir(REPOSITORY)
-    everything = params.load()
+    everything = with_all_studies(params.read())
     experiment = everything.experiment(name)
     dataset = everything.dataset(experiment.dataset)
     classes = 2 if experiment.dataset == "cats-dogs" else 10

@@ -17,6 +17,7 @@ from pipeline import params
 from pipeline.console import UserError
 from pipeline.networks import convolved
 from pipeline.recipes.networks import CNN
+from pipeline.study import with_all_studies
 
 MINIMAL: dict[str, Any] = {
     "seed": 101,
@@ -96,7 +97,9 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 def test_the_repositorys_own_file_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    loaded = params.load()
+    assert list(params.load().experiments) == ["digits-mlp", "digits-cnn"]
+    loaded = with_all_studies(params.read())
+    assert len(loaded.experiments) == 20
     assert loaded.seed_of("mnist-mlp") == loaded.seed and loaded.seed_of("mnist-gd") == 0
     assert loaded.dataset("mnist").height_width == (28, 28)
 

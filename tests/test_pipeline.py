@@ -407,14 +407,11 @@ def test_plots_hold_curves_and_counts(digits: Clone, copy_of: CopyOf, tmp_path: 
     assert "digits loss" in page and f"reports/{CNN}/confusion_matrix.csv" in page
 
 
-def test_charts_name_experiments_that_exist() -> None:
-    yaml = YAML(typ="safe")
-    experiments = yaml.load((REPOSITORY / "params.yaml").read_text())["experiments"]
-    charts = yaml.load((REPOSITORY / "dvc.yaml").read_text())["plots"]
-    for chart in charts:
-        ((name, properties),) = chart.items()
-        shown = {Path(file).parent.name for file in properties["y"]}
-        assert shown == {key for key, item in experiments.items() if item["dataset"] == name.rsplit(" ", 1)[0]}
+def test_a_clone_in_which_no_study_ran_is_quiet(digits: Clone, copy_of: CopyOf) -> None:
+    copy = copy_of(digits)
+    for verb in ("checkout", "status", ["metrics", "show"], ["plots", "show"]):
+        ran = copy.must_run("dvc", *([verb] if isinstance(verb, str) else verb))
+        assert not ran.err and len(ran.out.splitlines()) < 10, ran.out + ran.err
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="only /proc tells what a process has in its environment")

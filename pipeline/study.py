@@ -1,0 +1,93 @@
+"""Published studies, and strong recipes for the same data: list them, or add some to params.yaml.
+
+usage: python -m pipeline.study [EXPERIMENT …]
+
+An experiment may be a pattern: 'cifar10-*'. Its data set and the addresses of its files are added with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pipeline import params
+from pipeline.console import UserError, run
+from pipeline.outputs import whole
+from pipeline.recipes.strict import hint
+
+FILES = Path(__file__).parents[1] / "studies"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m pipeline.study", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="a name or a pattern; none: list all")
+    wanted = parser.parse_args().experiments
+    studies = read_studies()
+    if not wanted:
+        for dataset in studies["datasets"]:
+            print(f"{dataset}: {', '.join(experiments_on(dataset, studies))}")
+        return
+
+    params.load()  # refuses what is wrong with it before it is changed
+    from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update  # the form that `dvc exp run -S` writes
+
+    names = [name for pattern in wanted for name in matching(pattern, studies["experiments"])]
+    document = parse_yaml_for_update(params.FILE.read_text(), params.FILE)
+    added = [key for name in names for key in add(document, name, studies)]
+    if added:
+        with whole(params.FILE) as partial:
+            partial.write_text(dumps_yaml(document))
+    print(f"added to {params.FILE}: {', '.join(added)}" if added else f"{params.FILE} has them already")
+    print(f"run: dvc repro {' '.join(f'evaluate@{name}' for name in names)}")
+
+
+def read_studies() -> dict[str, dict[str, Any]]:
+    """The sections downloads, datasets and experiments of all studies, with the comments that ruamel.yaml keeps."""
+    from ruamel.yaml import YAML
+
+    sections: dict[str, dict[str, Any]] = {"downloads": {}, "datasets": {}, "experiments": {}}
+    for file in sorted(FILES.glob("*.yaml")):
+        for section, entries in YAML().load(file).items():
+            sections[section].update(entries)
+    return sections
+
+
+def with_all_studies(raw: dict[str, Any]) -> params.Params:
+    """The content of a params.yaml with every study added to it."""
+    studies = read_studies()
+    for name in studies["experiments"]:
+        add(raw, name, studies)
+    return params.validated(raw)
+
+
+def experiments_on(dataset: str, studies: dict[str, dict[str, Any]]) -> list[str]:
+    return [name for name, experiment in studies["experiments"].items() if experiment["dataset"] == dataset]
+
+
+def matching(pattern: str, names: dict[str, Any]) -> list[str]:
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        raise UserError(f"no study {pattern!r}{hint(pattern, names)}; there are: {', '.join(names)}")
+    return found
+
+
+def add(document: dict[str, Any], name: str, studies: dict[str, dict[str, Any]]) -> list[str]:
+    """Add an experiment with its data set to the content of a params.yaml, where what is there stays as it is.
+
+    Returns the keys of what was added.
+    """
+    dataset = studies["experiments"][name]["dataset"]
+    added = []
+    for section, entry in (("downloads", dataset), ("datasets", dataset), ("experiments", name)):
+        if not document.get(section):
+            document[section] = {}
+        if entry not in document[section]:
+            document[section][entry] = studies[section][entry]
+            added.append(f"{section}.{entry}")
+    return added
+
+
+if __name__ == "__main__":
+    run(main)

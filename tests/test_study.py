@@ -1,0 +1,62 @@
+"""Published studies: what adding one to params.yaml changes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+
+from conftest import REPOSITORY, Clone, Project, failed_in_one_line
+from dvc.utils.serialize import load_yaml, modify_yaml
+
+
+def test_a_study_is_added_with_its_data_set(project: Project) -> None:
+    file = project.root / "params.yaml"
+    shutil.copy(REPOSITORY / "params.yaml", file)
+    before = file.read_text()
+    command = project.command("study")[1:]
+    file.write_text(before)
+    studies = Clone(project.root)
+    listed = studies.must_run("python", *command, PYTHONPATH=str(REPOSITORY))
+    assert "mnist: mnist-mlp, mnist-gd, mnist-cnn" in listed.out.splitlines() and file.read_text() == before
+
+    ran = studies.must_run("python", *command, "mnist-*", "cats-dogs-cnn", PYTHONPATH=str(REPOSITORY))
+    added = ["mnist-mlp", "mnist-gd", "mnist-cnn", "cats-dogs-cnn"]
+    assert ran.out.splitlines()[-1] == f"run: dvc repro {' '.join(f'evaluate@{name}' for name in added)}"
+    params = load_yaml(str(file))
+    assert list(params["experiments"])[2:] == added
+    assert list(params["datasets"]) == list(params["downloads"]) == ["digits", "mnist", "cats-dogs"]
+    after = file.read_text()
+    assert set(before.splitlines()) <= set(after.splitlines())
+
+    ran = studies.must_run("python", *command, "mnist-mlp", PYTHONPATH=str(REPOSITORY))
+    assert "params.yaml has them already" in ran.out and file.read_text() == after
+    failed = studies.run("python", *command, "mnist-mpl", PYTHONPATH=str(REPOSITORY))
+    failed_in_one_line(failed, "no study 'mnist-mpl'", "did you mean 'mnist-mlp'?")
+    assert file.read_text() == after
+
+
+def test_an_entry_of_ones_own_stays(project: Project) -> None:
+    project.dataset("mnist", "data/raw/other", 14)
+    project.must_run("study", "mnist-mlp")
+    params = load_yaml(str(project.root / "params.yaml"))
+    assert params["datasets"]["mnist"] == project.params["datasets"]["mnist"]
+    assert params["experiments"]["mnist-mlp"]["epochs"] == 10
+
+
+def test_dvc_writes_params_as_they_are(project: Project) -> None:
+    file = project.root / "params.yaml"
+    shutil.copy(REPOSITORY / "params.yaml", file)
+    with modify_yaml(str(file)) as params:  # what `dvc exp run -S` does
+        params["experiments"]["digits-mlp"]["optimizer"]["lr"] = 0.01
+    old, new = (path.read_text().splitlines() for path in (REPOSITORY / "params.yaml", file))
+    assert [pair for pair in zip(old, new, strict=True) if pair[0] != pair[1]] == [
+        ("    optimizer: {name: adam, lr: 0.002}", "    optimizer: {name: adam, lr: 0.01}")
+    ]
+
+
+def test_a_study_that_never_ran_leaves_the_rest_alone(digits: Clone, copy_of: Callable[[Clone], Clone]) -> None:
+    copy = copy_of(digits)
+    copy.must_run("python", "-m", "pipeline.study", "mnist-mlp")
+    status = json.loads(copy.must_run("dvc", "status", "--json").out)
+    assert {stage.partition("@")[2] for stage in status} == {"mnist", "mnist-mlp"}
