@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipeline.credentials import hide
+
 UNSEEN_CHANGES = ("dvc.lock", "reports")  # what every run of the pipeline changes by itself
 
 
@@ -160,7 +162,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return hide(value if isinstance(value, str) else json.dumps(value))
 
 
 def git_state() -> tuple[str | None, str | None]:
