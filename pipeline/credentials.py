@@ -32,7 +32,7 @@ def hide(text: str, *addresses: str) -> str:
 def hide_in(address: str) -> str:
     """An address that is known to be one, with *** for its password, also where it lacks its scheme."""
     if "://" not in address:
-        return re.sub(r"^([^/\\@:]{2,}:).+@", rf"\g<1>{HIDDEN}@", address)
+        return re.sub(r"^([^/\\@:]+:)(?![/\\]).+@", rf"\g<1>{HIDDEN}@", address)
     return hide(without_spaces(address))
 
 
