@@ -11,8 +11,8 @@ URL = re.compile(r"""(["'])?([a-z][a-z0-9+.-]{0,30})://((?(1)(?:(?!\1).)*)\S*)""
 HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")
 # A value of a query whose name says so, without the punctuation of the sentence around it
 VALUE = re.compile(
-    r"""([?&;#](?:[\w.~%-]*(?:passw|pwd|secret|token|signature|credential|api[-_]?key|access[-_]?key|odbc_connect)"""
-    r"""[\w.~%-]*|sig|key|pass|auth)=)[^&#\s]+?(?=["')\]},.:;]*(?:[&#\s]|$))""",
+    r"""([?&;#](?:[\w.~%-]{0,40}(?:passw|pwd|secret|token|signature|credential|api[-_]?key|access[-_]?key|odbc_connect)"""
+    r"""[\w.~%-]{0,40}|sig|key|pass|auth)=)[^&#\s]+?(?=["')\]},.:;]{0,9}(?:[&#\s]|$))""",
     re.IGNORECASE,
 )
 SHORTEST = 3  # characters of a part of a password that is looked for by itself

@@ -47,7 +47,7 @@ def connected() -> Iterator[Tracker]:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     # one at a time: processes of a `dvc queue` that make the same tables, experiment or run stand in each other's way
-    database = uri.removeprefix("sqlite:///") if address.scheme == "sqlite" else root() / "mlflow.db"
+    database = uri.partition("?")[0].removeprefix("sqlite:///") if address.scheme == "sqlite" else root() / "mlflow.db"
     with FileLock(f"{database}.lock"):
         yield Tracker(MlflowClient(uri), uri)
 
