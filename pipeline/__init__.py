@@ -8,11 +8,19 @@ from types import TracebackType
 
 
 def end_quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ctrl-C while a stage still imports: no traceback there either. Later, `pipeline.console.run` sees to it."""
+    """Ctrl-C while a stage still imports: no traceback there either. Later, `pipeline.console.run` sees to it.
+
+    The traceback of anything else is as fit for a terminal as all that a stage says.
+    """
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         os._exit(130)
-    sys.__excepthook__(kind, error, trace)
+    import traceback
+
+    from pipeline.console import say
+
+    for part in traceback.format_exception(kind, error, trace):
+        say(*part.splitlines(), file=sys.stderr)
 
 
 sys.excepthook = end_quietly

@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline import parallel, params
 from pipeline.checking.inspected import Inspected
 from pipeline.checking.verdicts import Verdicts
-from pipeline.console import UserError, only_argument, run
+from pipeline.console import UserError, only_argument, run, say
 from pipeline.describe import describe
 from pipeline.images import sheets
 from pipeline.images.items import IMAGE_SUFFIXES, is_visible
@@ -45,7 +45,7 @@ def main() -> None:
     tables = verdicts.complete(inspected.tables())
     write_tables(Path("data/checked", f"{name}.parquet"), tables, source.classes)
     inspected.remove()
-    print(in_words(name, summary))
+    say(*in_words(name, summary))
 
 
 def stop_if_too_many_broken(name: str, inspected: Inspected, verdicts: Verdicts, most: float) -> None:
@@ -65,9 +65,9 @@ def stop_if_too_many_broken(name: str, inspected: Inspected, verdicts: Verdicts,
         )
     if broken <= most * images:
         return
-    print(*listed, sep="\n", file=sys.stderr)
+    say(*listed, file=sys.stderr)
     if broken > LISTED:
-        print(f"… and {broken - LISTED} more", file=sys.stderr)
+        say(f"… and {broken - LISTED} more", file=sys.stderr)
     raise UserError(
         f"{name}: {broken} of {images} images are broken,"
         f" more than datasets.{name}.max_quarantined = {most:g} allows: mend or remove them, or raise it in params.yaml"
@@ -120,7 +120,7 @@ def rounded(numbers: dict[str, float]) -> dict[str, float | None]:
     return {name: None if np.isnan(number) else round(number, 6) for name, number in numbers.items()}
 
 
-def in_words(name: str, summary: dict[str, Any]) -> str:
+def in_words(name: str, summary: dict[str, Any]) -> list[str]:
     status = ", ".join(f"{count} {status}" for status, count in summary["status"].items())
     lines = [f"{name}: {summary['files']} files: {status}"]
     lines += [f"  {count:>7} {issue}" for issue, count in summary["issues"].items()]
@@ -130,7 +130,7 @@ def in_words(name: str, summary: dict[str, Any]) -> str:
         lines.append(
             f"{statistic:<8}" + "".join(f"{'-':>14}" if value is None else f"{value:>14.6f}" for value in both)
         )
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
+
+from pipeline.credentials import hide
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 THEIRS_TO_MEND = {
@@ -20,15 +22,29 @@ class UserError(Exception):
     """Something that the person can mend: what is wrong, what was expected, what to do, in one line."""
 
 
+def printable(text: str) -> str:
+    """The text as a terminal may get it: what would steer it or can't be seen is written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def say(*lines: str, file: IO[str] | None = None) -> None:
+    """Print lines to stdout or `file`, without control characters and credentials, whatever they quote."""
+    for line in lines:
+        print(hide(printable(line)), file=file)
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and exit: 0 or its own status, 1 after a `UserError`, 130 after Ctrl-C; no traceback for these."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # it may know ASCII only
     try:
         status = main() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
-        print("interrupted: nothing half-written is left; run it again to go on", file=sys.stderr)
+        say("interrupted: nothing half-written is left; run it again to go on", file=sys.stderr)
         status = INTERRUPTED
     except BrokenPipeError:  # `... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -36,7 +52,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except OSError as error:
         if error.errno not in THEIRS_TO_MEND:
             raise
-        print(f"error: {error.filename or 'standard output'}: {os.strerror(error.errno or 0)}", file=sys.stderr)
+        say(f"error: {error.filename or 'standard output'}: {os.strerror(error.errno or 0)}", file=sys.stderr)
         status = 1
     sys.exit(status)
 

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 from pipeline import params
-from pipeline.console import UserError, name_in, run
+from pipeline.console import UserError, name_in, run, say
 from pipeline.fetch import fetch_all, user_mirror
 from pipeline.outputs import remove, whole
 from pipeline.published import Wanted
@@ -48,7 +48,7 @@ def download_dataset(name: str) -> None:
     files = [Wanted(plain(file), **published.model_dump()) for file, published in entry.files.items()]
     folder = RAW / name
     if holds_just(folder, files):
-        print(f"{folder} is complete")
+        say(f"{folder} is complete")
         return
     remove(folder)
     waiting = WAITING / name

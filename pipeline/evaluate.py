@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import figures, params
-from pipeline.console import UserError, only_argument, run
+from pipeline.cells import harmless
+from pipeline.console import UserError, only_argument, printable, run, say
 from pipeline.outputs import whole, write_json
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ def main() -> None:
         raise UserError(f"the loss of models/{name} on test images is {loss}: train it with a lower optimizer.lr")
     write_reports(Path("reports", name), predictions, packed.classes, loss, model.about, accuracies)
     draw_samples(Path("reports", name, "samples.png"), packed, rows, predictions)
-    print(f"{name}: accuracy {accuracies[0]:.4f}, loss {loss:.4f} on {len(rows):,} test images")
+    say(f"{name}: accuracy {accuracies[0]:.4f}, loss {loss:.4f} on {len(rows):,} test images")
     if over := over_seeds(accuracies):
-        print(f"over {len(accuracies)} seeds: accuracy {over['accuracy_mean']:.4f} ± {over['accuracy_sd']:.4f}")
+        say(f"over {len(accuracies)} seeds: accuracy {over['accuracy_mean']:.4f} ± {over['accuracy_sd']:.4f}")
 
 
 def write_reports(
@@ -83,7 +84,7 @@ def write_reports(
     truth, predicted = predictions.label.to_list(), predictions.predicted.to_list()
     options = {"labels": classes, "zero_division": 0.0}
     report = classification_report(truth, predicted, output_dict=True, **options)
-    text = classification_report(truth, predicted, digits=4, **options)
+    text = classification_report(truth, predicted, digits=4, target_names=list(map(printable, classes)), **options)
     counts = confusion_matrix(truth, predicted, labels=classes)
 
     write_json(folder / "classification_report.json", report)
@@ -92,7 +93,7 @@ def write_reports(
     with whole(folder / "confusion_matrix.csv") as partial:
         pd.DataFrame(
             [
-                (actual, guess, int(counts[row, column]))
+                (harmless(actual), harmless(guess), int(counts[row, column]))
                 for row, actual in enumerate(classes)
                 for column, guess in enumerate(classes)
             ],

@@ -15,7 +15,8 @@ from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from pipeline import fetch_http
-from pipeline.console import UserError
+from pipeline.console import UserError, say
+from pipeline.credentials import hide_in
 from pipeline.outputs import named, remove, whole
 from pipeline.published import Failure, Wanted
 
@@ -42,7 +43,7 @@ def fetch_all(files: Iterable[Wanted], mirrors: list[str], waiting: Path, held_a
     complete.mkdir(parents=True, exist_ok=True)
     for path in complete.iterdir():
         if not any(path.name == wanted.name and wanted.is_at(path) for wanted in files):
-            print(f"warning: {path} is not the published file: removed", file=sys.stderr)
+            say(f"warning: {path} is not the published file: removed", file=sys.stderr)
             remove(path)
     unreachable: dict[str, str] = {}
     for wanted in files:
@@ -64,7 +65,7 @@ def fetch_from_first(mirrors: list[str], wanted: Wanted, complete: Path, unreach
     """
     tried, news = [], []
     for mirror in mirrors:
-        address = address_of(mirror, wanted.name)
+        address = hide_in(address_of(mirror, wanted.name))
         if mirror in unreachable:
             tried.append(f"{address}: {unreachable[mirror]}")
             continue
@@ -77,14 +78,14 @@ def fetch_from_first(mirrors: list[str], wanted: Wanted, complete: Path, unreach
                 unreachable[mirror] = str(failure)
             continue
         for line in news:
-            print(f"warning: {line}", file=sys.stderr)
-        print(f"{wanted.name} from {address}")
+            say(f"warning: {line}", file=sys.stderr)
+        say(f"{wanted.name} from {address}")
         return []
     return tried or ["no mirror is named"]
 
 
 def address_of(mirror: str, name: str) -> str:
-    """The URL, path or kind of place to show and to fetch from."""
+    """The URL, path or kind of place to fetch from."""
     scheme = scheme_of(mirror)
     if scheme in ("http", "https", "file"):
         return f"{mirror.rstrip('/')}/{quote(name)}"

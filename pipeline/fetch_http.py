@@ -12,7 +12,7 @@ from http.client import RemoteDisconnected
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.console import progress
+from pipeline.console import printable, progress
 from pipeline.outputs import named
 from pipeline.published import HTML, Failure, Wanted, looks_like_html
 
@@ -119,10 +119,11 @@ def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
     length = response.headers.get("Content-Length", "")
     total = have + int(length) if length.isdecimal() else None
     chunks: Iterator[bytes] = response.raw.stream(CHUNK, decode_content=False)
+    name = printable(wanted.name)
     with (
         named(part),
         part.open("ab" if have else "wb") as file,
-        progress(desc=wanted.name, total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1024) as bar,
+        progress(desc=name, total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1024) as bar,
     ):
         first = next(chunks, b"")
         if not have and looks_like_html(first):

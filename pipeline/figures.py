@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from pipeline.console import printable
 from pipeline.outputs import whole
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def draw_grid(path: Path, tiles: Sequence[Tile]) -> None:
         axes = figure.add_subplot(rows, COLUMNS, position + 1)
         axes.set_axis_off()
         axes.imshow(tile.image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        axes.set_title(tile.title, color=tile.color, fontsize=8, parse_math=False)  # a $ in a name is no formula
+        title = "\n".join(map(printable, tile.title.split("\n")))
+        axes.set_title(title, color=tile.color, fontsize=8, parse_math=False)  # a $ in a name is no formula
     save(figure, path)
 
 
@@ -61,8 +63,9 @@ def draw_confusion_matrix(path: Path, counts: np.ndarray, classes: Sequence[str]
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(classes)), classes, rotation=90, parse_math=False)
-    axes.set_yticks(range(len(classes)), classes, parse_math=False)
+    names = [printable(name) for name in classes]
+    axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(classes) <= 20:

@@ -52,4 +52,10 @@ def whole(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with keys in the order given."""
     with whole(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        partial.write_text(json_text(value) + "\n")
+
+
+def json_text(value: Any) -> str:
+    """`value` as indented JSON: of its signs only those that can't be seen are escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return "".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import parallel, params
-from pipeline.console import UserError, only_argument, progress, run
+from pipeline.console import UserError, only_argument, progress, run, say
 from pipeline.images import stored
 from pipeline.images.decode import Unusable, decode, to_size, upright
 from pipeline.images.sources import Source, open_source
@@ -52,7 +52,7 @@ def main() -> None:
                 },
             },
         )
-    print(f"{name}: {' × '.join(map(str, shape))} uint8, {np.prod(shape, dtype=np.int64) / 1e6:.1f} MB")
+    say(f"{name}: {' × '.join(map(str, shape))} uint8, {np.prod(shape, dtype=np.int64) / 1e6:.1f} MB")
 
 
 def write_images(

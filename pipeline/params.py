@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline.console import UserError
 from pipeline.recipes import Experiment
-from pipeline.recipes.strict import Fraction, Seed, Strict, hint
+from pipeline.recipes.strict import Address, Fraction, Seed, Strict, hint
 
 FILE = Path("params.yaml")
 Pixels = Annotated[int, Field(gt=0, le=8192)]  # a side of a packed image
@@ -100,7 +100,7 @@ class NearDuplicates(Strict):
 class Dataset(Strict):
     """What to check, split and pack."""
 
-    source: Annotated[str, Field(min_length=1)]
+    source: Address
     image_size: Pixels | list[Pixels]
     channels: Literal[1, 3] = 3
     split: Split = Split()

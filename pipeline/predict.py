@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import glob
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.console import UserError, progress, run
+from pipeline.console import UserError, progress, run, say
 from pipeline.images.decode import Unusable, decode, to_size, upright
+from pipeline.outputs import json_text
 
 if TYPE_CHECKING:
     from pipeline.model import Model
@@ -37,14 +37,13 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.top < 1:
         raise UserError(f"--top {arguments.top}: expected 1 or more")
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may be any bytes
     found = {pattern: expand(pattern) for pattern in arguments.images}
     files = [file for pattern in arguments.images for file in found[pattern]]
     if not files:
         raise UserError(f"no files in {', '.join(map(repr, arguments.images))}")
     without = [pattern for pattern in found if not found[pattern]]
     for pattern in without:
-        print(f"{pattern!r}: no files", file=sys.stderr)
+        say(f"{pattern!r}: no files", file=sys.stderr)
 
     from pipeline.model import Model
 
@@ -56,17 +55,17 @@ def main() -> int:
         if arguments.grid and pixels is not None and len(tiles) < GRID:
             tiles.append((answer, pixels))
         if "error" in answer:
-            print(f"{answer['path']}: {answer['error']}", file=sys.stderr)
+            say(f"{answer['path']}: {answer['error']}", file=sys.stderr)
         elif not arguments.json:
-            print(
+            say(
                 f"{answer['path']}: " + ", ".join(f"{p['class']} {p['probability']:.4f}" for p in answer["predictions"])
             )
     if arguments.json:
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
+        say(*json_text(answers).split("\n"))
     sys.stdout.flush()  # here a closed pipe is noticed without a traceback
     if arguments.grid:
         if len(tiles) == GRID < len(answers):
-            print(f"{arguments.grid}: only the first {GRID} images", file=sys.stderr)
+            say(f"{arguments.grid}: only the first {GRID} images", file=sys.stderr)
         draw(arguments.grid, tiles)
     return 1 if without or any("error" in answer for answer in answers) else 0
 
@@ -119,7 +118,7 @@ def draw(path: Path, answered: list[tuple[dict[str, Any], np.ndarray]]) -> None:
     tiles = []
     for answer, pixels in answered:
         best = answer["predictions"][0]
-        name = Path(answer["path"]).name.encode("utf-8", "backslashreplace").decode()
+        name = Path(answer["path"]).name
         tiles.append(figures.Tile(pixels, f"{name}\n{best['class']} {best['probability']:.0%}", "black"))
     figures.draw_grid(path, tiles)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import params
-from pipeline.console import only_argument, run
+from pipeline.console import only_argument, run, say
 from pipeline.images.sources import open_source
 from pipeline.manifest import STATUSES, read_columns
 from pipeline.outputs import whole
@@ -59,7 +59,7 @@ def main() -> None:
     )
     with whole(path) as partial:
         partial.write_text(page, encoding="utf-8")
-    print(f"{name}: {len(checked)} files, {len(sections)} kinds of findings: open {path} in a browser")
+    say(f"{name}: {len(checked)} files, {len(sections)} kinds of findings: open {path} in a browser")
 
 
 def facts(

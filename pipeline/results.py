@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.console import UserError
+from pipeline.console import UserError, say
 
 LOCK = Path("dvc.lock")
 # what tells one result from another; DVC's lock holds the same md5 of each
@@ -65,11 +65,11 @@ def read_result(name: str) -> Result | None:
     if not os.environ.get("DVC_STAGE", "").endswith(f"evaluate@{name}") and (
         locked_md5s(evaluated, "deps").get(model.as_posix()) != locked_md5s(stages[f"train@{name}"])[model.as_posix()]
     ):
-        print(f"{name}: trained but not evaluated since; run dvc repro evaluate@{name}")
+        say(f"{name}: trained but not evaluated since; run dvc repro evaluate@{name}")
         return None
     folder = Path("reports", name)
     if not ((folder / "metrics.json").exists() and (folder / "history.csv").exists()):
-        print(f"{name}: {folder} is not here; dvc repro or git checkout brings it")
+        say(f"{name}: {folder} is not here; dvc repro or git checkout brings it")
         return None
     locked_params = stages[f"train@{name}"]["params"]["params.yaml"]
     recipe = locked_params[f"experiments.{name}"]

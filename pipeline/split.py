@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline import params
-from pipeline.console import UserError, only_argument, run
+from pipeline.console import UserError, only_argument, run, say
 from pipeline.manifest import SIDES, SPLIT, read_manifest, read_settings, write_tables
 from pipeline.outputs import write_json
 from pipeline.splitting.decisions import decide, read_decisions, wrong
@@ -54,9 +54,9 @@ def main() -> None:
     write_json(Path("reports", name, "split.json"), {**counts, "left_out": left_out, "decisions": changes})
     rows = pa.Table.from_pandas(table[SPLIT.names], SPLIT, preserve_index=False)
     write_tables(output, [rows], classes, SPLIT.with_metadata({"settings": json.dumps(settings)}))
-    print(f"{name}: {in_words(counts['total'])}; left out: {in_words(left_out)}")
+    say(f"{name}: {in_words(counts['total'])}; left out: {in_words(left_out)}")
     if len(decisions):
-        print(f"{name}: by {decisions_file}: {in_words(changes)}")
+        say(f"{name}: by {decisions_file}: {in_words(changes)}")
 
 
 def earlier_split(path: Path, settings: dict[str, Any]) -> pd.DataFrame | None:
@@ -65,7 +65,7 @@ def earlier_split(path: Path, settings: dict[str, Any]) -> pd.DataFrame | None:
         return None
     table, _ = read_manifest(path)
     if read_settings(path) != settings:
-        print(f"{path} was made with other settings: every side is drawn anew")
+        say(f"{path} was made with other settings: every side is drawn anew")
         return None
     return table
 

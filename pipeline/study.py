@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import params
-from pipeline.console import UserError, run
+from pipeline.console import UserError, run, say
 from pipeline.outputs import whole
 from pipeline.recipes.strict import hint
 
@@ -27,7 +27,7 @@ def main() -> None:
     studies = read_studies()
     if not wanted:
         for dataset in studies["datasets"]:
-            print(f"{dataset}: {', '.join(experiments_on(dataset, studies))}")
+            say(f"{dataset}: {', '.join(experiments_on(dataset, studies))}")
         return
 
     params.load()  # refuses what is wrong with it before it is changed
@@ -39,8 +39,8 @@ def main() -> None:
     if added:
         with whole(params.FILE) as partial:
             partial.write_text(dumps_yaml(document))
-    print(f"added to {params.FILE}: {', '.join(added)}" if added else f"{params.FILE} has them already")
-    print(f"run: dvc repro {' '.join(f'evaluate@{name}' for name in names)}")
+    say(f"added to {params.FILE}: {', '.join(added)}" if added else f"{params.FILE} has them already")
+    say(f"run: dvc repro {' '.join(f'evaluate@{name}' for name in names)}")
 
 
 def read_studies() -> dict[str, dict[str, Any]]:

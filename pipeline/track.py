@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline import params
-from pipeline.console import UserError, name_in, run
+from pipeline.console import UserError, name_in, run, say
+from pipeline.credentials import hide, hide_in
 from pipeline.results import Result, locked_experiments, read_result
 from pipeline.tracker import Tracker, connected, tracking_uri
 
@@ -30,9 +31,9 @@ def main() -> int:
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as error:  # whatever a server, a network or a database does
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        print(
-            f"warning: not logged to {tracking_uri()}: {reason}; `python -m pipeline.track` logs it later",
+        reason = " ".join(hide(str(error), tracking_uri()).split())[:200] or type(error).__name__
+        say(
+            f"warning: not logged to {hide_in(tracking_uri())}: {reason}; `python -m pipeline.track` logs it later",
             file=sys.stderr,
         )
         return 0 if "DVC_STAGE" in os.environ else 1  # an outage does not fail a stage
@@ -42,13 +43,12 @@ def main() -> int:
 def log_results(names: list[str]) -> None:
     results = [result for name in names or locked_experiments() if (result := read_result(name))]
     if not results:
-        print("nothing to log: no experiment has both an entry in dvc.lock and its reports on disk")
+        say("nothing to log: no experiment has both an entry in dvc.lock and its reports on disk")
         return
     with connected() as tracker:
         logged = [result.experiment for result in results if log(tracker, result)]
-    print(
-        f"logged to {tracking_uri()}: {', '.join(logged)}" if logged else f"{tracking_uri()} has every result already"
-    )
+    place = hide_in(tracking_uri())
+    say(f"logged to {place}: {', '.join(logged)}" if logged else f"{place} has every result already")
 
 
 def log(tracker: Tracker, result: Result) -> bool:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipeline.credentials import hide
+
 UNSEEN_CHANGES = ("dvc.lock", "reports")  # what every run of the pipeline changes by itself
 
 
@@ -45,7 +47,7 @@ def connected() -> Iterator[Tracker]:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     # one at a time: processes of a `dvc queue` that make the same tables, experiment or run stand in each other's way
-    database = uri.removeprefix("sqlite:///") if address.scheme == "sqlite" else root() / "mlflow.db"
+    database = uri.partition("?")[0].removeprefix("sqlite:///") if address.scheme == "sqlite" else root() / "mlflow.db"
     with FileLock(f"{database}.lock"):
         yield Tracker(MlflowClient(uri), uri)
 
@@ -160,7 +162,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return hide(value if isinstance(value, str) else json.dumps(value))
 
 
 def git_state() -> tuple[str | None, str | None]:

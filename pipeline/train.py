@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import live, params
-from pipeline.console import UserError, only_argument, run
+from pipeline.console import UserError, only_argument, run, say
 from pipeline.outputs import remove, whole, write_json
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def train(name: str, recipe: Experiment, seed: int, group: Group) -> None:
             if not number:
                 about = describe(model, engine)
                 trainable, all_ = about["trainable_parameters"], about["parameters"]
-                print(f"{name}: {trainable:,} of {all_:,} parameters, {engine}")
+                say(f"{name}: {trainable:,} of {all_:,} parameters, {engine}")
             saved = CHECKPOINTS / name / f"{fingerprint(identity, environment, number)}.pt"
             owner = None if recipe.views else name
             features = CHECKPOINTS / f"features@{fingerprint(made_of, seed + number, inputs[2:], environment, owner)}"
@@ -104,7 +104,7 @@ def describe(model: nn.Module, engine: Engine) -> dict[str, Any]:
 
 def print_row(row: dict[str, Any]) -> None:
     shown = {key.replace("_", " "): value for key, value in row.items() if key != "epoch" and value is not None}
-    print(", ".join(f"{key} {value:.4f}" for key, value in shown.items()))
+    say(", ".join(f"{key} {value:.4f}" for key, value in shown.items()))
 
 
 def pretrained(name: str, recipe: Experiment) -> Path | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,3 +67,49 @@ def answers(port: int, server: subprocess.Popen[str]) -> bool:
             time.sleep(0.05)
     server.kill()
     return False
+
+
+class Locked(BaseHTTPRequestHandler):
+    """Serves `server.files` to those who log in; a path that begins with /moved leads to `server.elsewhere`."""
+
+    server: LockedServer
+
+    def do_HEAD(self) -> None:
+        self.do_GET(False)
+
+    def do_GET(self, with_body: bool = True) -> None:
+        status, headers, body = self.answer()
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        body = self.server.files.get(self.path)
+        if self.path.startswith("/moved"):
+            return 302, {"Location": self.server.elsewhere}, b""
+        if self.headers["Authorization"] != self.server.expected:
+            return 401, {"WWW-Authenticate": "Basic"}, b""
+        if body is None:
+            return 404, {}, b""
+        if not self.headers["Range"]:
+            return 200, {"Accept-Ranges": "bytes"}, body
+        start, end = self.headers["Range"].removeprefix("bytes=").split("-")
+        part = body[int(start) : int(end or len(body) - 1) + 1]
+        return 206, {"Content-Range": f"bytes {start}-{int(start) + len(part) - 1}/{len(body)}"}, part
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class LockedServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, user: str, password: str) -> None:
+        super().__init__(("127.0.0.1", 0), Locked)
+        self.expected = f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+        self.files: dict[str, bytes] = {}
+        self.elsewhere = ""
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()

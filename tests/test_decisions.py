@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_split import Rows, row, rows_of, sides, write
 
+from pipeline.cells import exact, harmless
 from pipeline.console import UserError
 from pipeline.splitting.decisions import decide, read_decisions
 
@@ -158,6 +160,26 @@ def test_any_content_is_read_or_refused_in_one_line(tmp_path_factory: Any, conte
         refusal = str(error)
     assert "photos.csv, line " in refusal or not refusal
     assert len(refusal.splitlines()) <= 1
+
+
+@given(st.text("'=+-@\t\r\nx", max_size=6) | st.text())
+def test_a_cell_that_a_spreadsheet_leaves_alone_is_read_as_it_was(text: str) -> None:
+    cell = harmless(text)
+    assert exact(cell) == text and not cell.startswith(tuple("=+-@\t\r\n"))
+    assert cell == text or cell.startswith("'")
+
+
+def test_paths_and_classes_that_begin_like_a_formula(tmp_path: Path) -> None:
+    paths = ["=cmd|'/c calc'!A1.png", "'=cmd.png", "-1/a.png", "@x.png", "'x.png", "+1/b.png"]
+    file = tmp_path / "photos.csv"
+    with file.open("w", newline="") as opened:
+        csv.writer(opened).writerow(HEADER.strip().split(","))
+        csv.writer(opened).writerows([harmless(path), "", "'-1", "'=1+1"] for path in paths)
+    table = pd.DataFrame([row(path, "+1", str(number)) for number, path in enumerate(paths)])
+    found = read_decisions(file, table, ["+1", "-1"])
+    assert list(found.path) == paths and set(found.label) == {"-1"} and set(found.note) == {"=1+1"}
+    file.write_text(HEADER + "-1/a.png,,-1,\n=cmd|'/c calc'!A1.png,drop,,\n")  # as people write it themselves
+    assert list(read_decisions(file, table, ["+1", "-1"]).path) == ["-1/a.png", paths[0]]
 
 
 # In the stage `split`

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from sklearn import metrics
 
 from pipeline import evaluate
+from pipeline.cells import exact
 from pipeline.console import UserError
 
 SIDE = 4
@@ -268,16 +269,22 @@ def test_classes_that_are_missing(
 
 
 def test_class_names_of_all_kinds(project: Project, evaluated: Evaluate) -> None:
-    """Dollars would be a formula, and no font has every script."""
-    names = {"$\\frac{$": 0.0, "猫 😀": 0.3, "a, \"b\"": 0.6, "5": 0.9}  # fmt: skip
+    """Dollars would be a formula, `=` one of a spreadsheet; no font has every script; some signs steer terminals."""
+    names = {"$\\frac{$": 0.0, "猫 😀": 0.2, 'a, "b"': 0.4, "5": 0.6, "=1+1": 0.8, "'-\x1b[2J\n\u202e": 1.0}
     write_images(project.root, [(name, "test", value) for name, value in names.items()], list(names))
     write_model(project.root, names)
     folder = evaluated()
     table = pd.read_csv(folder / "confusion_matrix.csv", dtype={"actual": str, "predicted": str})
     hits = table[table.actual == table.predicted]
-    assert list(hits.actual) == list(names)
-    assert list(hits["count"]) == [1] * 4
+    assert list(map(exact, hits.actual)) == list(names)
+    assert list(hits.actual)[-2:] == ["'=1+1", "''-\x1b[2J\n\u202e"]
+    assert list(hits["count"]) == [1] * len(names)
     assert list(read_predictions(folder).predicted) == list(names)
+    assert names.keys() < json.loads((folder / "classification_report.json").read_text()).keys()
+    lines = (folder / "classification_report.txt").read_text().split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert r"'-\x1b[2J\n\u202e" in lines[7]
+    assert len({len(line) for line in lines[2:]} - {0}) == 1  # one column below the other
 
 
 def test_model_and_images_that_do_not_belong_together(project: Project, evaluated: Evaluate) -> None:

@@ -197,6 +197,19 @@ def test_what_can_not_be_read_is_told_and_the_rest_goes_on(asked: Predict, tmp_p
     assert len(json.loads(only_bad.out)) == 1
 
 
+def test_names_that_would_steer_a_terminal(asked: Predict, tmp_path: Path) -> None:
+    odd = ["\x1b[2J.png", "a\r\nb.png", "\u202egnp.png", "\x9b2J.png", "\udcff.png", "\U000e0001猫 é.png"]
+    for name in odd:
+        picture(1).save(tmp_path / name)
+    ran = asked("--json", str(tmp_path))
+    assert ran.out.replace("\n", "").isprintable() and "猫 é" in ran.out
+    assert sorted(Path(answer["path"]).name for answer in json.loads(ran.out)) == sorted(odd)
+    (tmp_path / odd[0]).write_bytes(b"")
+    ran = asked(str(tmp_path))
+    assert all(line.isprintable() for line in (ran.out + ran.err).split("\n"))
+    assert ran.err.endswith("/\\x1b[2J.png: empty_file: 0 bytes\n") and len(ran.out.split("\n")) == len(odd)
+
+
 def test_more_than_one_batch(asked: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = asked("photos")
     monkeypatch.setattr(predict, "BATCH", 4)
@@ -299,12 +312,14 @@ def command(*arguments: str) -> list[str]:
 
 def test_name_that_is_not_utf_8_and_a_reader_who_leaves(trained: Project, tmp_path: Path) -> None:
     picture(1).save(tmp_path / "first.png")
+    (tmp_path / "\x1b[2J\n\x9b.png").write_bytes((tmp_path / "first.png").read_bytes())
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))).write_bytes((tmp_path / "first.png").read_bytes())
     environment = {**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"}
     arguments = ["--grid", str(tmp_path / "grid.png"), str(tmp_path)]
     done = subprocess.run(command(*arguments), cwd=trained.root, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert [line.rpartition("/")[2][:10] for line in done.stdout.splitlines()] == ["first.png:", "\\udcff.png"]
+    told = [line.rpartition("/")[2].partition(": ")[0] for line in done.stdout.split("\n")[:-1]]
+    assert told == [r"\x1b[2J\n\x9b.png", "first.png", r"\udcff.png"]
 
     # nothing reads: the first line that leaves the buffer meets a closed pipe, as after `| head -1`
     reader, writer = os.pipe()

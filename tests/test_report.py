@@ -19,8 +19,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
+from pipeline.cells import harmless
 from pipeline.manifest import CHECKED, SPLIT
 from pipeline.page.issues import GROUPS, ISSUES
+from pipeline.splitting.decisions import read_rows
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = [
@@ -401,6 +403,21 @@ def test_ticks_become_lines_of_the_decision_file(browser: Browser) -> None:
     browser.find("#decisions .clear").click()
     assert not panel.is_displayed()
     assert browser.texts(".marked") == []
+
+
+def test_lines_that_no_spreadsheet_runs(chromium: Browser, tmp_path: Path) -> None:
+    paths = ["=1+1, 'a'.png", "'=b.png", "-1/c.png", "@d.png", "'e.png", "+1\t.png"]
+    project = prepare(tmp_path, [row(path, issues=["dark"], brightness=0.0) for path in paths])
+    project.must_run("report", "photos")
+    chromium.open(page_of(project))
+    chromium.find("#dark .tick").click()
+    chromium.find("#decisions input").send_keys("=1+1")
+    text = chromium.find("#decisions textarea").get_property("value")
+    assert sorted(line[0] for line in chromium.lines()[1:]) == sorted(map(harmless, paths))
+    assert {line[3] for line in chromium.lines()[1:]} == {"'=1+1"}
+    file = tmp_path / "photos.csv"
+    file.write_text(text)
+    assert sorted((line["path"], line["note"]) for line in read_rows(file)) == sorted((path, "=1+1") for path in paths)
 
 
 def test_one_image_has_one_tick(browser: Browser) -> None:

@@ -8,6 +8,8 @@ import tarfile
 import zipfile
 import zlib
 
+from pipeline.credentials import hide
+
 BROKEN_ARCHIVE = (
     *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
     UnicodeDecodeError,  # of a damaged name in a zip
@@ -16,4 +18,4 @@ BROKEN_ARCHIVE = (
 
 def in_one_line(error: BaseException) -> str:
     """What an error says; of tarfile's list of all that it tried, the headline."""
-    return " ".join(str(error).partition("\n")[0].removesuffix(":").split()) or type(error).__name__
+    return hide(" ".join(str(error).partition("\n")[0].removesuffix(":").split())) or type(error).__name__

@@ -23,7 +23,7 @@ from pipeline.console import UserError
 from pipeline.images import arrays, zips
 from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
 from pipeline.images.items import IMAGE_SUFFIXES, Entry, Item, Listing, is_visible
-from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, address, is_remote, too_large
+from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, address, is_remote, remote, too_large
 
 MOST_FILES = 100  # of a format that is not one image a file
 # A link made by DVC leads into its cache, which may lie anywhere
@@ -49,9 +49,7 @@ def open_source(place: str | Path, class_names: list[str] | None = None) -> Sour
     if not is_remote(str(place)):
         return open_path(Path(place), class_names)
     with told_as_remote(str(place)):
-        from upath import UPath
-
-        return open_path(cast(Path, UPath(place)), class_names)  # it has the methods of one
+        return open_path(cast(Path, remote(str(place))), class_names)  # it has the methods of one
 
 
 def open_path(path: Path, class_names: list[str] | None) -> Source:

@@ -78,9 +78,9 @@ def address(path: Path | UPath) -> str:
     options = getattr(path, "storage_options", {})
     if "host" not in options:
         return str(path)
-    user = ":".join(options[key] for key in ("username", "password") if key in options)
+    user = f"{options['username']}@" if "username" in options else ""  # params.yaml allows no password
     port = f":{options['port']}" if "port" in options else ""
-    return f"{path.protocol}://{user}{'@' * bool(user)}{options['host']}{port}{path.path}"  # type: ignore[union-attr]
+    return f"{path.protocol}://{user}{options['host']}{port}{path.path}"  # type: ignore[union-attr]
 
 
 def read_all(contents: Iterable[Content]) -> Iterator[Read]:
@@ -138,7 +138,11 @@ def read_stretch(system: Any, path: str, start: int, stop: int) -> bytes | Excep
 def remote(place: str) -> UPath:
     from upath import UPath
 
-    return UPath(place)
+    # fsspec's http looks into ~/.netrc, as DVC's does, only when it is told to
+    options: dict[str, Any] = {}
+    if place.lower().startswith(("http://", "https://")):
+        options["client_kwargs"] = {"trust_env": True}
+    return UPath(place, **options)
 
 
 def read_local(content: Stored) -> bytes | Exception:

@@ -174,10 +174,13 @@ function mark(some, on) {
   panel.hidden = marked.size === 0;
   panel.querySelector("b").textContent = `${count(marked.size, "image")} to drop.`;
   const header = panel.dataset.header ? `${panel.dataset.header}\n` : "";
-  lines.value = header + [...marked].map(({ path }) => `${quoted(path)},drop,,${quoted(note.value)}\n`).join("");
+  lines.value = header + [...marked].map(({ path }) => `${cell(path)},drop,,${cell(note.value)}\n`).join("");
 }
 
+// As in pipeline/cells.py: a spreadsheet would run what begins like a formula
+const harmless = (text) => (/^'*[=+\-@\t\r\n]/.test(text) ? `'${text}` : text);
 const quoted = (text) => (/[",\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+const cell = (text) => quoted(harmless(text));
 
 function start() {
   for (const section of sections) {

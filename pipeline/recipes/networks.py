@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.networks import convolved
-from pipeline.recipes.strict import Fraction, Positive, Strict
+from pipeline.recipes.strict import Address, Fraction, Positive, Strict
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
 
@@ -90,7 +90,7 @@ class WeightsFile(Strict):
 
     file: str
     sha256: str
-    mirrors: list[str] = []
+    mirrors: list[Address] = []
 
 
 class Transfer(Strict):

@@ -6,11 +6,26 @@ import difflib
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.credentials import holds_secret
 
 Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def without_secret(address: str) -> str:
+    if holds_secret(address):
+        raise ValueError(
+            "an address with a password or token in it, which DVC would print and write into dvc.lock; expected it"
+            " without: http(s) finds them in ~/.netrc, s3 in ~/.aws/credentials or AWS_* variables, and ssh uses keys"
+            " and ~/.ssh/config"
+        )
+    return address
+
+
+Address = Annotated[str, Field(min_length=1), AfterValidator(without_secret)]  # in a section that DVC locks
 
 
 def hint(word: str, known: Iterable[str]) -> str:

@@ -1,7 +1,8 @@
 """A person's decisions on single images, `data/decisions/DATASET.csv`, which git keeps.
 
 A line is `path,decision,label,note`: the decision is `keep` (use it although `check` quarantined it), `drop` (leave it
-out) or empty; the label, where there is one, is the image's class from now on; the note is for people.
+out) or empty; the label, where there is one, is the image's class from now on; the note is for people. Text that a
+spreadsheet would run has a quote before it: see `pipeline.cells`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from pipeline.cells import exact
 from pipeline.console import UserError
 from pipeline.recipes.strict import hint
 
@@ -85,7 +87,7 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
                     file, line, f"{len(fields)} fields; expected {len(HEADER)}: put quotes around one that has commas"
                 )
             if fields:
-                padded = [*fields, "", "", ""]
+                padded = [*map(exact, fields), "", "", ""]
                 yield {**dict(zip(HEADER, padded, strict=False)), "line": line}
             line = reader.line_num + 1
     except csv.Error as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pipeline.console import UserError, progress
+from pipeline.console import UserError, progress, say
 from pipeline.training import checkpoint, device, optimizers, perceptron
 from pipeline.training.distributed import ALONE, Group
 from pipeline.training.inference import evaluate
@@ -59,7 +59,7 @@ def train(
         model.load_state_dict(start)
         for weight in trained:  # also those that were still to thaw
             weight.requires_grad_(True)
-        print(f"not enough memory for a batch of {size}: going on in {parts} parts of it")
+        say(f"not enough memory for a batch of {size}: going on in {parts} parts of it")
 
 
 def batch_size(recipe: Any, data: Any) -> int:
@@ -96,7 +96,7 @@ class Training:
 
     def run(self, on_epoch: Callable[[list[Row]], None]) -> list[Row]:
         if self.history:
-            print(f"resuming after epoch {len(self.history)} of {self.recipe.epochs}")
+            say(f"resuming after epoch {len(self.history)} of {self.recipe.epochs}")
         while len(self.history) < self.recipe.epochs and not self.is_over():
             self.epoch(len(self.history) + 1)
             if self.group.rank == 0:
