@@ -52,7 +52,7 @@ class Inspected:
         self.forget_what_was_given_up()
         done = self.parts()
         rows_done = sum(pq.read_metadata(part).num_rows for part in done)
-        left = parallel.ordered_map(facts.inspect, tasks(source, rows_done), task_size, facts.unusable)
+        left = parallel.ordered_map(facts.inspect, tasks(source, rows_done), task_size, facts.unusable, task_name)
         rows = iter(progress(left, total=source.count, initial=rows_done, unit=" images"))
         for number in count(len(done)):
             part = list(islice(rows, PART_ROWS))
@@ -156,6 +156,10 @@ def tasks(source: Source, done: int) -> Iterator[facts.Task]:
             seen[item.label] += 1
         if next(number) >= done:
             yield facts.Task(item, content, item.label is not None and seen[item.label] in shown[item.label])
+
+
+def task_name(task: facts.Task) -> str:
+    return task.item.path
 
 
 def task_size(task: facts.Task) -> int:
