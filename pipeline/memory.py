@@ -1,12 +1,15 @@
-"""Memory: how much there is to take, and what a process has freed and will want again."""
+"""Memory: how much there is to take, what a process may take of it, and what it has freed and will want again."""
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+MOST_MEMORY = 4 * 1024**3  # bytes of address space of a worker: several times what the largest image needs
 
 # files that tell a control group's limit and use, and what of that is files' pages that will be given back
 CGROUP = ("memory.max", "memory.current", "inactive_file")
@@ -24,6 +27,55 @@ def keep_freed(most: int) -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(M_TRIM_THRESHOLD, most)
             libc.mallopt(M_MMAP_THRESHOLD, most)
+
+
+def limit(most: int) -> None:
+    """Let this process get a MemoryError where it wants more bytes. macOS knows no such limit."""
+    if sys.platform == "linux" and most < address_space():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def would_give(size: int = MOST_MEMORY) -> bool:
+    """Whether the system lets this process take so many bytes more, beyond our own MOST_MEMORY too.
+
+    If not, a MemoryError says nothing about the image that was worked on.
+    """
+    import resource
+
+    ours = resource.getrlimit(resource.RLIMIT_AS)
+    if ours[0] == MOST_MEMORY:
+        resource.setrlimit(resource.RLIMIT_AS, (ours[1], ours[1]))
+    try:
+        mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()  # takes no page of it
+        return True
+    except OSError:
+        return False
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, ours)
+
+
+def address_space() -> float:
+    """Bytes of it that this process may have (`ulimit -v`), or infinity."""
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return float("inf") if soft == resource.RLIM_INFINITY else soft
+
+
+def go_first() -> None:
+    """Let the kernel end this process before all others when memory is short: its stage knows what to do about it."""
+    with suppress(OSError):  # there is no /proc
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def in_words() -> str:
+    """What there is to take."""
+    limited = address_space()
+    if limited < available():
+        return f"an address space of {limited / 1024**2:.0f} MB (ulimit -v)"
+    return f"{available() / 1024**2:.0f} MB"
 
 
 def available() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def write_images(
             file, {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         )
         images = parallel.ordered_map(
-            to_pixels, contents(source, wanted), lambda task: stored.size(task[1]) + image_size, crashed
+            to_pixels, contents(source, wanted), lambda task: stored.size(task[1]) + image_size, crashed, itemgetter(0)
         )
         for id_, trains_, image in zip(
             wanted, trains, progress(images, total=len(wanted), unit=" images"), strict=True

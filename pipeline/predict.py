@@ -105,11 +105,13 @@ def read_image(file: Path, model: Model) -> np.ndarray | str:
     """Pixels (H, W, C) uint8 as the stage `pack` would have stored them, or why there are none."""
     try:
         image = decode(file.read_bytes(), file.name).image
+        return to_size(upright(image, model.shape.channels), model.shape.height, model.shape.width)
     except Unusable as error:
         return str(error)
     except OSError as error:
         return error.strerror or str(error)
-    return to_size(upright(image, model.shape.channels), model.shape.height, model.shape.width)
+    except MemoryError:
+        return "not enough memory to decode it"
 
 
 def draw(path: Path, answered: list[tuple[dict[str, Any], np.ndarray]]) -> None:

@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import parallel
-from pipeline.console import progress
+from pipeline.console import UserError, progress, say
 from pipeline.images import facts, hashing, sheets, stored
 from pipeline.images.sources import Source
 from pipeline.manifest import CHECKED
-from pipeline.outputs import named, remove, whole
+from pipeline.outputs import named, remove
+from pipeline.sealed import is_sealed, sealed, unseal
 
 CHECKPOINTS = Path(".checkpoints")  # outside DVC's outputs, which are deleted at every start
 PART_ROWS = 1024
@@ -43,35 +44,41 @@ class Inspected:
         inputs = f"{source.fingerprint} {source.classes} {facts.version()}"
         key = hashlib.sha256(inputs.encode()).hexdigest()[:32]
         self.folder = self.root / key
+        self.count = source.count
         for other in self.root.glob("*"):
             if other != self.folder:  # of other files, or by other code
                 remove(other)
         self.inspect(source)
 
     def inspect(self, source: Source) -> None:
-        self.forget_what_was_given_up()
-        done = self.parts()
-        rows_done = sum(pq.read_metadata(part).num_rows for part in done)
-        left = parallel.ordered_map(facts.inspect, tasks(source, rows_done), task_size, facts.unusable)
-        rows = iter(progress(left, total=source.count, initial=rows_done, unit=" images"))
-        for number in count(len(done)):
+        done = self.parts_to_keep()
+        rows_done = min(done * PART_ROWS, self.count)
+        left = parallel.ordered_map(facts.inspect, tasks(source, rows_done), task_size, facts.unusable, task_name)
+        rows = iter(progress(left, total=self.count, initial=rows_done, unit=" images"))
+        for number in count(done):
             part = list(islice(rows, PART_ROWS))
             if part:
-                with whole(self.part(number)) as partial:
+                with sealed(self.part(number)) as partial:
                     pq.write_table(pa.Table.from_pylist(part, FACTS), partial, compression="none", use_dictionary=False)
             if len(part) < PART_ROWS:
                 break
 
-    def forget_what_was_given_up(self) -> None:
-        """A worker that died may have been killed from outside: such an image gets another chance."""
-        given_up = False
-        for part in self.parts():
-            reasons = pq.ParquetFile(part).read(["reason"])["reason"]
-            given_up = given_up or any(
-                pc.any(pc.starts_with(reasons, why)).as_py() for why in (parallel.CRASHED, parallel.LATE)
-            )
-            if given_up:
-                remove(part)
+    def parts_to_keep(self) -> int:
+        """How many parts are whole and hold no image that was given up; those from the next one on are removed."""
+        kept: list[Path] = []
+        found = set(self.parts())
+        for number, start in enumerate(range(0, self.count, PART_ROWS)):
+            part = self.part(number)
+            if not is_sealed(part) or pq.read_metadata(part).num_rows != min(PART_ROWS, self.count - start):
+                if found.difference(kept):
+                    say(f"{part} is damaged or missing: inspecting its images again, and all after them")
+                break
+            if gives_up(part):
+                break
+            kept.append(part)
+        for part in found.difference(kept):
+            unseal(part)
+        return len(kept)
 
     def part(self, number: int) -> Path:
         return self.folder / f"{number:06d}.parquet"
@@ -80,10 +87,19 @@ class Inspected:
         return sorted(self.folder.glob("[0-9]*.parquet"))
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The table in stretches of PARTS_AT_ONCE · PART_ROWS rows."""
-        parts = self.parts()
+        """The table in stretches of PARTS_AT_ONCE · PART_ROWS rows.
+
+        Raises UserError unless there is a row for every file that the source has listed.
+        """
+        parts, rows = self.parts(), 0
         for start in range(0, len(parts), PARTS_AT_ONCE):
-            yield pa.concat_tables(pq.ParquetFile(part).read(columns) for part in parts[start : start + PARTS_AT_ONCE])
+            table = pa.concat_tables(
+                pq.ParquetFile(part).read(columns) for part in parts[start : start + PARTS_AT_ONCE]
+            )
+            rows += len(table)
+            yield table
+        if rows != self.count:
+            raise UserError(f"{self.folder} holds {rows} of {self.count} images: the source has changed; run it again")
 
     def column(self, name: str) -> pa.ChunkedArray:
         return pa.concat_tables(list(self.tables([name])))[name]
@@ -142,6 +158,12 @@ class NoPandas(MetaPathFinder):
         sys.meta_path.remove(cls)
 
 
+def gives_up(part: Path) -> bool:
+    """Whether a worker crashed or hung: a decoder that was only late on a busy machine gets another chance."""
+    reasons = pq.ParquetFile(part).read(["reason"])["reason"]
+    return any(pc.any(pc.starts_with(reasons, why)).as_py() for why in (parallel.CRASHED, parallel.LATE))
+
+
 def tasks(source: Source, done: int) -> Iterator[facts.Task]:
     """Everything after the first `done` items, with the mark of those whose thumbnail is wanted."""
     shown = {
@@ -156,6 +178,10 @@ def tasks(source: Source, done: int) -> Iterator[facts.Task]:
             seen[item.label] += 1
         if next(number) >= done:
             yield facts.Task(item, content, item.label is not None and seen[item.label] in shown[item.label])
+
+
+def task_name(task: facts.Task) -> str:
+    return task.item.path
 
 
 def task_size(task: facts.Task) -> int:

@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
+from pipeline import memory
 from pipeline.images.formats import integrity, jpeg, magic, png, tiff
-from pipeline.images.formats.integrity import Unusable, limit_pixels
-from pipeline.images.stored import Problem, Read
+from pipeline.images.formats.integrity import MOST_PIXELS, Unusable, limit_pixels
+from pipeline.images.stored import TOO_MUCH, Problem, Read
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # doubts about metadata; what is wrong with pixels is raised
 Image.MAX_IMAGE_PIXELS = None  # limit_pixels says it better
@@ -30,6 +31,7 @@ SUFFIXES = {
     ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".avif": "AVIF",
 }  # fmt: skip
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+PER_PIXEL = 20  # bytes of memory that a decoder needs at most, measured over all formats
 TOO_LARGE = ("decompressed data too large", "too much memory")  # what Pillow says
 TRUNCATED = ("truncated", "not enough image data", "reached eof", "unexpected end")
 ORIENTATION = 0x0112  # EXIF tag
@@ -60,7 +62,8 @@ class Decoded(NamedTuple):
 def decode(content: Read, path: str) -> Decoded:
     """Decode every pixel of one image; `path` is only read for its suffix.
 
-    Raises Unusable for anything that is not a whole image of at most MOST_PIXELS pixels.
+    Raises Unusable for anything that is not a whole image of at most MOST_PIXELS pixels, and MemoryError where the
+    system gives too little for such an image.
     """
     if isinstance(content, Problem):
         raise Unusable(*content)
@@ -71,10 +74,12 @@ def decode(content: Read, path: str) -> Decoded:
     stored_as = magic.image_format(content)
     if stored_as is None:
         raise Unusable(*magic.describe(content))
+    pixels_needed = MOST_PIXELS
     try:
         found = INSPECT[stored_as](content)
         image = Image.open(io.BytesIO(content), formats=[stored_as])
         limit_pixels(image.width, image.height)
+        pixels_needed = image.width * image.height
         pixels = None
         if stored_as == "JPEG":
             loaded, pixels = jpeg.load(content, image)
@@ -86,17 +91,21 @@ def decode(content: Read, path: str) -> Decoded:
         if loaded.mode not in MODES:
             raise Unusable("unreadable", f"colour mode {loaded.mode}")
         limit_pixels(loaded.width, loaded.height)  # a frame may stretch the canvas
-    except Unusable:
-        raise
-    except MemoryError:
-        raise Unusable("too_large", "needs more memory than there is") from None
-    except Exception as error:  # decoders raise whatever they like
+    except (Unusable, UnidentifiedImageError) as error:
+        raise unusable(error) from None
+    except Exception as error:  # decoders raise whatever they like, also where memory is refused to them
+        if not memory.would_give(pixels_needed * PER_PIXEL):
+            raise MemoryError from None
         raise unusable(error) from None
     return Decoded(loaded, image.format or stored_as, [*oddities(loaded, stored_as, path), *found], pixels)
 
 
 def unusable(error: Exception) -> Unusable:
-    """The issue code for what Pillow raised."""
+    """The issue code for what a decoder raised."""
+    if isinstance(error, Unusable):
+        return error
+    if isinstance(error, MemoryError):
+        return Unusable("too_large", TOO_MUCH)
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         return Unusable("unreadable", "begins like an image but its header makes no sense")

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from pipeline import memory
 from pipeline.images import decode, hashing, properties, sheets, stored
 from pipeline.images.items import Item, is_visible
-from pipeline.images.stored import Content, Problem, Read
+from pipeline.images.stored import TOO_MUCH, Content, Problem, Read
 
 PACKAGES = ("numpy", "pillow", "simplejpeg", "xxhash")  # what decides the facts beside the code of this folder
 BROKEN = {"unreadable", "truncated", "corrupt", "not_an_image", "empty_file", "too_large"}
@@ -26,13 +27,18 @@ class Task(NamedTuple):
 
 
 def inspect(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
-    """The facts of each image, keyed as the columns of pipeline.inspected."""
+    """The facts of each image, keyed as the columns of pipeline.inspected.
+
+    Raises MemoryError where the system gives too little of it for an image.
+    """
     tasks = list(tasks)
     for task, content in zip(tasks, stored.read_all(task.content for task in tasks), strict=True):
         try:
             yield inspect_one(task, content)
         except MemoryError:
-            yield unusable(task, Problem("too_large", "needs more memory than a worker may take"))
+            if not memory.would_give():
+                raise
+            yield unusable(task, Problem("too_large", TOO_MUCH))
 
 
 def inspect_one(task: Task, content: Read) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from pipeline import memory
 from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ LARGEST_FILE = 512 * 1024**2  # bytes of one encoded image
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a member of a zip: magic; lengths of name and extra field at its end
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)  # that zipfile decompresses
 SIDE_BY_SIDE = 8  # reads of a storage that is asked one by one
+TOO_MUCH = "needs more memory than a worker may take"
 SPARE = 128  # bytes read beyond what is known of a zip's local header, whose extra field may be longer
 
 
@@ -155,6 +157,7 @@ def read_local(content: Stored) -> bytes | Exception:
 
 
 def unpack(content: Stored, data: bytes | Exception) -> bytes | Problem:
+    """Raises MemoryError where the system gives too little of it."""
     try:
         if isinstance(data, Exception):
             raise data
@@ -165,6 +168,10 @@ def unpack(content: Stored, data: bytes | Exception) -> bytes | Problem:
         return data
     except (*BROKEN_ARCHIVE, OSError) as error:
         return Problem("unreadable", in_one_line(error))
+    except MemoryError:
+        if not memory.would_give():
+            raise
+        return Problem("too_large", TOO_MUCH)
 
 
 def unzip(content: Stored, member: ZipMember, data: bytes) -> bytes | Problem:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
-from pipeline import parallel
+from pipeline import memory, parallel
 from pipeline.console import progress
 from pipeline.images import stored
 from pipeline.images.decode import Unusable, decode, upright
@@ -20,7 +21,7 @@ Task = tuple[str, Content]
 def thumbnails(source: Source, wanted: set[str]) -> dict[str, str]:
     """JPEGs in base64, by path, of those of the wanted images that can be decoded."""
     tasks = ((item.path, content) for item, content in source.read(wanted.__contains__))
-    drawn = parallel.ordered_map(draw, tasks, lambda task: stored.size(task[1]), not_drawn)
+    drawn = parallel.ordered_map(draw, tasks, lambda task: stored.size(task[1]), not_drawn, itemgetter(0))
     return dict(found for found in progress(drawn, total=len(wanted), unit=" thumbnails") if found is not None)
 
 
@@ -30,7 +31,11 @@ def draw(tasks: Iterable[Task]) -> Iterator[tuple[str, str] | None]:
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
         try:
             yield path, encode(content, path)
-        except (Unusable, MemoryError):
+        except Unusable:
+            yield None
+        except MemoryError:
+            if not memory.would_give():
+                raise
             yield None
 
 

@@ -1,6 +1,7 @@
 """Apply a function to many images, in order, with bounded memory: on all cores, or on a Dask cluster.
 
-An image that crashes or hangs its worker takes only itself down: its chunk is repeated one image at a time.
+An image that crashes or hangs its worker takes only itself down: its chunk is repeated one image at a time, in one
+worker that has all memory to itself. Too little even for that is no fault of the image, and stops the stage.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
+from pipeline.console import UserError
 from pipeline.images.stored import Problem
-from pipeline.parallel.pool import Pool, start_server
+from pipeline.parallel.pool import Crashed, Pool, Short, start_server
 
 T = TypeVar("T")
 Function = Callable[[list[Any]], Iterable[Any]]  # of a chunk; gives one result for each of its items
@@ -35,8 +37,11 @@ class Workers(Protocol):
 
     def submit(self, function: Function, chunk: list[Any]) -> Promise: ...
 
-    def recover(self, promise: Promise) -> None:
-        """Get rid of what hangs, after a crash or when time is up."""
+    def alone(self, function: Function, chunk: list[Any], seconds: float) -> list[Any]:
+        """The results of a chunk while nothing else is worked on. Raises Short, Crashed or TimeoutError."""
+
+    def recover(self, promise: Promise, others: list[Promise], seconds: float) -> None:
+        """Get rid of what hangs, after a crash or when time is up, and see that nothing is worked on."""
 
     def is_lost(self, promise: Promise) -> bool:
         """Whether the recovery took the promise along."""
@@ -49,11 +54,14 @@ def ordered_map(
     items: Iterable[T],
     size: Callable[[T], int],
     on_crash: Callable[[T, Problem], Any],
+    name: Callable[[T], str] = str,
 ) -> Iterator[Any]:
     """Yield the result of each item, in order.
 
     `size` gives the bytes of an item, to keep what is under way small; `on_crash` gives the result for an item
-    whose worker died or took longer than SECONDS_PER_CHUNK.
+    whose worker crashed or took longer than SECONDS_PER_CHUNK; `name` is what people call it. A function raises
+    MemoryError for an item that this machine has too little memory for. Raises UserError where that does not help
+    to give all memory to one worker.
     """
     workers = start_workers()
     under_way: deque[tuple[list[T], Promise]] = deque()
@@ -61,9 +69,9 @@ def ordered_map(
         for chunk in chunks(items, size):
             under_way.append((chunk, workers.submit(function, chunk)))
             while len(under_way) > 3 * workers.width:
-                yield from finish(workers, function, under_way, on_crash)
+                yield from finish(workers, function, under_way, on_crash, name)
         while under_way:
-            yield from finish(workers, function, under_way, on_crash)
+            yield from finish(workers, function, under_way, on_crash, name)
     finally:
         workers.stop()
 
@@ -100,25 +108,23 @@ def finish(
     function: Function,
     under_way: deque[tuple[list[T], Promise]],
     on_crash: Callable[[T, Problem], Any],
+    name: Callable[[T], str],
 ) -> list[Any]:
     """Results of the oldest chunk. Those that a crash took along are started again."""
     chunk, promise = under_way.popleft()
-    failures: tuple[type[Exception], ...] = (TimeoutError, *workers.crashes)
+    failures: tuple[type[Exception], ...] = (TimeoutError, MemoryError, *workers.crashes)
     try:
         return list(promise.result(SECONDS_PER_CHUNK))
     except failures:
-        workers.recover(promise)
+        workers.recover(promise, [waiting for _, waiting in under_way], SECONDS_PER_CHUNK)
     results = []
     for item in chunk:
-        alone = workers.submit(function, [item])
         try:
-            results += alone.result(SECONDS_PER_CHUNK)
-            continue
-        except failures as failure:
-            is_late = isinstance(failure, TimeoutError)
-            problem = Problem("unreadable", f"{LATE} {SECONDS_PER_CHUNK} s" if is_late else CRASHED)
-        workers.recover(alone)
-        results.append(on_crash(item, problem))
+            results += alone(workers, function, item, name(item))
+        except TimeoutError:
+            results.append(on_crash(item, Problem("unreadable", f"{LATE} {SECONDS_PER_CHUNK} s")))
+        except Crashed:
+            results.append(on_crash(item, Problem("unreadable", CRASHED)))
     again = [
         (waiting, workers.submit(function, waiting) if workers.is_lost(promise) else promise)
         for waiting, promise in under_way
@@ -126,3 +132,17 @@ def finish(
     under_way.clear()
     under_way.extend(again)
     return results
+
+
+def alone(workers: Workers, function: Function, item: Any, name: str) -> list[Any]:
+    try:
+        return workers.alone(function, [item], SECONDS_PER_CHUNK)
+    except Short:  # its worker may have been killed by a person
+        pass
+    try:
+        return workers.alone(function, [item], SECONDS_PER_CHUNK)
+    except Short as short:
+        raise UserError(
+            f"{name}: not enough memory to decode it: {short}: give this machine, container or job more, or take the"
+            " image out of the data set, then run it again"
+        ) from None

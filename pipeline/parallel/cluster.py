@@ -12,7 +12,8 @@ from typing import Any
 
 from pipeline.console import UserError
 from pipeline.images.facts import version
-from pipeline.parallel.pool import apply
+from pipeline.parallel.apart import apply_apart
+from pipeline.parallel.pool import Short, apply
 
 
 class Cluster:
@@ -54,12 +55,32 @@ class Cluster:
     def submit(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> Any:
         return self.client.submit(apply, function, chunk, pure=False)
 
-    def recover(self, promise: Any) -> None:
-        """Restart the workers that still work on it; Dask itself has replaced those that died."""
+    def alone(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any], seconds: float) -> list[Any]:
+        for apart in (False, True):
+            again = (apply_apart, function, chunk, seconds) if apart else (apply, function, chunk)
+            promise = self.client.submit(*again, pure=False)
+            try:
+                results: list[Any] = promise.result(seconds)
+                return results
+            except MemoryError:
+                raise Short("its Dask worker was refused memory") from None
+            except TimeoutError:
+                self.recover(promise, [], seconds)
+                raise
+            except self.crashes:
+                continue
+        raise Short("its Dask worker was killed")  # not by the decoder, which was in another process
+
+    def recover(self, promise: Any, others: list[Any], seconds: float) -> None:
+        """Restart workers that still work on it and wait for the others; Dask itself has replaced those that died."""
         hanging = [worker for worker, keys in self.client.processing().items() if promise.key in keys]
         promise.cancel()
         if hanging:
             self.client.restart_workers(hanging, timeout=60, raise_for_error=False)
+        from distributed import wait
+
+        with self.client.as_current(), suppress(TimeoutError):
+            wait(others, timeout=seconds)
 
     def is_lost(self, promise: Any) -> bool:
         return False  # Dask runs what a worker took along on another one

@@ -6,19 +6,27 @@ import errno
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 from pipeline import memory
+from pipeline.memory import MOST_MEMORY
 
 KEPT = 64 * 1024**2  # bytes that a worker keeps for the next picture
-MOST_MEMORY = 4 * 1024**3  # bytes of address space of a worker: several times what the largest image needs
+KILLED = (-signal.SIGKILL, 255)  # exit codes: of the worker, or of all where the server that they are forked from was
+
+
+class Short(Exception):
+    """A chunk that this machine has too little memory for, and how that showed."""
+
+
+class Crashed(Exception):
+    """A chunk whose worker ended by itself."""
 
 
 def cores() -> int:
@@ -53,8 +61,31 @@ class Pool:
             self.pool = ProcessPoolExecutor(self.width, mp_context=context, initializer=prepare)
         return self.pool
 
-    def recover(self, promise: object) -> None:
+    def alone(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any], seconds: float) -> list[Any]:
+        try:
+            return self.submit(function, chunk).result(seconds)
+        except MemoryError:
+            self.stop()
+            raise Short(f"its worker was refused memory, with {memory.in_words()} to itself") from None
+        except (TimeoutError, BrokenProcessPool) as failure:
+            killed = self.was_killed()
+            self.stop()
+            if killed:
+                raise Short(f"its worker was killed, with {memory.in_words()} to itself") from None
+            raise failure if isinstance(failure, TimeoutError) else Crashed from None
+
+    def recover(self, promise: object, others: list[Any], seconds: float) -> None:
+        if self.was_killed():
+            self.width = max(1, self.width // 2)  # as many as before would be killed again
         self.stop()
+
+    def was_killed(self) -> bool:
+        """Whether a worker was killed, as the kernel does where memory is short, rather than crashed."""
+        if self.pool is None:
+            return False
+        if self.pool._broken:
+            self.pool._executor_manager_thread.join()  # type: ignore[attr-defined]  # it asks for the exit codes too
+        return any(process.exitcode in KILLED for process in (self.pool._processes or {}).values())
 
     def is_lost(self, promise: Any) -> bool:
         return promise.cancelled() or (promise.done() and isinstance(promise.exception(), BrokenProcessPool))
@@ -93,7 +124,8 @@ def prepare() -> None:
     """What a worker does first."""
     threading.Thread(target=end_with_stage, daemon=True).start()
     memory.keep_freed(KEPT)
-    limit_memory()
+    memory.limit(MOST_MEMORY)
+    memory.go_first()
 
 
 def end_with_stage() -> None:
@@ -102,15 +134,6 @@ def end_with_stage() -> None:
     assert stage is not None
     stage.join()
     os._exit(1)
-
-
-def limit_memory() -> None:
-    """A decoder that wants more gets a MemoryError, instead of the whole machine. macOS knows no such limit."""
-    if sys.platform == "linux":
-        import resource
-
-        with suppress(ValueError):  # a lower limit is set already
-            resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 @contextmanager

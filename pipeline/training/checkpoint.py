@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.console import UserError
-from pipeline.outputs import whole
+from pipeline.console import UserError, say
+from pipeline.sealed import is_sealed, sealed
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a state of tensors, numbers and strings."""
-    with whole(path) as partial, partial.open("wb") as file:
+    with sealed(path) as partial, partial.open("wb") as file:
         try:
             torch.save(state, file)
         except RuntimeError as error:  # torch hides a full disk in one
@@ -23,16 +24,28 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, restore: Any, once: Callable[[Callable[[], Any]], Any]) -> None:
-    """Give the state in `path`, on the CPU, to `restore`; nothing, if there is no such file.
+    """Give the state in `path`, on the CPU, to `restore`; nothing, if there is no such file or it is damaged.
 
     `once` (see distributed.Group) reads the file for all processes: it may be on the first one's machine only.
-    Raises UserError for a file that is damaged, or that holds the state of something else.
+    Raises UserError for a file that holds the state of something else.
     """
-    contents = once(lambda: path.read_bytes() if path.exists() else None)
+    contents = once(lambda: read(path))
     if contents is None:
         return
     try:
         restore(torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True))
     except Exception as error:  # unpickling raises whatever it likes
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is no whole checkpoint ({reason}): remove it to train from the start") from None
+        raise UserError(f"{path} is of another training ({reason}): remove it to train from the start") from None
+
+
+def read(path: Path) -> bytes | None:
+    """What was saved. A file that is no longer that is set aside, so that training starts anew."""
+    if not path.exists():
+        return None
+    if is_sealed(path):
+        return path.read_bytes()
+    aside = path.with_name(f"{path.name}.damaged")
+    os.replace(path, aside)
+    say(f"{path} is damaged: set aside as {aside.name}; training from the start")
+    return None

@@ -11,8 +11,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from pipeline.console import progress
-from pipeline.outputs import remove, whole
+from pipeline.console import progress, say
+from pipeline.sealed import is_sealed, sealed, unseal
 from pipeline.training.data import Batches, Rows
 
 BATCH = 64  # images; larger ones are no faster on a CPU
@@ -31,6 +31,7 @@ class Features:
         self.device, self.labels, self.classes = images.device, images.labels, images.classes
         self.views = recipe.views if images.draw(recipe.augment, seed, 1).numel() else 1
         self.file: Path | None = None
+        self.checked: set[Path] = set()  # files that were whole when this process began to read them
         self.pixels: Rows
 
     def __len__(self) -> int:
@@ -50,11 +51,15 @@ class Features:
         if file == self.file:
             return
         if self.file is not None and not self.views:
-            remove(self.file)
+            unseal(self.file)
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):  # a head that trains at the same time may want the same
+            if file.exists() and file not in self.checked and not is_sealed(file):
+                say(f"{file} is damaged: computing its features again")
+                unseal(file)
             if not file.exists():
                 self.compute(file, view)
+        self.checked.add(file)
         self.file = file
         self.pixels = Rows(file, np.arange(len(self)), self.device, self.images_of.pixels.budget)
 
@@ -63,7 +68,7 @@ class Features:
         chosen = torch.arange(len(self), device=self.device).split(BATCH)
         draws = images.draw(recipe.augment, self.seed, view).to(self.device) if view else None
         self.backbone.eval()
-        with whole(file) as partial, partial.open("wb") as out, torch.inference_mode():
+        with sealed(file) as partial, partial.open("wb") as out, torch.inference_mode():
             described = f"view {view} through the backbone" if view else "validation images through the backbone"
             bar = progress(zip(chosen, images.batches(chosen), strict=True), total=len(chosen), desc=described)
             for number, (positions, pixels) in enumerate(bar):
