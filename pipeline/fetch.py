@@ -204,6 +204,6 @@ def copy_from_package(deb: Path, wanted: Wanted, target: Path) -> None:
                     assert content, "a file has content"
                     copy_stream(content, target)
                     return
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:  # headers that lie
         raise Failure(f"{deb.name}: {error}") from None
     raise Failure(f"{deb.name} holds no file of that name")
