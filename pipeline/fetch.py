@@ -182,7 +182,7 @@ def unpackaged(package: str, waiting: Path) -> Path:
             options = [f"-oAcquire::http::Timeout={APT_PATIENCE}", "-oAcquire::Retries=1"]
             command = ["apt-get", "download", "-q", *options, "--", package]
             try:
-                with fetch_http.given_up_if_slow(lambda: sum(path.stat().st_size for path in partial.glob("*"))):
+                with fetch_http.given_up_if_slow(lambda: sum(map(fetch_http.size, partial.glob("*")))):
                     done = subprocess.run(command, cwd=partial, capture_output=True, text=True, check=False)
             except FileNotFoundError:
                 raise Failure("apt-get is not on this system") from None

@@ -157,7 +157,7 @@ def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
     # read1 gives what has come: read would wait for a whole chunk, and lose it when the connection breaks
     chunks = iter(lambda: response.raw.read1(CHUNK, decode_content=False), b"")
     with (
-        part.open("ab" if have else "wb", buffering=0) as file,
+        part.open("ab" if have else "wb") as file,
         progress(desc=wanted.name, total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1024) as bar,
     ):
         first = next(chunks, b"")
@@ -166,6 +166,7 @@ def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
         wanted.check_size(total)
         for chunk in itertools.chain([first], chunks):
             file.write(chunk)
+            file.flush()  # what there is of it is looked at while it grows
             have += len(chunk)
             bar.update(len(chunk))
             if wanted.bytes and have > wanted.bytes:
