@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from pipeline.published import Failure, Wanted
 DIGITS = "scikit-learn:load_digits"
 APT = "apt:"
 APT_PATIENCE = 10  # seconds
+PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9+.~:-]+)?")  # Debian's rule; a version, as apt takes it
 CHUNK = 1 << 20  # bytes
 
 
@@ -126,15 +128,17 @@ def fetch(mirror: str, wanted: Wanted, waiting: Path) -> Path:
 
 
 def fetch_and_resume(url: str, wanted: Wanted, part: Path) -> Path:
-    resumed = part.exists()
-    fetch_http.download(url, wanted, part)
+    is_joined = fetch_http.download(url, wanted, part)
     try:
         with removed_if_wrong(part):
             wanted.verify(part)
     except Failure:
-        if not resumed:
+        if not is_joined:
             raise
-        return fetch_and_resume(url, wanted, part)  # the beginning, from elsewhere, may be what was wrong
+        # the beginning may be another mirror's, or that of a file which has changed since
+        fetch_http.download(url, wanted, part)
+        with removed_if_wrong(part):
+            wanted.verify(part)
     return part
 
 
@@ -168,8 +172,10 @@ def copy_stream(source: IO[bytes], target: Path) -> None:
 def unpackaged(package: str, waiting: Path) -> Path:
     """The Debian package's .deb file, downloaded once for all files in it.
 
-    Raises Failure where the system has no apt, or apt no such package.
+    Raises Failure for what is no package's name, and where the system has no apt, or apt no such package.
     """
+    if not PACKAGE.fullmatch(package):
+        raise Failure(f"expected {APT} and a Debian package's name, of lower-case letters, digits, '+', '-' and '.'")
     folder = waiting / f"apt-{package}"
     if not folder.exists():
         with whole(folder) as partial:
@@ -177,7 +183,8 @@ def unpackaged(package: str, waiting: Path) -> Path:
             options = [f"-oAcquire::http::Timeout={APT_PATIENCE}", "-oAcquire::Retries=1"]
             command = ["apt-get", "download", "-q", *options, "--", package]
             try:
-                done = subprocess.run(command, cwd=partial, capture_output=True, text=True, check=False)
+                with fetch_http.given_up_if_slow(lambda: sum(map(fetch_http.size, partial.glob("*")))):
+                    done = subprocess.run(command, cwd=partial, capture_output=True, text=True, check=False)
             except FileNotFoundError:
                 raise Failure("apt-get is not on this system") from None
             if done.returncode:
@@ -205,6 +212,6 @@ def copy_from_package(deb: Path, wanted: Wanted, target: Path) -> None:
                     assert content, "a file has content"
                     copy_stream(content, target)
                     return
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:  # headers that lie
         raise Failure(f"{deb.name}: {error}") from None
     raise Failure(f"{deb.name} holds no file of that name")

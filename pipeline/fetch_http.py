@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
+import signal
 import socket
 import ssl
 import time
-from collections.abc import Iterator
-from http.client import RemoteDisconnected
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import IncompleteRead, RemoteDisconnected
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +26,9 @@ READ_TIMEOUT = 10.0  # seconds without a byte
 TRIES = 3  # in a row without one more byte than before
 BACK_OFF = 0.5  # seconds, doubled each time
 PATIENCE = 10.0  # seconds without progress after which no new try begins
-CHUNK = 1 << 16  # bytes; what is lost at most when the process is killed
+WINDOW = 60.0  # seconds, in each of which …
+SLOWEST = 1000.0  # … so many bytes a second must come on average
+CHUNK = 1 << 16  # bytes read at once at most
 CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -36,28 +40,60 @@ class Unreachable(Transient):
     """The server itself is out of reach, so other files need not be asked for."""
 
 
-def download(url: str, wanted: Wanted, part: Path) -> None:
+class TooSlow(Unreachable):
+    """Fewer bytes than anybody would wait for."""
+
+
+def download(url: str, wanted: Wanted, part: Path) -> bool:
     """Complete `part`, going on after the bytes that it already has. The caller verifies it.
 
+    Returns whether `part` is put together from several answers, which may be of different files.
     Raises Failure with the reason; what `part` then holds is a beginning that can be resumed, from any mirror.
     """
     if wanted.bytes and size(part) >= wanted.bytes:
-        return
+        return True
     most, tries, since = size(part), 0, time.monotonic()
-    while True:
-        try:
-            return request(url, wanted, part)
-        except Transient:
-            if size(part) > most:
-                most, tries, since = size(part), 0, time.monotonic()
-            tries += 1
-            if tries == TRIES or time.monotonic() - since > PATIENCE:
+    with given_up_if_slow(lambda: size(part)):
+        while True:
+            try:
+                return request(url, wanted, part)
+            except TooSlow:
                 raise
-            time.sleep(BACK_OFF * 2 ** (tries - 1))
+            except Transient:
+                if size(part) > most:
+                    most, tries, since = size(part), 0, time.monotonic()
+                tries += 1
+                if tries == TRIES or time.monotonic() - since > PATIENCE:
+                    raise
+                time.sleep(BACK_OFF * 2 ** (tries - 1))
 
 
-def request(url: str, wanted: Wanted, part: Path) -> None:
-    """One request for what `part` lacks.
+@contextmanager
+def given_up_if_slow(received: Callable[[], int]) -> Iterator[None]:
+    """Raise TooSlow inside once WINDOW seconds have brought too little, whatever is waited for, headers too.
+
+    `received` tells the bytes so far; fewer than before are a new beginning. Only for the main thread.
+    """
+    before = received()
+
+    def look(signum: int, frame: object) -> None:
+        nonlocal before
+        now = received()
+        if 0 <= now - before < SLOWEST * WINDOW:
+            raise TooSlow(f"only {now - before} bytes in {WINDOW:g} s")
+        before = now
+
+    handler = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, WINDOW, WINDOW)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def request(url: str, wanted: Wanted, part: Path) -> bool:
+    """One request for what `part` lacks. Returns whether `part` had a beginning, to which the answer was added.
 
     Raises Failure, which is a Transient if the same request may succeed later.
     """
@@ -85,6 +121,7 @@ def request(url: str, wanted: Wanted, part: Path) -> None:
         raise Failure(reason(error)) from None
     if wanted.bytes and size(part) < wanted.bytes:
         raise Transient(f"truncated: {size(part)} of {wanted.bytes} bytes")
+    return have > 0
 
 
 def resumes(response: Response, have: int) -> bool:
@@ -118,7 +155,8 @@ def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
     """
     length = response.headers.get("Content-Length", "")
     total = have + int(length) if length.isdecimal() else None
-    chunks: Iterator[bytes] = response.raw.stream(CHUNK, decode_content=False)
+    # read1 gives what has come: read would wait for a whole chunk, and lose it when the connection breaks
+    chunks = iter(lambda: response.raw.read1(CHUNK, decode_content=False), b"")
     name = printable(wanted.name)
     with (
         named(part),
@@ -131,6 +169,7 @@ def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
         wanted.check_size(total)
         for chunk in itertools.chain([first], chunks):
             file.write(chunk)
+            file.flush()  # what there is of it is looked at while it grows
             have += len(chunk)
             bar.update(len(chunk))
             if wanted.bytes and have > wanted.bytes:
@@ -156,7 +195,7 @@ def reason(error: Exception) -> str:
             return f"no answer within {READ_TIMEOUT:g} s"
         if isinstance(cause, ssl.SSLError):
             return f"TLS: {getattr(cause, 'verify_message', None) or cause.reason}"
-        if isinstance(cause, (urllib3.exceptions.IncompleteRead, urllib3.exceptions.InvalidChunkLength)):
+        if isinstance(cause, (urllib3.exceptions.IncompleteRead, IncompleteRead)):
             return "truncated: the connection broke off"
         if isinstance(cause, RemoteDisconnected):
             return "the server closed the connection"

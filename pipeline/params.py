@@ -10,9 +10,16 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline.console import UserError
 from pipeline.recipes import Experiment
-from pipeline.recipes.strict import Address, Fraction, Seed, Strict, hint
+from pipeline.recipes.strict import Address, Fraction, Seed, Strict, hint, shown
 
 FILE = Path("params.yaml")
+MOST_VALUES = 100_000
+LONGEST_KEY = 100  # characters that an error shows
+# What fsspec reads of other machines; it also knows addresses of this one, and those that lead from one into another
+NETWORKS = (
+    *("abfs", "adl", "az", "azure", "ftp", "gcs", "gdrive", "gs", "hdfs", "hf", "http", "https", "oss", "s3", "s3a"),
+    *("sftp", "smb", "ssh", "webdav", "webdavs", "webhdfs"),
+)
 Pixels = Annotated[int, Field(gt=0, le=8192)]  # a side of a packed image
 
 
@@ -42,8 +49,17 @@ def a_pattern(pattern: str) -> str:
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        raise ValueError(f"{shown(pattern)} is no regular expression: {error}") from None
     return pattern
+
+
+def a_source(source: str) -> str:
+    if "://" in source and (source.partition("://")[0].lower() not in NETWORKS or "::" in source):
+        raise ValueError(
+            f"{shown(source)}: expected an address that fsspec can read over a network"
+            f" ({', '.join(NETWORKS)}), or a path, without ://"
+        )
+    return source
 
 
 class Split(Strict):
@@ -100,7 +116,7 @@ class NearDuplicates(Strict):
 class Dataset(Strict):
     """What to check, split and pack."""
 
-    source: Address
+    source: Annotated[Address, AfterValidator(a_source)]
     image_size: Pixels | list[Pixels]
     channels: Literal[1, 3] = 3
     split: Split = Split()
@@ -172,7 +188,14 @@ def read() -> dict[str, Any]:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        raw = YAML(typ="safe", pure=True).load(FILE.read_text())
+        yaml = YAML(typ="safe", pure=True)
+        document = yaml.compose(FILE.read_text())
+        if document is not None and values_of(document, {}) > MOST_VALUES:
+            raise UserError(
+                f"{FILE}: with every alias (*name) written out, it has more than {MOST_VALUES} values;"
+                " expected fewer: DVC writes them out whenever it reads the file"
+            )
+        raw = document and yaml.constructor.construct_document(document)
     except FileNotFoundError:
         raise UserError(f"{FILE} is not in {Path.cwd()}: run this in the project's root folder") from None
     except MarkedYAMLError as error:
@@ -191,10 +214,24 @@ def validated(raw: dict[str, Any]) -> Params:
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{FILE}: {in_one_line(error, raw)}") from None
+        try:
+            fault = in_one_line(error, raw)
+        except ValueError:  # Python writes out no number of more than 4300 digits
+            fault = "a number of thousands of digits; expected none so long"
+        raise UserError(f"{FILE}: {fault}") from None
     for name, experiment in params.experiments.items():
         check_experiment(name, experiment, params)
     return params
+
+
+def values_of(node: Any, known: dict[int, int]) -> int:
+    """How many values a node of YAML has with its aliases written out; `known` are the answers so far, by id."""
+    if id(node) not in known:
+        known[id(node)] = 0  # inside itself
+        children = node.value if isinstance(node.value, list) else []
+        pairs = (child if isinstance(child, tuple) else (child,) for child in children)
+        known[id(node)] = 1 + sum(values_of(child, known) for pair in pairs for child in pair)
+    return known[id(node)]
 
 
 def check_experiment(name: str, experiment: Experiment, params: Params) -> None:
@@ -233,7 +270,7 @@ def in_one_line(error: ValidationError, raw: Any) -> str:
     if isinstance(value, str):
         expected += hint(value, re.findall("'([^']+)'", choices))
     without_value = fault["type"] in ("value_error", "missing", "union_tag_not_found") or fault["loc"][-1] == "[key]"
-    where = path if without_value else f"{path} = {value!r}"
+    where = path if without_value else f"{path} = {shown(value)}"
     return f"{where}: {expected}" if where else expected
 
 
@@ -251,4 +288,5 @@ def dotted_path(fault: Any, raw: Any) -> str:
             value = value[part]
     if location and location[-1] == "[key]" and fault["input"] not in keys:
         keys.append(fault["input"])  # as it stands in the file: 2020-01-01, null, …
-    return ".".join(text if (text := str(key)).isprintable() else repr(text) for key in keys)
+    texts = map(str, keys)
+    return ".".join(text if text.isprintable() and len(text) <= LONGEST_KEY else shown(text) for text in texts)

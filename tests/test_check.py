@@ -589,6 +589,7 @@ def test_no_image_at_all(project: Project) -> None:
         ("empty", "is empty"),
         ("page.zip", "not a whole zip"),
         ("cut.tar.gz", "not a whole"),
+        ("lies.tar", "member 1 has a size of -512 bytes"),
     ],
 )
 def test_a_source_that_can_not_be_opened(project: Project, source: str, words: str) -> None:
@@ -597,6 +598,9 @@ def test_a_source_that_can_not_be_opened(project: Project, source: str, words: s
     with tarfile.open(project.root / "cut.tar.gz", "w:gz") as archive:
         archive.add(class_folders(project.root / "in", {"a": 9, "b": 9}), "in")
     os.truncate(project.root / "cut.tar.gz", 3000)
+    lies = tarfile.TarInfo("a/1.png")
+    lies.size = -512
+    (project.root / "lies.tar").write_bytes(lies.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
     project.dataset("photos", source)
     failed_in_one_line(project.run("check", "photos"), source, words)
     no_output(project)

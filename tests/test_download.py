@@ -53,6 +53,10 @@ class Handler(BaseHTTPRequestHandler):
         _, fault, name = self.path.split("/")
         self.server.requests.append((fault, name, self.headers["Range"]))
         body = self.server.files.get(name)
+        if fault in ("trickles", "trickles-in-header", "trickles-in-size", "bit-by-bit"):
+            return self.trickle(fault, self.headers["Range"])
+        if fault == "changes" and len(self.server.requests) == 1 and body:
+            return self.answer(200, body[::-1], fault="halves")
         if fault == "hang":
             self.server.released.wait(20)
             return
@@ -78,6 +82,23 @@ class Handler(BaseHTTPRequestHandler):
         if not start or fault in ("ignores-range", "416", "breaks"):
             return self.answer(200, body, fault=fault)
         self.answer(206, body[start:], fault=fault, content_range=f"bytes {start}-{len(body) - 1}/{len(body)}")
+
+    def trickle(self, fault: str, wanted_range: str | None) -> None:
+        """Byte after byte, for as long as the test lasts: never so long without one that it were a time-out."""
+        self.close_connection = True
+        start = int(wanted_range.removeprefix("bytes=").rstrip("-")) if wanted_range else 0
+        status = "206 Partial" if start else "200 OK"
+        ranges = f"Content-Range: bytes {start}-{len(BODY) - 1}/{len(BODY)}\r\n" if start else ""
+        headers = f"HTTP/1.1 {status}\r\n{ranges}".encode()
+        if fault == "trickles-in-header":
+            headers += b"X-Name: "
+        elif fault == "trickles-in-size":
+            headers += b"Transfer-Encoding: chunked\r\n\r\n"
+        else:
+            headers += b"Content-Length: %d\r\n\r\n" % (len(BODY) - start)
+        self.wfile.write(headers + BODY[start : start + 1] * (fault == "bit-by-bit"))
+        while fault != "bit-by-bit" and not self.server.released.wait(0.02):
+            self.wfile.write(b"0")
 
     def answer(self, status: int, body: bytes, *, fault: str = "", kind: str = BINARY, **more: str) -> None:
         self.send_response(status)
@@ -200,6 +221,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch_http, "BACK_OFF", 0.01)
     monkeypatch.setattr(fetch_http, "READ_TIMEOUT", 0.3)
     monkeypatch.setattr(fetch_http, "PATIENCE", 0.5)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch_http, "WINDOW", 0.4)
 
 
 def fetch_images(mirror: str) -> bytes:
@@ -361,6 +387,31 @@ def test_part_file_of_unknown_size_is_complete(project: Project, server: Server)
     ).read_bytes() == BODY
 
 
+@pytest.mark.parametrize("fault", ["trickles", "trickles-in-header", "trickles-in-size", "bit-by-bit"])
+def test_a_server_that_is_hopelessly_slow_is_given_up(
+    project: Project, server: Server, impatient: None, hurried: None, fault: str
+) -> None:
+    files = [Wanted("images.gz", **identified(BODY)), Wanted("labels.gz", **identified(LABELS))]
+    mirrors = [server.mirror(fault), server.mirror("ok")]
+    complete = fetch.fetch_all(files, mirrors, Path("waiting"), "toy")
+    assert (complete / "images.gz").read_bytes() == BODY and (complete / "labels.gz").read_bytes() == LABELS
+    assert (fault, "labels.gz") not in [request[:2] for request in server.requests], "nobody waits for it twice"
+    with pytest.raises(UserError, match=f"/{fault}/images.gz: only [0-9]+ bytes in 0.4 s"):
+        fetch.fetch_all(files, mirrors[:1], Path("elsewhere"), "toy")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_slow_server_is_waited_for(project: Project, server: Server, impatient: None, hurried: None) -> None:
+    server.files["images.gz"] = BODY[:250_000]
+    wanted = Wanted("images.gz", **identified(BODY[:250_000]))
+    fetch.fetch_all([wanted], [server.mirror("slow")], Path("waiting"), "toy")  # it takes two windows
+
+
+def test_a_file_that_changes_half_way_is_fetched_anew(project: Project, server: Server, impatient: None) -> None:
+    assert fetch_images(server.mirror("changes")) == BODY
+    assert [wanted for _, _, wanted in server.requests] == [None, "bytes=750000-", None]
+
+
 def test_dead_server_is_waited_for_once(project: Project, server: Server, closed_port: str, impatient: None) -> None:
     files = [Wanted("images.gz", **identified(BODY)), Wanted("labels.gz", **identified(LABELS))]
     unreachable: dict[str, str] = {}
@@ -480,6 +531,17 @@ def test_published_package(project: Project) -> None:
         pytest.skip(f"the package can't be had here: {failure}")
     path = fetch.fetch("apt:dataset-fashion-mnist", wanted, project.root)
     assert sha256(gzip.decompress(path.read_bytes())) == content
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "/abs", "--option", "a/b", "A", "a", "", ".a", "x\n", "x=../y", "x y", "x.*"]
+)
+def test_what_is_no_packages_name(project: Project, name: str) -> None:
+    project.publish([f"apt:{name}"], images_gz=BODY)
+    before = sorted(project.root.parent.iterdir())
+    with pytest.raises(UserError, match="expected apt: and a Debian package's name"):
+        download.download_dataset("toy")
+    assert sorted(project.root.parent.iterdir()) == before
 
 
 def test_no_such_package(project: Project) -> None:

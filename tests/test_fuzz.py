@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
+import re
+import struct
 import tarfile
 import tempfile
 import time
@@ -140,4 +143,54 @@ def contents_or_an_error(content: bytes) -> None:
 @settings(max_examples=300 * ROUNDS, deadline=None)
 @given(damage(archives()))
 def test_damaged_archives_end_in_contents_problems_or_an_error(content: bytes) -> None:
+    contents_or_an_error(content)
+
+
+@st.composite
+def lying_archive(draw: st.DrawFn) -> bytes:
+    """An archive some of whose headers say anything at all, with checksums that are right."""
+    whole = archives()
+    name = draw(st.sampled_from(["tar.", "tar.gz", f"{zipfile.ZIP_STORED}.zip"]))
+    data = bytearray(whole["tar." if name.startswith("tar") else name])
+    numbers = st.sampled_from(
+        [0, 1, 511, 512, 2**21, 2**31, 2**32 - 1, 2**50, 2**62, 2**63, 2**64 - 1, -1, -512, -(2**63)]
+    )
+    if name.endswith(".zip"):
+        places = [at for magic in (b"PK\1\2", b"PK\5\6", b"PK\3\4") for at in found(data, magic)]
+        for at in draw(st.lists(st.sampled_from(places), min_size=1, max_size=4)):
+            field = at + draw(st.integers(4, 42))
+            value = (draw(numbers) % 2**64).to_bytes(8, "little")[: draw(st.sampled_from([2, 4]))]
+            data[field : field + len(value)] = value
+        if draw(st.booleans()):
+            end = bytes(data).rfind(b"PK\5\6")
+            record, place = (draw(numbers) % 2**64 for _ in "12")
+            data[end:end] = struct.pack("<4s4xQ4x", b"PK\6\7", draw(st.sampled_from([place, end])))
+            data[end:end] = struct.pack("<4s28xQQQ", b"PK\6\6", 6, record, draw(numbers) % 2**64)
+        return bytes(data)
+    headers = [at for at in range(0, len(data), 512) if data[at + 257 : at + 262] == b"ustar"]
+    for at in draw(st.lists(st.sampled_from(headers), min_size=1, max_size=4)):
+        header = data[at : at + 512]
+        match draw(st.sampled_from(["size", "kind", "any"])):
+            case "size":
+                header[124:136] = draw(numbers).to_bytes(12, "big", signed=True)
+                header[124] |= 0x80
+            case "kind":
+                header[156:157] = draw(st.sampled_from([bytes([kind]) for kind in b"\0012567gxXLKSVMDN"]))
+            case "any":
+                field = draw(st.integers(0, 500))
+                value = draw(st.binary(min_size=1, max_size=12))
+                header[field : field + len(value)] = value
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header[:512])
+        data[at : at + 512] = header[:512]
+    return gzip.compress(data, 1) if name == "tar.gz" else bytes(data)
+
+
+def found(data: bytes, magic: bytes) -> list[int]:
+    return [match.start() for match in re.finditer(re.escape(magic), data)]
+
+
+@settings(max_examples=300 * ROUNDS, deadline=None)
+@given(lying_archive())
+def test_archives_that_lie_end_in_contents_problems_or_an_error(content: bytes) -> None:
     contents_or_an_error(content)

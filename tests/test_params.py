@@ -168,6 +168,12 @@ def test_values_arrive_as_written(here: Path) -> None:
         ("datasets mnist split", {"fold": 0}, ["mnist.split: fold = 0 without folds"]),
         ("datasets mnist split", {"folds": 1}, ["split.folds = 1", "greater than or equal to 2"]),
         ("datasets mnist split group_by", "a(", ["split.group_by: 'a(' is no regular expression", "unterminated"]),
+        ("datasets mnist source", "file:///etc", ["mnist.source: 'file:///etc': expected an address", "or a path"]),
+        ("datasets mnist source", "simplecache::file:///etc", ["'simplecache::file:///etc': expected an address"]),
+        ("datasets mnist source", "s3://x/a.zip::file:///etc", ["mnist.source: ", "expected an address"]),
+        ("datasets mnist source", "zip://*::s3://x/a.zip", ["mnist.source: ", "expected an address"]),
+        ("datasets mnist source", "LOCAL:///etc", ["'LOCAL:///etc': expected an address"]),
+        ("datasets mnist source", "memory://x", ["'memory://x': expected an address"]),
         ("datasets mnist split group_by", "", ["split.group_by = ''", "at least 1 character"]),
         ("experiments mnist-mlp train_fraction", 0, ["train_fraction = 0", "greater than 0"]),
         ("experiments mnist-mlp train_fraction", 1.5, ["train_fraction = 1.5", "less than or equal to 1"]),
@@ -250,6 +256,8 @@ def test_a_mistake_is_named_with_its_value_and_what_is_allowed(
         (b"\xff\xfe\x00", ["not valid YAML", "utf-8"]),
         (b"seed: 1\0\n", ["not valid YAML"]),
         (b"seed: .nan\n", ["seed = nan"]),
+        (b"seed: 0x" + b"f" * 9000, ["thousands of digits"]),
+        (b"seed: 1\n? 0x" + b"f" * 9000 + b"\n: 1", ["4300 digits"]),
         (b"", ["seed: Field required"]),
         (b"- 1\n", ["list", "expected the keys seed"]),
         (b"seed: 1\nexperiments: {12: {}}\n", ["experiments.12", "string"]),
@@ -277,6 +285,53 @@ def test_a_missing_file_and_a_missing_entry(here: Path) -> None:
         loaded.dataset("mnits")
     with pytest.raises(UserError, match=r"experiments has no entry 'mnist-mpl' .did you mean 'mnist-mlp'"):
         loaded.experiment("mnist-mpl")
+
+
+@pytest.mark.parametrize(
+    "source", ["../photos", "/mnt/a b", "a::b", "C:/photos", "s3://b/a.zip", "S3://b", "ssh://me@h:22/p"]
+)
+def test_sources_that_are_paths_or_addresses(here: Path, source: str) -> None:
+    Path("params.yaml").write_text(json.dumps(changed("datasets mnist source", source)))
+    assert params.load().dataset("mnist").source == source
+
+
+def laughing(first: str, more: str, depth: int) -> str:
+    """YAML of few lines whose aliases stand for 10 ** depth values."""
+    lines = [f"l{n}: &l{n} {more.format(','.join([f'*l{n - 1}'] * 10))}" for n in range(1, depth)]
+    return "\n".join([f"l0: &l0 {first}", *lines, f"seed: *l{depth - 1}"])
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        ("[x,x,x,x,x,x,x,x,x,x]", "[{}]"),
+        ("{a: 1,b: 2,c: 3,d: 4,e: 5,f: 6,g: 7,h: 8,i: 9,j: 0}", "{{<<: [{}]}}"),
+        ("[x,x,x,x,x,x,x,x,x,x]", "{{? [{}] : x}}"),
+    ],
+)
+def test_aliases_of_aliases_are_counted_before_they_are_written_out(here: Path, first: str, more: str) -> None:
+    Path("params.yaml").write_text(laughing(first, more, 20))
+    assert "more than 100000 values" in refusal()
+
+
+def test_few_aliases_are_welcome(here: Path) -> None:
+    lines = "seed: &s 1\ndatasets: {a: &a {source: x, image_size: 8}, b: *a, c: {<<: *a, channels: 1}}\n"
+    Path("params.yaml").write_text(lines)
+    loaded = params.load()
+    assert loaded.dataset("a") == loaded.dataset("b") and loaded.dataset("c").channels == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["seed", "datasets mnist source", "datasets mnist image_size", "datasets mnist channels", "datasets mnist x",
+     "experiments mnist-mlp network name", "experiments mnist-cnn augment scale", "experiments mnist-mlp epochs"],
+)  # fmt: skip
+def test_a_long_value_is_cut_in_the_message(here: Path, path: str) -> None:
+    for value in ("x" * 5000, ["x" * 50] * 50, [[[["x"] * 9] * 9] * 9], {"(" * 5000: 1}, "(" * 5000, "a://" * 999):
+        is_right = isinstance(value, str) and "://" not in value  # for a path
+        if not (path.endswith("source") and is_right):
+            Path("params.yaml").write_text(json.dumps(changed(path, value)))
+            assert len(refusal()) < 1000
 
 
 def test_a_stage_says_it_in_one_line(project: Project) -> None:

@@ -8,8 +8,9 @@ import os
 import struct
 import tarfile
 import tempfile
+import tracemalloc
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.console import UserError
-from pipeline.images import stored, zips
+from pipeline.images import arrays, stored, tars, zips
 from pipeline.images.items import Entry, Item, Listing, sort_classes
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Problem, Read, read_all
@@ -307,14 +308,33 @@ def test_two_members_of_one_name(tmp_path: Path) -> None:
 
 
 def test_members_that_lead_out_stay_inside(tmp_path: Path) -> None:
-    members = {"../../up/1.png": PNG, "/etc/1.png": PNG, "cat/1.png": PNG, "dog/1.png": PNG}
+    members = {"../../up/1.png": PNG, "cat/../../1.png": PNG, "/etc/1.png": PNG, "cat/1.png": PNG, "dog/1.png": PNG}
     (tmp_path / "in").mkdir()
     before = sorted(tmp_path.rglob("*"))
     for path in (zip_of(tmp_path / "in/a.zip", members), tar_of(tmp_path / "in/a.tar", members)):
         found = contents(path)
-        assert len(found) == 4 and set(found.values()) == {PNG}
+        for name in ("../../up/1.png", "cat/../../1.png"):
+            problem = found.pop(name)
+            assert isinstance(problem, Problem) and "no place inside the archive" in problem.reason
+        assert found == {"etc/1.png": PNG, "cat/1.png": PNG, "dog/1.png": PNG}
         path.unlink()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_members_are_where_unpacking_would_place_them(tmp_path: Path) -> None:
+    names = ["/cat/1.png", "//cat/2.png", "./cat//3.png", "dog/../cat/4.png", "cat/./5.png", "dog/1.png", "/dog/1.png"]
+    placed = ["cat/1.png", "cat/2.png", "cat/3.png", "cat/4.png", "cat/5.png", "dog/1.png", "dog/1.png#2"]
+    members = {name: png(number) for number, name in enumerate(names)}
+    for path in (zip_of(tmp_path / "a.zip", members), tar_of(tmp_path / "a.tar", members)):
+        source = open_source(path)
+        assert source.classes == ["cat", "dog"]
+        assert {item.path: content for item, content in read(source)} == dict(
+            zip(placed, members.values(), strict=True)
+        )
+    windows = zip_of(tmp_path / "b.zip", {"C:\\cat\\1.png": PNG, "C:\\dog\\1.png": PNG})
+    assert open_source(windows).classes == ["cat", "dog"]
+    nameless = zip_of(tmp_path / "c.zip", {"cat/1.png": PNG, "cat/..": PNG, "dog/1.png": PNG})
+    assert isinstance(contents(nameless)["cat/.."], Problem)
 
 
 def damaged_zip(path: Path, change: str) -> Path:
@@ -411,6 +431,135 @@ def test_an_empty_and_a_missing_source(tmp_path: Path) -> None:
     assert "is not there" in refusal(tmp_path / "dangling")
 
 
+def tar_header(name: bytes = b"cat/1.png", size: bytes = b"0" * 11, kind: bytes = b"0", **fields: bytes) -> bytes:
+    """A header whose checksum is right, whatever it says."""
+    block = bytearray(512)
+    places = {"magic": 257, "prefix": 345, "sparse": 386, "extended": 482, "real_size": 483}
+    for at, value in (
+        (0, name),
+        (124, size),
+        (148, b" " * 8),
+        (156, kind),
+        *((places[k], v) for k, v in fields.items()),
+    ):
+        block[at : at + len(value)] = value
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def binary(size: int, length: int = 12) -> bytes:
+    """A number as GNU tar writes those that need more than 33 bits."""
+    number = bytearray(size.to_bytes(length, "big", signed=True))
+    number[0] = 0xFF if size < 0 else number[0] | 0x80
+    return bytes(number)
+
+
+def pax_header(records: bytes, kind: bytes = b"x") -> bytes:
+    return tar_header(b"pax", b"%011o" % len(records), kind) + records + bytes(-len(records) % 512)
+
+
+def lying_tars() -> Iterator[tuple[str, bytes, str]]:
+    """What it is, the archive and what is said of it."""
+    good = tar_header(b"cat/0.png", b"%011o" % 5) + b"hello" + bytes(507)
+    for size in (-1, -512, -1024, -(2**62), -(2**80)):
+        yield f"size {size}", good + tar_header(size=binary(size)) + good, f"member 2 has a size of {size} bytes"
+        yield f"size {size} first", tar_header(size=binary(size)) + good, f"member 1 has a size of {size} bytes"
+    for size in (2**33, 2**50, 2**62, 2**63, 2**64, 2**87):
+        yield f"size {size}", good + tar_header(size=binary(size)) + good, "member 2"
+    for value in (b"-1", b"-512", b"x", b"", b"9" * 21, b"9" * 5000):
+        record = b" size=" + value + b"\n"
+        length = next(n for n in range(len(record), 9999) if n == len(record) + len(str(n)))
+        yield f"pax size {value[:30]!r}", pax_header(b"%d" % length + record) + good, "where a pax header has a number"
+    for size in (2**33, 2**50, 2**63, 10**19):
+        record = b" size=%d\n" % size
+        length = len(record) + 2
+        yield f"pax size {size}", good + pax_header(b"%d" % length + record) + good, "member 2"
+    for kind in (b"x", b"g", b"L", b"K", b"X"):
+        for size in (-512, -1, 2**21, 2**50, 2**63):
+            yield (
+                f"{kind!r} of {size} bytes",
+                tar_header(size=binary(size), kind=kind) + good,
+                f"header of {size} bytes",
+            )
+        yield f"{kind!r} cut", tar_header(size=b"%011o" % 2000, kind=kind) + b"x" * 500, "ends within a header"
+    for records in (b"0 a=b\n", b"1 a=b\n", b"4 a=", b"99 a=b\n", b"6 abc\n", b"9" * 600 + b" a=b\n", b"9" * 9000):
+        yield f"pax {records[:30]!r}", pax_header(records) + good, "pax header"
+    yield "endless sparse map", tar_header(kind=b"S", extended=b"\1") + b"\1" * 512 * 9, "ends within a header"
+    yield "only long names", tar_header(kind=b"L") * 5000, "is empty"
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_header_of_a_tar_that_lies_is_one_line(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a.tar"
+    for what, content, expected in lying_tars():
+        path.write_bytes(compress(content))
+        assert expected in refusal(path), what
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_member_stored_with_holes_is_told_apart(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    good = tar_header(b"cat/0.png", b"%011o" % 5) + b"hello" + bytes(507)
+    huge = binary(2**50)
+    pax = pax_header(b"22 GNU.sparse.major=1\n25 GNU.sparse.name=cat/1\n")
+    for sparse in (
+        tar_header(b"cat/1", kind=b"S", sparse=huge + huge, extended=b"\1", real_size=huge) + bytes(512),
+        pax + tar_header(b"GNUSparseFile.0/1", b"%011o" % 5) + b"hello" + bytes(507),
+    ):
+        (tmp_path / "a.tar").write_bytes(compress(good + sparse + good))
+        found = contents(tmp_path / "a.tar")
+        assert isinstance(problem := found.pop("cat/1"), Problem) and "--sparse" in problem.reason
+        assert found == {"cat/0.png": b"hello", "cat/0.png#2": b"hello"}
+
+
+def test_names_in_headers_before_a_header(tmp_path: Path) -> None:
+    """As GNU tar, Python and others write those that are long or not ASCII."""
+    names = ["cat/" + "é" * 90 + ".png", "dog/" + "x" * 200 + "/" + "y" * 120 + ".png", "cat/日本.png", "dog/1.png"]
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        path = tmp_path / f"{form}.tar"
+        with tarfile.open(path, "w", format=form, pax_headers={"comment": "hello"}) as archive:
+            for name in names:
+                info = tarfile.TarInfo(name)
+                info.size, info.mtime = len(PNG), 1.5
+                archive.addfile(info, io.BytesIO(PNG))
+        assert contents(path) == dict.fromkeys(names, PNG)
+
+
+def test_numbers_of_a_zip_that_lie(tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "a.zip", {"cat/1.png": PNG, "cat/2.png": PNG, "dog/1.png": PNG})
+    data = path.read_bytes()
+    second = data.find(b"PK\1\2", data.find(b"PK\1\2") + 1)
+    end, place = data.find(b"PK\5\6"), data.find(b"PK\1\2")
+
+    def changed(at: int, form: str, *values: int) -> dict[str, Read]:
+        path.write_bytes(data[:at] + struct.pack(form, *values) + data[at + struct.calcsize(form) :])
+        return contents(path)
+
+    for at, form, values in ((20, "<I", [2**32 - 2]), (42, "<I", [2**32 - 2]), (20, "<II", [2**32 - 1] * 2)):
+        found = changed(second + at, form, *values)
+        assert isinstance(problem := found.pop("cat/2.png"), Problem) and "beyond the end" in problem.reason
+        assert found == {"cat/1.png": PNG, "dog/1.png": PNG}
+    for size in (2**32 - 2, 2**31, 5, 0):
+        problem = changed(second + 24, "<I", size)["cat/2.png"]  # the size once it is decompressed
+        assert isinstance(problem, Problem | bytes)
+    extra = struct.pack("<HHQQQ", 1, 24, len(PNG), len(PNG), 2**63 + 5)
+    head, name = data[second : second + 46], data[second + 46 : second + 55]
+    wide = (
+        head[:20] + b"\xff" * 8 + head[28:30] + struct.pack("<H", len(extra)) + head[32:42] + b"\xff" * 4 + name + extra
+    )
+    size = end - place + len(extra)
+    path.write_bytes(data[:second] + wide + data[second + 55 : end + 12] + struct.pack("<I", size) + data[end + 16 :])
+    found = contents(path)
+    assert isinstance(problem := found.pop("cat/2.png"), Problem) and "beyond the end" in problem.reason
+    assert found == {"cat/1.png": PNG, "dog/1.png": PNG}
+    for count, size, offset in ((3, 2**63, 0), (3, 2**32 - 2, 0), (2**63, 0, 0), (3, end - place, 2**63)):
+        record = zips.END64.pack(b"PK\6\6", count, size, offset)
+        path.write_bytes(data[:end] + record + struct.pack("<4sIQI", b"PK\6\7", 0, end, 1) + data[end:])
+        assert "central directory" in refusal(path)
+    for offset in (2**31, 2**62, 2**63, 2**64 - 1):
+        path.write_bytes(data[:end] + struct.pack("<4sIQI", b"PK\6\7", 0, offset, 1) + data[end:])
+        assert "Bad offset for zip64 end record" in refusal(path)
+
+
 MEMBERS = {f"c{number % 2}/{number}é.png": bytes([number]) * 50 for number in range(6)}
 CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6)
 
@@ -487,6 +636,8 @@ def test_names_for_numbered_classes(tmp_path: Path) -> None:
         (lambda data: gzip.compress(data)[:-12], "not a whole gzip file"),
         (lambda data: gzip.compress(data)[:-8] + bytes(8), "not a whole gzip file"),
         (lambda data: data[:4] + b"\xff" * 12, "bytes of data"),
+        (lambda data: gzip.compress(data[:4] + b"\xff" * 12 + data[16:]), "168 bytes of data"),
+        (lambda data: gzip.compress(data + bytes(9)), "more bytes of data"),
         (lambda data: data[:8] + bytes(8), "images without pixels"),
         (lambda data: idx(IMAGES[:3]), "3 images but 7 labels"),
     ],
@@ -496,6 +647,22 @@ def test_a_damaged_idx_file(tmp_path: Path, change: object, words: str) -> None:
     file = tmp_path / "train-images-idx3-ubyte"
     file.write_bytes(change(file.read_bytes()))  # type: ignore[operator]
     assert words in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["idx", "end of a tar"])
+def test_what_a_small_gzip_file_swells_to_is_not_held(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_idx(tmp_path, "train", IMAGES, LABELS)
+    data = (tmp_path / "train-images-idx3-ubyte").read_bytes()
+    swollen = gzip.compress((data if kind == "idx" else tar_header(b"cat/1.png")) + bytes(64 * 1024**2))
+    path = tmp_path / "train-images-idx3-ubyte" if kind == "idx" else tmp_path / "a.tar"
+    path.write_bytes(swollen)
+    monkeypatch.setattr(tars, "MOST_AFTER_THE_END", 8 * 1024**2)
+    tracemalloc.start()
+    assert ("more bytes" if kind == "idx" else "more than 8 MB after") in refusal(path if kind != "idx" else tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 16 * 1024**2
+    tracemalloc.stop()
 
 
 def test_idx_images_without_labels(tmp_path: Path) -> None:
@@ -514,7 +681,7 @@ def cifar(images: np.ndarray, labels: np.ndarray) -> bytes:
     )
 
 
-def test_cifars_binary_version(tmp_path: Path) -> None:
+def test_cifars_binary_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = RANDOM.integers(0, 256, (7, 32, 32, 3), np.uint8)
     batches = "cifar-10-batches-bin"
     members = {
@@ -538,3 +705,6 @@ def test_cifars_binary_version(tmp_path: Path) -> None:
     assert "batches.meta.txt" in refusal(path)
     tar_of(path, {**members, f"{batches}/test_batch.bin": bytes([9]) + bytes(3072)})
     assert "label 9 in test, but only 3 class names" in refusal(path)
+    monkeypatch.setattr(arrays, "LARGEST_CIFAR", 20_000)
+    tar_of(path, {**members, f"{batches}/test_batch.bin": bytes(30_000)})
+    assert "more than 20000 bytes" in refusal(path)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pipeline import split as stage
 from pipeline.console import UserError
 from pipeline.params import Split
+from pipeline.splitting import groups
 from pipeline.splitting.draw import draw, train_order, uniform
 from pipeline.splitting.groups import join
 
@@ -632,6 +633,20 @@ def test_what_group_by_takes_together(pattern: str, together: list[str]) -> None
     paths = ["a/v1-1.png", "b/v1-2.png", "a/v2-1.png", "b/x.png", "b/y.png"]
     joined = join("photos", as_table([row(path, path[0], path) for path in paths]), options_of(group_by=pattern))
     assert list(joined.path[joined.component.duplicated(keep=False)]) == together
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", r"(\w*)*!", "(a|aa)+$"])
+def test_a_pattern_that_would_search_for_ever_is_one_line(
+    project: Project, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    rows = [row(f"{label}/{'a' * 60}{n}.png", label, f"{label}{n}") for label in "ab" for n in range(9)]
+    if pattern == "(a+)+$":  # one of them through the stage
+        write(project, rows, group_by=pattern)
+        ran = project.run("split", "photos")
+        failed_in_one_line(ran, "datasets.photos.split.group_by = '(a+)+$' takes too long", "a/aaaa", "expected")
+    monkeypatch.setattr(groups, "PATIENCE", 0.05)
+    with pytest.raises(UserError, match="takes too long"):
+        join("photos", as_table(rows), options_of(group_by=pattern))
 
 
 def test_leaving_an_image_out_moves_no_other() -> None:

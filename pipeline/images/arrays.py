@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import struct
-import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 import numpy as np
 
 from pipeline.console import UserError
+from pipeline.images import tars
 from pipeline.images.items import Item
 from pipeline.images.stored import Content
 
 IDX_SPLITS = {"train": "train", "t10k": "test", "test": "test"}
 CIFAR_RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue plane
+LARGEST_CIFAR = 1 << 30  # bytes; what is published has 184 million
+CHUNK = 1 << 20  # bytes
 
 
 class Arrays:
@@ -78,35 +82,51 @@ class IdxFiles(Arrays):
 def read_idx(file: Path, dimensions: int) -> np.ndarray:
     """Read an idx file of unsigned bytes, gzipped or not, as a uint8 array of that many dimensions.
 
-    Raises UserError for another magic number or a wrong length.
+    No more is read than the header says. Raises UserError for another magic number or a wrong length.
     """
-    data = file.read_bytes()
-    if data[:2] == b"\x1f\x8b":
+    with file.open("rb") as raw:
+        zipped = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        data = cast(IO[bytes], gzip.GzipFile(fileobj=raw) if zipped else raw)
         try:
-            data = gzip.decompress(data)
+            header = data.read(4 + 4 * dimensions)
+            if len(header) < 4 + 4 * dimensions or header[:4] != bytes([0, 0, 8, dimensions]):
+                raise UserError(f"{file}: not an idx file of {dimensions}-dimensional unsigned bytes")
+            shape = struct.unpack(f">{dimensions}I", header[4:])
+            if 0 in shape[1:]:
+                raise UserError(f"{file}: its header says {shape}: images without pixels")
+            values = read_up_to(data, math.prod(shape) + 1)  # to the checksum behind them too
         except (EOFError, OSError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             raise UserError(f"{file}: not a whole gzip file ({error}); fetch it again") from None
-    header = 4 + 4 * dimensions
-    if len(data) < header or data[:4] != bytes([0, 0, 8, dimensions]):
-        raise UserError(f"{file}: not an idx file of {dimensions}-dimensional unsigned bytes")
-    shape = struct.unpack(f">{dimensions}I", data[4:header])
-    if 0 in shape[1:]:
-        raise UserError(f"{file}: its header says {shape}: images without pixels")
-    if len(data) - header != np.prod(shape, dtype=np.int64):
-        raise UserError(f"{file}: {len(data) - header} bytes of data, but its header says {shape}; fetch it again")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    if len(values) != math.prod(shape):
+        found = "more" if len(values) > math.prod(shape) else len(values)
+        raise UserError(f"{file}: {found} bytes of data, but its header says {shape}; fetch it again")
+    return np.frombuffer(values, np.uint8).reshape(shape)
+
+
+def read_up_to(file: IO[bytes], size: int) -> bytearray:
+    """The next bytes of a file, in memory for those that there are, not for all that are asked for."""
+    found = bytearray()
+    while len(found) < size and (chunk := file.read(min(size - len(found), CHUNK))):
+        found += chunk
+    return found
 
 
 class CifarBinary(Arrays):
     """CIFAR-10's binary version (https://www.cs.toronto.edu/~kriz/cifar.html), read from its closed archive."""
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file, tarfile.open(fileobj=file) as archive:
-            contents = {
-                PurePosixPath(member.name).name: archive.extractfile(member).read()  # type: ignore[union-attr]
-                for member in archive.getmembers()
-                if member.isreg() and member.name.endswith((".bin", ".meta.txt"))
-            }
+        contents, size = {}, 0
+        with path.open("rb") as file:
+            archive, is_plain = tars.decompressed(file)
+            for member in tars.members(archive, is_plain):
+                if member.isreg() and not member.issparse() and member.name.endswith((".bin", ".meta.txt")):
+                    size += member.size
+                    if size > LARGEST_CIFAR:
+                        raise UserError(f"{path}: not CIFAR-10's binary version: more than {LARGEST_CIFAR} bytes")
+                    contents[PurePosixPath(member.name).name] = archive.read(member.size)
         train = b"".join(contents[name] for name in sorted(contents) if name.startswith("data_batch_"))
         names = contents.get("batches.meta.txt", b"").decode("ascii", "replace").split()
         splits = {"train": train, "test": contents.get("test_batch.bin", b"")}

@@ -17,5 +17,5 @@ BROKEN_ARCHIVE = (
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says; of tarfile's list of all that it tried, the headline."""
-    return hide(" ".join(str(error).partition("\n")[0].removesuffix(":").split())) or type(error).__name__
+    """What an error says: its first line."""
+    return hide(" ".join(str(error).partition("\n")[0].split())) or type(error).__name__

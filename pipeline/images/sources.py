@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol, cast
 
 from pipeline.console import UserError
-from pipeline.images import arrays, zips
+from pipeline.images import arrays, tars, zips
 from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
 from pipeline.images.items import IMAGE_SUFFIXES, Entry, Item, Listing, is_visible
 from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, address, is_remote, remote, too_large
@@ -189,9 +189,9 @@ class RemoteFolder(Files):
 class Zip(Files):
     def entries(self) -> Iterator[Entry]:
         with told_as_archive(self.path), self.path.open("rb") as file:
-            for name, stored in zips.members(file, self.address):
+            for name, content in zips.members(file, self.address):
                 if not name.endswith("/"):
-                    yield Entry(name.replace("\\", "/").removeprefix("./"), stored[1:], stored)
+                    yield member_entry(name.replace("\\", "/"), content[1:], content)
 
 
 class Tar(Files):
@@ -201,47 +201,51 @@ class Tar(Files):
         with told_as_archive(self.path), self.path.open("rb") as file:
             status = self.path.stat()
             identity = (status.st_size, getattr(status, "st_mtime", None))
-            archive, is_plain = open_tar(file)
+            archive, is_plain = tars.decompressed(file)
             with archive:
-                count = 0
-                while (member := archive.next()) is not None:
-                    archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
-                    count += 1
+                for member in tars.members(archive, is_plain):
                     self.is_cifar |= PurePosixPath(member.name).name == "data_batch_1.bin"
                     looks_like_image = PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES
                     if member.isreg() or not member.isdir() or looks_like_image:
-                        path = utf8(member.name.removeprefix("./"))
-                        yield Entry(path, identity, partial(self.content, archive, member, is_plain))
-                # tarfile takes a damaged header for the end, and the members after it would be lost in silence
-                assert archive.fileobj is not None
-                archive.fileobj.seek(archive.offset)
-                if any(archive.fileobj.read(tarfile.BLOCKSIZE)):
-                    raise tarfile.ReadError(f"damaged after {count} members")
-                while archive.fileobj.read(1024**2):  # to the checksum at the end of a compressed one
-                    pass
+                        content = partial(self.content, archive, member, is_plain)
+                        yield member_entry(utf8(member.name), identity, content)
 
-    def content(self, archive: tarfile.TarFile, member: tarfile.TarInfo, is_plain: bool) -> Content:
-        """Where a member lies in a plain archive; out of a compressed one its bytes."""
+    def content(self, archive: IO[bytes], member: tarfile.TarInfo, is_plain: bool) -> Content:
+        """Where a member lies in a plain archive; out of a compressed one, which stands there, its bytes."""
         if not member.isreg():
             return Problem("not_an_image", f"not a regular file ({kind(member)})")
-        if is_plain and not member.issparse():
+        if member.issparse():
+            return Problem("unreadable", "stored by tar --sparse; archive it without that option")
+        if is_plain:
             return Stored(self.address, member.offset_data, member.size)
         try:
-            file = archive.extractfile(member)
-            assert file is not None
-            data = file.read(LARGEST_FILE + 1)
+            return archive.read(member.size) if member.size <= LARGEST_FILE else too_large()
         except (*BROKEN_ARCHIVE, OSError) as error:
             return Problem("unreadable", in_one_line(error))
-        return data if len(data) <= LARGEST_FILE else too_large()
 
 
-def open_tar(file: IO[bytes]) -> tuple[tarfile.TarFile, bool]:
-    """The archive, and whether it is not compressed."""
-    try:
-        return tarfile.open(fileobj=file, mode="r:"), True
-    except tarfile.ReadError:
-        file.seek(0)
-        return tarfile.open(fileobj=file, mode="r:*"), False
+def member_entry(name: str, identity: Any, content: Content | Callable[[], Content]) -> Entry:
+    """A member of an archive, under the path at which unpacking would place it."""
+    path = placed(name)
+    if path:
+        return Entry(path, identity, content)
+    return problem(name or "(no name)", "unreadable", "a name that leads to no place inside the archive")
+
+
+def placed(name: str) -> str | None:
+    """The name without what does not count in it: slashes in front, empty parts, `.`, and `..` that stay inside.
+
+    None for one that leads out.
+    """
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == ".." and not parts:
+            return None
+        if part == "..":
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
 
 
 def problem(path: str, code: str, reason: str) -> Entry:

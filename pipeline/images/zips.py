@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
-from pipeline.images.stored import LOCAL_HEADER, SPARE, Stored, ZipMember
+from pipeline.images.stored import LOCAL_HEADER, SPARE, Problem, Stored, ZipMember
 
 END = struct.Struct("<4s6xHIIH")  # magic, members, size and offset of the directory, length of the comment
 END64_PLACE = struct.Struct("<4s4xQ4x")  # magic, offset of END64
@@ -28,9 +28,10 @@ class Directory(NamedTuple):
     shift: int  # bytes in front of the archive that its offsets do not count
 
 
-def members(file: IO[bytes], place: str) -> Iterator[tuple[str, Stored]]:
+def members(file: IO[bytes], place: str) -> Iterator[tuple[str, Stored | Problem]]:
     """Yield name and place of each member in the directory's order; folders too, whose names end in a slash.
 
+    A member that would reach into the directory, which comes after all of them, is a problem.
     Raises zipfile.BadZipFile where the directory is not whole.
     """
     directory = find_directory(file)
@@ -46,9 +47,13 @@ def members(file: IO[bytes], place: str) -> Iterator[tuple[str, Stored]]:
         name, extra, _ = (file.read(length) for length in lengths)
         size, compressed, offset = wide(extra, size, compressed, offset)
         member = ZipMember(compressed, size, method, flags, crc)
-        length = LOCAL_HEADER.size + len(name) + len(extra) + SPARE + compressed
+        length = LOCAL_HEADER.size + len(name) + compressed
+        start = offset + directory.shift
+        content: Stored | Problem = Stored(place, start, length + len(extra) + SPARE, member)
+        if start + length > directory.start:
+            content = Problem("truncated", f"{length} bytes at {start}, beyond the end of the archive's members")
         text = name.decode("utf-8" if flags & UTF8 else "cp437")
-        yield text.partition("\0")[0], Stored(place, offset + directory.shift, length, member)
+        yield text.partition("\0")[0], content
         left -= MEMBER.size + sum(lengths)
 
 
@@ -64,9 +69,11 @@ def find_directory(file: IO[bytes]) -> Directory:
     end = length - from_end + at
     if at >= END64_PLACE.size and tail[at - END64_PLACE.size :].startswith(b"PK\6\7"):
         _, place64 = END64_PLACE.unpack_from(tail, at - END64_PLACE.size)
+        if place64 + END64.size > length:
+            raise zipfile.BadZipFile("Bad offset for zip64 end record")
         file.seek(place64)
         data = file.read(END64.size)
-        if len(data) == END64.size and data.startswith(b"PK\6\6"):
+        if data.startswith(b"PK\6\6"):
             _, count, size, offset = END64.unpack(data)
             end = place64
     start = end - size

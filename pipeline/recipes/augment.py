@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from pipeline.recipes.strict import Strict
+from pipeline.recipes.strict import Strict, shown
 
 
 def as_pair(limits: Any) -> Any:
     if not isinstance(limits, list | tuple) or len(limits) != 2:
-        raise ValueError(f"{limits!r}: expected [smallest, largest]")
+        raise ValueError(f"{shown(limits)}: expected [smallest, largest]")
     return tuple(limits)
 
 

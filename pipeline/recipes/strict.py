@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -13,6 +14,10 @@ from pipeline.credentials import holds_secret
 Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+LONGEST = 200  # characters of a value in an error message
+BRIEF = reprlib.Repr()
+BRIEF.maxstring = BRIEF.maxother = BRIEF.maxlong = LONGEST
+BRIEF.maxlevel, BRIEF.maxlist, BRIEF.maxdict = 4, 20, 20
 
 
 def without_secret(address: str) -> str:
@@ -34,6 +39,12 @@ def hint(word: str, known: Iterable[str]) -> str:
     return f" (did you mean '{by_lower_case[close[0]]}'?)" if close else ""
 
 
+def shown(value: Any) -> str:
+    """A value in an error message, cut to what a line has room for."""
+    text = BRIEF.repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
 class Strict(BaseModel):
     """No coercion, no unknown keys, no change after validation."""
 
@@ -46,5 +57,7 @@ class Strict(BaseModel):
             for key in value:
                 if key not in cls.model_fields:
                     allowed = ", ".join(cls.model_fields)
-                    raise ValueError(f"unknown key {str(key)!r}{hint(str(key), cls.model_fields)}; allowed: {allowed}")
+                    raise ValueError(
+                        f"unknown key {shown(str(key))}{hint(str(key), cls.model_fields)}; allowed: {allowed}"
+                    )
         return value

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.console import UserError
 from pipeline.manifest import SIDES
+from pipeline.recipes.strict import shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.params import Split
+
+# Seconds to search all paths, and for each of them in addition; a regular expression takes microseconds
+PATIENCE = 2.0
+PATIENCE_EACH = 2e-4
 
 
 def join(name: str, table: pd.DataFrame, options: Split) -> pd.DataFrame:
@@ -46,15 +54,43 @@ def path_keys(name: str, paths: pd.Series, group_by: str | None) -> list[str | N
     if group_by is None:
         return [None] * len(paths)
     pattern = re.compile(group_by)
-    matches = map(pattern.search, paths.tolist())
-    keys = [(match[min(pattern.groups, 1)] or None) if match else None for match in matches]
-    if not any(keys):
-        example = f", e.g. {paths.iloc[0]!r}" if len(paths) else ""
+    keys: list[str | None] = []
+    try:
+        with time_limit(PATIENCE + PATIENCE_EACH * len(paths)):
+            for path in paths:
+                match = pattern.search(path)
+                keys.append((match[min(pattern.groups, 1)] or None) if match else None)
+    except TimeoutError:
         raise UserError(
-            f"params.yaml: datasets.{name}.split.group_by = {group_by!r} finds nothing in any path{example};"
+            f"params.yaml: datasets.{name}.split.group_by = {shown(group_by)} takes too long, last in"
+            f" {shown(path)}; expected a regular expression without repetitions in each other: (a+)+"
+        ) from None
+    if not any(keys):
+        example = f", e.g. {shown(paths.iloc[0])}" if len(paths) else ""
+        raise UserError(
+            f"params.yaml: datasets.{name}.split.group_by = {shown(group_by)} finds nothing in any path{example};"
             " expected a regular expression that finds the part that names a group"
         )
     return keys
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError inside when it has taken this process that much time, however busy the machine is.
+
+    Stops a regular expression too: `re` looks for signals while it searches. Only for the main thread.
+    """
+
+    def stop(signum: int, frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def components(*columns: pd.Series) -> np.ndarray:

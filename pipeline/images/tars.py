@@ -1,0 +1,159 @@
+"""The members of a tar, header by header: tarfile believes sizes that lie, and keeps whatever a header holds.
+
+The format is described in POSIX (pax, "ustar Interchange Format") and in the manual of GNU tar.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import IO, Any, cast
+
+BLOCK = tarfile.BLOCKSIZE
+LONGEST_HEADER = 1 << 20  # bytes of a long name or of what pax adds to a header
+MOST_AFTER_THE_END = 512 * 1024**2  # bytes that fill up a compressed archive
+FARTHEST = 1 << 62  # bytes; a file of this machine can't be longer
+IS_EXTENDED = 482, 504  # where GNU's sparse headers, the first and the following, say that one more comes
+PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+    b"]\0\0": lzma.open,
+}
+
+
+def decompressed(file: IO[bytes]) -> tuple[IO[bytes], bool]:
+    """The archive's own bytes, and whether they were not compressed.
+
+    Raises tarfile.ReadError if neither tar nor a compression that is known begins here.
+    """
+    beginning = file.read(BLOCK)
+    file.seek(0)
+    try:
+        header(beginning)
+        return file, True
+    except tarfile.HeaderError:
+        for magic, decompress in DECOMPRESSORS.items():
+            if beginning.startswith(magic):
+                return cast(IO[bytes], decompress(file)), False
+        raise tarfile.ReadError("it begins like neither") from None
+
+
+def members(file: IO[bytes], is_plain: bool) -> Iterator[tarfile.TarInfo]:
+    """Yield each member; the file then stands where its data begin, which may be read before the next one.
+
+    Raises tarfile.ReadError where a header is damaged or lies, and what the decompressor raises.
+    """
+    length = file.seek(0, 2) if is_plain else FARTHEST
+    file.seek(0)
+    count = 0
+    while (member := next_member(file, count)) is not None:
+        start = file.tell()
+        has_data = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
+        end = start + up_to_block(member.size) * has_data
+        if member.size < 0:
+            raise tarfile.ReadError(f"member {count + 1} has a size of {member.size} bytes")
+        if end > length:
+            raise tarfile.ReadError(f"member {count + 1} ends beyond the end of the archive")
+        member.offset_data = start
+        yield member
+        if end > start:
+            file.seek(end - 1)
+            if not file.read(1):
+                raise tarfile.ReadError(f"it ends within member {count + 1}")
+        count += 1
+    if not is_plain:
+        read_to_checksum(file)
+
+
+def next_member(file: IO[bytes], count: int) -> tarfile.TarInfo | None:
+    """The member whose header begins here, after `count` others, with the name and size that headers before it give.
+
+    None at the end. Its `sparse` is not None if it is stored with holes.
+    """
+    long_name: bytes | None = None
+    pax: dict[bytes, bytes] = {}
+    while True:
+        block = file.read(BLOCK)
+        if not any(block) and len(block) in (0, BLOCK):
+            return None
+        try:
+            member = header(block)
+        except tarfile.HeaderError:
+            raise tarfile.ReadError(f"damaged after {count} members" if count else "not a tar") from None
+        if member.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE, *PAX):
+            data = extension(file, member.size)
+            if member.type == tarfile.GNUTYPE_LONGNAME:
+                long_name = data
+            elif member.type in PAX:
+                pax |= records(data)
+            continue
+        if member.type == tarfile.GNUTYPE_SPARSE:
+            member.sparse = b""
+            at = IS_EXTENDED[0]
+            while block[at]:
+                block, at = whole(file, BLOCK), IS_EXTENDED[1]
+        if any(key.startswith(b"GNU.sparse.") for key in pax):
+            member.sparse = b""
+        name = pax.get(b"GNU.sparse.name", pax.get(b"path", long_name))
+        if name is not None:
+            member.name = name.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+        if b"size" in pax:
+            member.size = number(pax[b"size"])
+        return member
+
+
+def header(block: bytes) -> tarfile.TarInfo:
+    if len(block) == BLOCK and not any(block):
+        return tarfile.TarInfo()  # the end of an archive without members
+    return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+
+
+def extension(file: IO[bytes], size: int) -> bytes:
+    if not 0 <= size <= LONGEST_HEADER:
+        raise tarfile.ReadError(f"a header of {size} bytes")
+    return whole(file, up_to_block(size))[:size]
+
+
+def whole(file: IO[bytes], size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise tarfile.ReadError("it ends within a header")
+    return data
+
+
+def records(data: bytes) -> dict[bytes, bytes]:
+    """Those of a pax header: `LENGTH KEY=VALUE`, a new line, and so on; the length counts itself and the new line."""
+    found, at = {}, 0
+    while at < len(data) and data[at]:
+        length = data[at : at + 20].partition(b" ")[0]
+        start, end = at + len(length) + 1, at + number(length)
+        if not start < end <= len(data) or b"=" not in data[start : end - 1]:
+            raise tarfile.ReadError("damaged pax header")
+        key, _, value = data[start : end - 1].partition(b"=")
+        found[key] = value
+        at = end
+    return found
+
+
+def number(digits: bytes) -> int:
+    if not digits.isdigit() or len(digits) > 20:
+        raise tarfile.ReadError(f"{digits[:20]!r} where a pax header has a number")
+    return int(digits)
+
+
+def up_to_block(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def read_to_checksum(file: IO[bytes]) -> None:
+    """Raises what the decompressor does where the checksum at its end is wrong."""
+    left = MOST_AFTER_THE_END
+    while chunk := file.read(1 << 20):
+        left -= len(chunk)
+        if left < 0:
+            raise tarfile.ReadError(f"more than {MOST_AFTER_THE_END // 1024**2} MB after its last member")
