@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline import params
+from pipeline import database, params
 from pipeline.console import UserError, name_in, run, say
 from pipeline.credentials import hide, hide_in
 from pipeline.results import Result, locked_experiments, read_result
-from pipeline.tracker import Tracker, connected, tracking_uri
+from pipeline.tracker import Deleted, Tracker, connected, tracking_uri
 
 
 def main() -> int:
@@ -30,7 +31,8 @@ def main() -> int:
             log_results([name_in(argument) for argument in arguments])
     except (UserError, KeyboardInterrupt):
         raise
-    except Exception as error:  # whatever a server, a network or a database does
+    except Exception as raised:  # whatever a server, a network or a database does
+        error = database.complaint(raised)
         reason = " ".join(hide(str(error), tracking_uri()).split())[:200] or type(error).__name__
         say(
             f"warning: not logged to {hide_in(tracking_uri())}: {reason}; `python -m pipeline.track` logs it later",
@@ -45,44 +47,68 @@ def log_results(names: list[str]) -> None:
     if not results:
         say("nothing to log: no experiment has both an entry in dvc.lock and its reports on disk")
         return
+    logged, deleted = [], False
     with connected() as tracker:
-        logged = [result.experiment for result in results if log(tracker, result)]
+        for result in results:
+            try:
+                if log(tracker, result):
+                    logged.append(result.experiment)
+            except Deleted as gone:
+                say(f"{result.experiment}: {gone}")
+                deleted = True
     place = hide_in(tracking_uri())
-    say(f"logged to {place}: {', '.join(logged)}" if logged else f"{place} has every result already")
+    if logged:
+        say(f"logged to {place}: {', '.join(logged)}")
+    elif not deleted:
+        say(f"{place} has every result already")
 
 
 def log(tracker: Tracker, result: Result) -> bool:
-    """Bring the run of this result to completion. Returns whether there was anything to do."""
-    found = tracker.find(result.dataset, result=result.hash, fingerprint=result.fingerprint)
-    if found is not None and tracker.is_complete(found):
+    """Bring the run of this result to completion. Returns whether there was anything to do. Raises Deleted."""
+    from mlflow import MlflowException
+
+    decision = str(result.metrics["parameters"])
+    run = tracker.claim(result.dataset, result.experiment, result.hash, result.fingerprint, decision)
+    if run.info.status == "FINISHED":
         return False
-    run_id = found or tracker.create(result.dataset, result.experiment)
-    tracker.tag(run_id, result=result.hash, **{"dvc.stage": f"evaluate@{result.experiment}"})
+    for last in (False, False, True):
+        try:
+            with tracker.unless_deleted(run.info.run_id):
+                complete(tracker, run.info.run_id, run.info.start_time, result)
+            break
+        except MlflowException as error:
+            if last or error.error_code != "BAD_REQUEST":  # as when another process has just written the same
+                raise
+    return True
+
+
+def complete(tracker: Tracker, run_id: str, milliseconds: int, result: Result) -> None:
+    """Log what the run lacks. Others may do the same at this moment, or have died at it: all log the same."""
+    tracker.tag(run_id, **{"dvc.stage": f"evaluate@{result.experiment}"})
     tracker.log_params(run_id, result.params)
-    tracker.log_history(run_id, result.history)
-    tracker.log_test_metrics(run_id, result.metrics)
+    tracker.log_history(run_id, result.history, milliseconds)
+    tracker.log_test_metrics(run_id, result.metrics, milliseconds)
     if result.digest:
         tracker.log_dataset(run_id, result.dataset, result.digest)
     tracker.log_files(run_id, result.files)
     tracker.complete(run_id)
-    return True
 
 
 def log_live(name: str, fingerprint: str) -> None:
     everything = params.load()
     experiment = everything.experiment(name)
-    with connected() as tracker:
-        run_id = tracker.find(experiment.dataset, fingerprint=fingerprint)
-        if run_id is not None and tracker.is_complete(run_id):
-            return
+    try:
+        with connected() as tracker:
+            run_id = tracker.live(experiment.dataset, name, fingerprint)
         if run_id is None:
-            run_id = tracker.create(experiment.dataset, name)
-            tracker.tag(run_id, fingerprint=fingerprint, **{"dvc.stage": f"train@{name}"})
-    tracker.log_params(
-        run_id, {**experiment.model_dump(mode="json", exclude_unset=True), "seed": everything.seed_of(name)}
-    )
-    for row in rows_of(sys.stdin):
-        tracker.log_history(run_id, [row])
+            return
+        recipe = experiment.model_dump(mode="json", exclude_unset=True)
+        with tracker.unless_deleted(run_id):
+            tracker.log_params(run_id, {**recipe, "seed": everything.seed_of(name)})
+            for row in rows_of(sys.stdin):
+                tracker.log_history(run_id, [row], int(time.time() * 1000))
+    except Deleted as gone:
+        say(f"{name}: {gone}")
 
 
 def rows_of(lines: Iterable[str]) -> Iterable[dict[str, Any]]:

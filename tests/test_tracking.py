@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wait_until
+from conftest import run as run_command
 from ruamel.yaml import YAML
 
 MLP, CNN = "digits-mlp", "digits-cnn"
@@ -159,7 +160,7 @@ class Results(Project):
 
     def begin(self, *names: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command("track", *names), cwd=self.root, text=True,
+            self.command("track", *names), cwd=self.root, text=True, stdin=subprocess.PIPE,
             env={**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), "DVC_ROOT": str(self.root), **environment},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
@@ -353,6 +354,188 @@ def test_a_server_gets_what_it_missed(made: Results, server: str) -> None:
     told = made.track(MLFLOW_TRACKING_URI=server.replace("http://", "http://me:Hunter2@")).out
     assert told == f"{server.replace('http://', 'http://***@')} has every result already\n"
     assert not (made.root / "mlflow.db").exists()
+
+
+# runs pipeline.track, and waits for the others before each run that it makes
+MEET = """
+import socket, sys
+from pipeline import track, tracker
+create, address = tracker.Tracker.create, ("127.0.0.1", int(sys.argv.pop(1)))
+def meet(*arguments, **more):
+    socket.create_connection(address).recv(1)
+    return create(*arguments, **more)
+tracker.Tracker.create = meet
+track.run(track.main)
+"""
+
+
+def test_clones_that_log_one_result_at_once_make_one_run(tmp_path: Path, server: str) -> None:
+    names, clones = ["c", "d", "e"], []
+    with socket.create_server(("127.0.0.1", 0)) as meeting:
+        port = str(meeting.getsockname()[1])
+        for number in range(2):
+            (tmp_path / str(number)).mkdir()
+            results = Results(tmp_path / str(number))
+            for name in names:
+                results.add(name, epochs=30)
+            environment = {**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": server}
+            clones.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", MEET, port], cwd=results.root, env=environment,
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                )
+            )  # fmt: skip
+        meeting.settimeout(120)
+        for _ in names:
+            both = [meeting.accept()[0] for _ in clones]
+            for connection in both:
+                connection.close()
+        for clone in clones:
+            out, err = clone.communicate(timeout=120)
+            assert clone.returncode == 0 and "warning" not in err, out + err
+    client = client_of(server)
+    runs = [run for run in runs_of(client) if run.info.run_name in names]
+    assert sorted(run.info.run_name for run in runs) == names
+    for run in runs:
+        assert run.info.status == "FINISHED" and run.data.params["parameters"] == "9"
+        assert len(run.inputs.dataset_inputs) == 1
+        for metric in ("train_loss", "val_accuracy"):
+            assert steps_of(client, run, metric) == list(range(1, 31))
+        assert steps_of(client, run, "test_accuracy") == [0]
+
+
+def test_clones_that_train_the_same_at_once_end_in_one_run(tmp_path: Path, server: str) -> None:
+    clones = []
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        clone = Results(tmp_path / str(number))
+        clone.add("f", epochs=4)
+        clone.dataset("digits", "folders")
+        clone.experiment("f", "digits")
+        (clone.root / "models/f").mkdir(parents=True)
+        (clone.root / "models/f/model.json").write_text(json.dumps({"fingerprint": "alike"}))
+        clones.append(clone)
+    rows = "".join(json.dumps({"epoch": epoch, "train_loss": 1 / epoch}) + "\n" for epoch in (1, 2))
+    live = [clone.begin("--live", "f", "alike", MLFLOW_TRACKING_URI=server) for clone in clones]
+    for process in live:
+        assert process.communicate(rows, timeout=120)[1] == "" and process.returncode == 0
+    client = client_of(server)
+    begun = [run for run in runs_of(client) if run.info.run_name == "f"]
+    assert len(begun) == 2 and all(steps_of(client, run, "train_loss") == [1, 2] for run in begun)
+    for process in [clone.begin("f", MLFLOW_TRACKING_URI=server) for clone in clones]:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0 and "warning" not in err, out + err
+    (run,) = [run for run in runs_of(client) if run.info.run_name == "f"]
+    assert run.info.run_id in {run.info.run_id for run in begun} and run.info.status == "FINISHED"
+    for metric in ("train_loss", "val_loss"):
+        assert steps_of(client, run, metric) == [1, 2, 3, 4]
+
+
+def test_what_a_user_deleted_stays_deleted(made: Results) -> None:
+    for name in ("a", "b"):
+        made.add(name)
+    assert made.track().status == 0
+    client = client_of(database(made.root))
+    runs = {run.info.run_name: run.info.run_id for run in runs_of(client)}
+    client.delete_run(runs["a"])
+    made.add("c")
+    ran = made.track()
+    assert ran.status == 0 and ran.err == ""
+    line, last = ran.out.splitlines()
+    assert line.startswith("a: its run was deleted in ") and f"mlflow runs restore --run-id {runs['a']}" in line
+    assert last.endswith("mlflow.db: c")
+    assert sorted(run.info.run_name for run in runs_of(client)) == ["b", "c"]
+
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    client.delete_experiment(experiment)
+    made.add("b", accuracy=0.75)
+    ran = made.track("b", DVC_STAGE="evaluate@b")
+    assert ran.status == 0 and ran.err == ""
+    (line,) = ran.out.splitlines()
+    assert line.startswith("b: the MLflow experiment digits was deleted in ") and "restore" in line
+    assert client.get_experiment(experiment).lifecycle_stage == "deleted"
+
+    client.restore_experiment(experiment)  # which restores every run of it
+    assert made.track("a", "b").out.startswith("logged to ")
+    assert sorted(run.info.run_name for run in runs_of(client)) == ["a", "b", "b", "c"]
+
+
+def test_a_project_that_moves_takes_its_artifacts_along(tmp_path: Path) -> None:
+    first, copied, moved = (tmp_path / name for name in ("first one", "copied", "moved"))
+    first.mkdir()
+    results = Results(first)
+    results.add("a")
+    assert results.track().status == 0
+    shutil.copytree(first, copied)
+
+    def artifacts(root: Path) -> set[Path]:
+        return {file for file in (root / "mlartifacts").rglob("*") if file.is_file()}
+
+    before = artifacts(first)
+    for folder in (copied, moved):
+        if folder == moved:
+            first.rename(moved)
+        results = Results(folder)
+        results.add("b")
+        ran = results.track()
+        assert ran.status == 0 and ran.out.endswith("mlflow.db: b\n"), ran.out + ran.err
+        client = client_of(database(folder))
+        assert {run.info.run_name for run in runs_of(client)} == {"a", "b"}
+        for run in runs_of(client):
+            assert run.info.artifact_uri.startswith(f"{folder.as_uri()}/mlartifacts/digits/")
+            assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"history.csv", "metrics.json"}
+        assert len(artifacts(folder)) == 2 * len(before)
+        if folder == copied:
+            assert artifacts(first) == before
+    assert not first.exists()
+
+
+def unusable(root: Path, kind: str) -> sqlite3.Connection | None:
+    """Make a database that nobody can write to."""
+    file = root / "mlflow.db"
+    if kind == "no database":
+        file.write_text("this is no database\n" * 100)
+        return None
+    connection = sqlite3.connect(file, isolation_level=None)
+    connection.execute("create table t (x)")
+    if kind == "locked":
+        connection.execute("begin exclusive")
+    elif kind == "read-only":
+        file.chmod(0o444)
+    else:
+        root.chmod(0o555)
+    return connection
+
+
+# as root, file permissions bind only a process without these
+BOUND = "-dac_override,-dac_read_search"
+AS_OTHERS = ["setpriv", f"--bounding-set={BOUND}", f"--inh-caps={BOUND}"] if os.geteuid() == 0 else []
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "stage"),
+    [
+        ("read-only", "the database is read-only: make the file and its folder writable", True),
+        ("read-only folder", "the database is read-only: make the file and its folder writable", False),
+        ("locked", "another process has locked the database", True),
+        ("no database", "the file is no SQLite database", False),
+    ],
+)
+def test_a_database_that_cannot_be_written_costs_a_line(made: Results, kind: str, words: str, stage: bool) -> None:
+    if AS_OTHERS and shutil.which("setpriv") is None:
+        pytest.skip("root may write everywhere, and there is no setpriv")
+    made.add("a")
+    made.command("track")
+    connection = unusable(made.root, kind)
+    script = "from pipeline import database, track; database.PATIENCE = 0; track.run(track.main)"
+    environment = {"PYTHONPATH": str(REPOSITORY), **({"DVC_STAGE": "evaluate@a"} if stage else {})}
+    ran = run_command([*AS_OTHERS, sys.executable, "-c", script], made.root, **environment)
+    made.root.chmod(0o755)
+    assert ran.status == (0 if stage else 1)
+    (line,) = ran.err.splitlines()
+    assert line.startswith(f"warning: not logged to {database(made.root)}: {words}")
+    if connection:
+        connection.close()
 
 
 def test_a_server_that_never_answers_costs_less_than_a_minute(waiting: tuple[subprocess.Popen[str], float]) -> None:

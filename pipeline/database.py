@@ -1,0 +1,141 @@
+"""An MLflow database that is a file of SQLite: whether it can be written, and artifacts that move along with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+FOLDER = "mlartifacts"  # beside the database
+USUAL_FOLDER = "mlruns"  # where MLflow puts what others log
+PATIENCE = 10  # seconds to wait for another process's lock; its own writes take milliseconds
+# what names files
+LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+# artifacts of the pipeline's own runs, and of what would be the first run of its experiments
+OURS = """
+select artifact_uri from runs where run_uuid in (select run_uuid from tags where key = 'dvc.stage')
+union select artifact_location || '/-/artifacts' from experiments
+where artifact_location like '%/mlartifacts/' || name and experiment_id not in (select experiment_id from runs)
+"""
+
+
+class Unusable(Exception):
+    """A database that can't be used as it is: what is wrong, and what to do, in one line."""
+
+
+def file_of(uri: str) -> Path | None:
+    """The file of an SQLite database; None for what is no file."""
+    if not urlsplit(uri).scheme.startswith("sqlite"):
+        return None
+
+    from sqlalchemy import make_url
+
+    name = (make_url(uri).database or "").removeprefix("file:")
+    if name in ("", ":memory:"):
+        return None
+    file = Path(name)
+    return file.parent.resolve() / file.name
+
+
+def connect(uri: str) -> sqlite3.Connection:
+    """A connection with the options that a URI has."""
+    from sqlalchemy import make_url
+
+    url = make_url(uri)
+    (name,), options = url.get_dialect()().create_connect_args(url)
+    return sqlite3.connect(name, **{**options, "timeout": PATIENCE, "isolation_level": None})
+
+
+def check_folder(file: Path) -> None:
+    """Raises Unusable where SQLite and a lock have no place for their files beside the database."""
+    if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
+        raise Unusable(COMPLAINTS["SQLITE_READONLY"])
+
+
+def check_writable(uri: str) -> None:
+    """Write nothing, as a transaction does. Raises Unusable; MLflow itself tries for minutes and prints tracebacks."""
+    try:
+        with closing(connect(uri)) as connection:
+            connection.execute("begin immediate")
+            (version,) = connection.execute("pragma user_version").fetchone()
+            connection.execute(f"pragma user_version = {version}")
+            connection.execute("rollback")
+    except sqlite3.Error as error:
+        raise complaint(error) from error
+
+
+def complaint(error: Exception) -> Exception:
+    """Say it in one line where the database is the reason; else the error as it is."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, sqlite3.Error):
+        cause = cause.__cause__
+    if cause is not None:
+        code = getattr(cause, "sqlite_errorname", "")
+        for start, words in COMPLAINTS.items():
+            if code.startswith(start):
+                return Unusable(words)
+        return Unusable(str(cause))
+    if schema := re.search(r"database schema \(found version (\w+), but expected (\w+)\)", str(error)):
+        return Unusable(
+            f"its tables are of another version of MLflow ({schema[1]}, not {schema[2]}): "
+            "back it up and run `mlflow db upgrade` on it, or use the MLflow that made it"
+        )
+    return error
+
+
+COMPLAINTS = {
+    "SQLITE_READONLY": "the database is read-only: make the file and its folder writable",
+    "SQLITE_CANTOPEN": "the database can't be opened: make the file and its folder readable and writable",
+    "SQLITE_BUSY": f"another process has locked the database for more than {PATIENCE} s: end what holds it",
+    "SQLITE_NOTADB": "the file is no SQLite database: move it away, or set MLFLOW_TRACKING_URI to another",
+    "SQLITE_CORRUPT": "the database is damaged: move it away, and a new one gets all results that are here",
+    "SQLITE_FULL": "no space is left for the database: free some",
+}
+
+
+def bring_artifacts_along(uri: str, file: Path) -> None:
+    """Let a database that was moved or copied with its project name the files beside it, and not the old folder.
+
+    MLflow keeps absolute locations. New runs of every experiment go beside the database; a run that exists stays with
+    its files, where they have not come along.
+    """
+    home = file.parent
+    with closing(connect(uri)) as connection:
+        old_homes = {old for (location,) in connection.execute(OURS) if (old := home_of(location)) is not None}
+        if old_homes <= {home}:
+            return
+        connection.execute("begin immediate")
+        for old in old_homes - {home}:
+            for table, column in LOCATIONS:
+                for row, location in connection.execute(f"select rowid, {column} from {table}").fetchall():
+                    new = moved(location, old, home)
+                    if new and (table == "experiments" or path_of(new).exists() or not path_of(location).exists()):
+                        connection.execute(f"update {table} set {column} = ? where rowid = ?", (new, row))
+        connection.execute("commit")
+
+
+def home_of(artifacts: str | None) -> Path | None:
+    """The folder of the database that a run's artifacts were beside: …/mlartifacts/<data set>/<run>/artifacts."""
+    match = re.fullmatch(rf"(file://.*)/{FOLDER}/[^/]+/[^/]+/artifacts", artifacts or "")
+    return path_of(match[1]) if match else None
+
+
+def moved(location: str | None, old: Path, new: Path) -> str | None:
+    """The same place beside the database in another folder; None for what is not beside the one in the old folder."""
+    for before, after in ((old.as_uri(), new.as_uri()), (str(old), str(new))):
+        if location is not None and location.startswith((f"{before}/{FOLDER}/", f"{before}/{USUAL_FOLDER}/")):
+            return after + location.removeprefix(before)
+    return None
+
+
+def path_of(location: str) -> Path:
+    return Path(unquote(urlsplit(location).path) if location.startswith("file:") else location)
