@@ -12,13 +12,13 @@ from urllib.parse import unquote, urlsplit
 FOLDER = "mlartifacts"  # beside the database
 USUAL_FOLDER = "mlruns"  # where MLflow puts what others log
 PATIENCE = 10  # seconds to wait for another process's lock; its own writes take milliseconds
-# what names files
+# what names files, and which of it are places for new ones
 LOCATIONS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
+    ("experiments", "artifact_location", "true"),
+    ("runs", "artifact_uri", "status <> 'FINISHED'"),
+    ("logged_models", "artifact_location", "false"),
+    ("model_versions", "source", "false"),
+    ("model_versions", "storage_location", "false"),
 )
 # artifacts of the pipeline's own runs, and of what would be the first run of its experiments
 OURS = """
@@ -36,10 +36,7 @@ def file_of(uri: str) -> Path | None:
     """The file of an SQLite database; None for what is no file."""
     if not urlsplit(uri).scheme.startswith("sqlite"):
         return None
-
-    from sqlalchemy import make_url
-
-    name = (make_url(uri).database or "").removeprefix("file:")
+    name = uri.partition(":///")[2].partition("?")[0].removeprefix("file:")
     if name in ("", ":memory:"):
         return None
     file = Path(name)
@@ -47,12 +44,11 @@ def file_of(uri: str) -> Path | None:
 
 
 def connect(uri: str) -> sqlite3.Connection:
-    """A connection with the options that a URI has."""
-    from sqlalchemy import make_url
-
-    url = make_url(uri)
-    (name,), options = url.get_dialect()().create_connect_args(url)
-    return sqlite3.connect(name, **{**options, "timeout": PATIENCE, "isolation_level": None})
+    """A connection to the file, opened in the way that the URI says: sqlite:///file:mlflow.db?mode=ro&uri=true."""
+    name = uri.partition(":///")[2]
+    if not name.startswith("file:"):
+        name = name.partition("?")[0]
+    return sqlite3.connect(name, timeout=PATIENCE, isolation_level=None, uri=name.startswith("file:"))
 
 
 def check_folder(file: Path) -> None:
@@ -105,8 +101,8 @@ COMPLAINTS = {
 def bring_artifacts_along(uri: str, file: Path) -> None:
     """Let a database that was moved or copied with its project name the files beside it, and not the old folder.
 
-    MLflow keeps absolute locations. New runs of every experiment go beside the database; a run that exists stays with
-    its files, where they have not come along.
+    MLflow keeps absolute locations. Whatever is logged from now on goes beside the database; a run that was complete
+    stays with its files, where they have not come along.
     """
     home = file.parent
     with closing(connect(uri)) as connection:
@@ -115,10 +111,11 @@ def bring_artifacts_along(uri: str, file: Path) -> None:
             return
         connection.execute("begin immediate")
         for old in old_homes - {home}:
-            for table, column in LOCATIONS:
-                for row, location in connection.execute(f"select rowid, {column} from {table}").fetchall():
+            for table, column, grows in LOCATIONS:
+                rows = connection.execute(f"select rowid, {column}, {grows} from {table}").fetchall()
+                for row, location, in_use in rows:
                     new = moved(location, old, home)
-                    if new and (table == "experiments" or path_of(new).exists() or not path_of(location).exists()):
+                    if new and (in_use or path_of(new).exists()):
                         connection.execute(f"update {table} set {column} = ? where rowid = ?", (new, row))
         connection.execute("commit")
 
@@ -131,11 +128,13 @@ def home_of(artifacts: str | None) -> Path | None:
 
 def moved(location: str | None, old: Path, new: Path) -> str | None:
     """The same place beside the database in another folder; None for what is not beside the one in the old folder."""
-    for before, after in ((old.as_uri(), new.as_uri()), (str(old), str(new))):
-        if location is not None and location.startswith((f"{before}/{FOLDER}/", f"{before}/{USUAL_FOLDER}/")):
-            return after + location.removeprefix(before)
+    for name in (FOLDER, USUAL_FOLDER):
+        before, after = old / name, new / name
+        for prefix, replacement in ((before.as_uri(), after.as_uri()), (str(before), str(after))):
+            if location is not None and location.startswith(f"{prefix}/"):
+                return replacement + location.removeprefix(prefix)
     return None
 
 
 def path_of(location: str) -> Path:
-    return Path(unquote(urlsplit(location).path) if location.startswith("file:") else location)
+    return Path(unquote(urlsplit(location).path) or "/" if location.startswith("file:") else location)
