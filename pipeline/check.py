@@ -23,6 +23,7 @@ from pipeline.describe import describe
 from pipeline.images import sheets
 from pipeline.images.items import IMAGE_SUFFIXES, is_visible
 from pipeline.images.sources import open_source
+from pipeline.lock import alone
 from pipeline.manifest import STATUSES, write_tables
 from pipeline.outputs import whole, write_json
 
@@ -33,6 +34,11 @@ def main() -> None:
     name = only_argument("DATASET")
     parallel.warm_up()
     dataset = params.load().dataset(name)
+    with alone(f"check@{name}"):
+        check(name, dataset)
+
+
+def check(name: str, dataset: params.Dataset) -> None:
     source = open_source(dataset.source, dataset.classes)
     inspected = Inspected(name, source)
     verdicts = Verdicts(inspected, dataset)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from pipeline import starter
 from pipeline.credentials import hide
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+INTERRUPTED = 128 + signal.SIGINT  # as shells report it
+TERMINATED = 128 + signal.SIGTERM
 THEIRS_TO_MEND = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
@@ -35,17 +39,33 @@ def say(*lines: str, file: IO[str] | None = None) -> None:
         print(hide(printable(line)), file=file)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a stage as Ctrl-C does."""
+
+
+def terminate(*_: object) -> NoReturn:
+    raise Terminated
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run `main` and exit: 0 or its own status, 1 after a `UserError`, 130 after Ctrl-C; no traceback for these."""
+    """Run `main` and exit: 0 or its own status, 1 after a `UserError`, 130 after Ctrl-C, 143 after SIGTERM.
+
+    There is no traceback for these. What DVC started ends with it.
+    """
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # it may know ASCII only
+    signal.signal(signal.SIGTERM, terminate)
+    starter.end_with_dvc()
     try:
         status = main() or 0
     except UserError as error:
         say(f"error: {error}", file=sys.stderr)
         status = 1
-    except KeyboardInterrupt:
-        say("interrupted: nothing half-written is left; run it again to go on", file=sys.stderr)
-        status = INTERRUPTED
+    except KeyboardInterrupt as stop:
+        status, why = INTERRUPTED, "interrupted"
+        if isinstance(stop, Terminated):
+            status, why = TERMINATED, "stopped, as DVC has ended" if starter.ENDED.is_set() else "terminated"
+        with suppress(OSError):  # who would read it may have ended too
+            say(f"{why}: nothing half-written is left; run it again to go on", file=sys.stderr)
     except BrokenPipeError:  # `... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1

@@ -16,9 +16,10 @@ from pathlib import Path, PurePosixPath
 from pipeline import params
 from pipeline.console import UserError, name_in, run, say
 from pipeline.fetch import fetch_all, user_mirror
+from pipeline.lock import alone
 from pipeline.outputs import remove, whole
 from pipeline.published import Wanted
-from pipeline.recipes.networks import Transfer, WeightsFile
+from pipeline.recipes.networks import Network, Transfer, WeightsFile
 from pipeline.recipes.strict import hint
 
 RAW = Path("data/raw")
@@ -46,13 +47,18 @@ def download_dataset(name: str) -> None:
     """
     entry = params.load().download(name)
     files = [Wanted(plain(file), **published.model_dump()) for file, published in entry.files.items()]
+    with alone(f"download@{name}"):
+        fetch_dataset(name, files, entry.mirrors)
+
+
+def fetch_dataset(name: str, files: list[Wanted], mirrors: list[str]) -> None:
     folder = RAW / name
     if holds_just(folder, files):
         say(f"{folder} is complete")
         return
     remove(folder)
     waiting = WAITING / name
-    publish(fetch_all(files, user_mirror(name) + entry.mirrors, waiting, name), folder)
+    publish(fetch_all(files, user_mirror(name) + mirrors, waiting, name), folder)
     remove(waiting)
 
 
@@ -62,6 +68,11 @@ def download_weights(experiment: str) -> None:
     Raises UserError when every place fails or torchvision has no such weights, OSError when the disk does.
     """
     network = params.load().experiment(experiment).network
+    with alone(f"weights@{experiment}"):
+        fetch_weights(experiment, network)
+
+
+def fetch_weights(experiment: str, network: Network) -> None:
     folder = WEIGHTS / experiment
     if not isinstance(network, Transfer) or network.weights is None:
         with whole(folder) as partial:

@@ -14,11 +14,13 @@ import numpy as np
 from pipeline import figures, params
 from pipeline.cells import harmless
 from pipeline.console import UserError, only_argument, printable, run, say
+from pipeline.lock import alone
 from pipeline.outputs import whole, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.recipes import Experiment
     from pipeline.training.data import Packed
 
 SAMPLES = 24  # images on the grid of sample predictions
@@ -27,7 +29,11 @@ SAMPLES = 24  # images on the grid of sample predictions
 def main() -> None:
     name = only_argument("EXPERIMENT")
     recipe = params.load().experiment(name)
+    with alone(f"evaluate@{name}"):
+        evaluate(name, recipe)
 
+
+def evaluate(name: str, recipe: Experiment) -> None:
     import torch
 
     from pipeline.model import Model

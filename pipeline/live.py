@@ -12,6 +12,8 @@ import sys
 import time
 from typing import Any
 
+from pipeline import starter
+
 SHORT = 10  # seconds; a run that is over by then has nothing to watch
 LAST_WORDS = 30  # seconds that the process has, at the end, to hand on what it was given
 
@@ -32,8 +34,11 @@ class Logger:
         if self.process is None:
             if time.monotonic() - self.start < SHORT:
                 return
-            # a session of its own: Ctrl-C reaches training only, and the end of the pipe ends this process
-            self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, start_new_session=True)
+            # a session of its own: Ctrl-C reaches training only, and the end of the pipe ends this process, not DVC's
+            environment = {name: value for name, value in os.environ.items() if name != starter.STAGE}
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, start_new_session=True, env=environment
+            )
             assert self.process.stdin is not None
             os.set_blocking(self.process.stdin.fileno(), False)
         assert self.process.stdin is not None
@@ -52,4 +57,4 @@ class Logger:
         try:
             self.process.wait(0 if any(error) else LAST_WORDS)
         except subprocess.TimeoutExpired:
-            self.process.terminate()
+            self.process.kill()  # silently

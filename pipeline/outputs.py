@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,11 +34,12 @@ def named(path: Path) -> Iterator[None]:
 def whole(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file or folder to; it becomes `path` only if the block succeeds.
 
-    Raises whatever the block raises, after removing what it had written.
+    That is this process's own; those that killed processes have left are removed first. Raises whatever the block
+    raises, after removing what it had written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    remove(partial)
+    sweep(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with named(path):
             yield partial
@@ -47,6 +49,25 @@ def whole(path: Path) -> Iterator[Path]:
     except BaseException:
         remove(partial)
         raise
+
+
+def sweep(path: Path) -> None:
+    """Remove what processes that no longer run were writing to become `path`."""
+    own = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.partial")
+    for entry in os.scandir(path.parent):
+        found = own.fullmatch(entry.name)
+        if found and not (int(found[1]) != os.getpid() and is_running(int(found[1]))):
+            remove(Path(entry.path))
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

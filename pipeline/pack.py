@@ -20,6 +20,7 @@ from pipeline.images import stored
 from pipeline.images.decode import Unusable, decode, to_size, upright
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Content, Problem
+from pipeline.lock import alone
 from pipeline.manifest import read_manifest
 from pipeline.outputs import whole, write_json
 
@@ -27,6 +28,11 @@ from pipeline.outputs import whole, write_json
 def main() -> None:
     name = only_argument("DATASET")
     dataset = params.load().dataset(name)
+    with alone(f"pack@{name}"):
+        pack(name, dataset)
+
+
+def pack(name: str, dataset: params.Dataset) -> None:
     table, classes = read_manifest(Path("data/splits", f"{name}.parquet"))
     source = open_source(dataset.source, dataset.classes)
     height, width = dataset.height_width

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from pipeline import params
 from pipeline.console import only_argument, run, say
 from pipeline.images.sources import open_source
+from pipeline.lock import alone
 from pipeline.manifest import STATUSES, read_columns
 from pipeline.outputs import whole
 from pipeline.page import charts, findings
@@ -31,6 +32,11 @@ CHECKED = [*SHOWN, *MEASURED, "label", "official_split", "group", "pixel_hash"]
 def main() -> None:
     name = only_argument("DATASET")
     dataset = params.load().dataset(name)
+    with alone(f"report@{name}"):
+        report(name, dataset)
+
+
+def report(name: str, dataset: params.Dataset) -> None:
     checked, classes = read_columns(Path("data/checked", f"{name}.parquet"), CHECKED)
     splits, _ = read_columns(Path("data/splits", f"{name}.parquet"), ["path", "label", "split"])
     decision_file = Path("data/decisions", f"{name}.csv")

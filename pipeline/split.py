@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline import params
 from pipeline.console import UserError, only_argument, run, say
+from pipeline.lock import alone
 from pipeline.manifest import SIDES, SPLIT, read_manifest, read_settings, write_tables
 from pipeline.outputs import write_json
 from pipeline.splitting.decisions import decide, read_decisions, wrong
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
 def main() -> None:
     name = only_argument("DATASET")
     everything = params.load()
-    dataset, seed = everything.dataset(name), everything.seed
+    dataset = everything.dataset(name)
+    with alone(f"split@{name}"):
+        split(name, dataset, everything.seed)
+
+
+def split(name: str, dataset: params.Dataset, seed: int) -> None:
     checked, classes = read_manifest(Path("data/checked", f"{name}.parquet"))
     decisions_file, output = Path("data/decisions", f"{name}.csv"), Path("data/splits", f"{name}.parquet")
     decisions = read_decisions(decisions_file, checked, classes)

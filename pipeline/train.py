@@ -8,11 +8,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import live, params
 from pipeline.console import UserError, only_argument, run, say
+from pipeline.lock import alone
 from pipeline.outputs import remove, whole, write_json
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ def main() -> None:
 
     from pipeline.training import distributed
 
-    distributed.run(recipe.compute, train, name, recipe, seed)
+    with alone(f"train@{name}") if distributed.writes(recipe.compute) else nullcontext():
+        distributed.run(recipe.compute, train, name, recipe, seed)
 
 
 def train(name: str, recipe: Experiment, seed: int, group: Group) -> None:

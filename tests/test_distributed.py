@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, failed_in_one_line
+from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, failed_in_one_line, run
 from safetensors.torch import load_file
 from test_training import stage
 from things import CPU, DROPOUT, MLP, batches, fresh, pack, recipe
@@ -34,6 +35,21 @@ from pipeline.training.distributed import Group
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+LEFT = "nothing half-written is left; run it again to go on\n"
+HANGING = """
+import threading
+from pipeline import console, starter
+
+def main():
+    while True:
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("not yet", flush=True)
+
+starter.GRACE = 0.5
+console.run(main)
+"""
 EPOCHS = 150  # a second or more: long enough to be interrupted in the middle
 TWO = {"device": "cpu", "threads": 1, "devices": 2}
 
@@ -89,6 +105,12 @@ def checkpoint(project: Project, name: str) -> tuple[Path, int] | None:
     """The checkpoint of a run, and when it was written."""
     found = [(path, path.stat().st_mtime_ns) for path in project.root.glob(f".checkpoints/{name}/[!.]*.pt")]
     return found[0] if found else None
+
+
+def left(project: Project) -> list[Path]:
+    """All files that training has written so far."""
+    found = (path for name in (".checkpoints", "models", "reports") for path in (project.root / name).rglob("*"))
+    return [path for path in found if path.is_file()]
 
 
 def weights(project: Project, name: str) -> str:
@@ -316,16 +338,60 @@ def test_lost_processes_change_nothing(things: Project) -> None:
     assert not list(things.root.glob(".checkpoints/*"))
 
 
-def test_interruption_leaves_no_process(things: Project) -> None:
+@pytest.mark.parametrize(
+    ("send", "number", "expected"),
+    [
+        (os.killpg, signal.SIGINT, (130, f"interrupted: {LEFT}")),  # as a terminal does
+        (os.kill, signal.SIGTERM, (143, f"terminated: {LEFT}")),
+    ],
+)
+def test_interruption_leaves_no_process(
+    things: Project, send: Callable[[int, int], None], number: int, expected: tuple[int, str]
+) -> None:
     things.experiment("things-long", "things", epochs=10**6, compute=TWO)
     launcher = start(things, "things-long")
     until(lambda: checkpoint(things, "things-long"), launcher)
     started = workers(launcher.pid)
-    os.killpg(launcher.pid, signal.SIGINT)  # as a terminal does
+    send(launcher.pid, number)
     ran = end(launcher)
-    assert (ran.status, ran.err) == (130, "interrupted: nothing half-written is left; run it again to go on\n")
+    assert (ran.status, ran.err) == expected
     assert psutil.wait_procs(started, timeout=5)[1] == []
-    assert checkpoint(things, "things-long")
+    assert left(things) == [checkpoint(things, "things-long")[0]]  # type: ignore[index]
+
+
+def test_second_stage_beside_a_running_one(things: Project) -> None:
+    things.experiment("things-long", "things", epochs=10**6, compute={"device": "cpu", "threads": 1})
+    first = start(things, "things-long")
+    until(lambda: checkpoint(things, "things-long"), first)
+    second = things.run("train", "things-long")
+    failed_in_one_line(second, "train@things-long", f"process {first.pid} on", "wait until it has ended, or end it")
+    assert len(second.err.splitlines()) == 1
+
+    before = checkpoint(things, "things-long")
+    until(lambda: checkpoint(things, "things-long") != before, first)
+    first.terminate()
+    ran = end(first)
+    assert (ran.status, ran.err) == (143, f"terminated: {LEFT}")
+    assert left(things) == [checkpoint(things, "things-long")[0]]  # type: ignore[index]
+
+
+def test_stage_whose_dvc_had_ended_before_it_looked(things: Project) -> None:
+    things.experiment("things-long", "things", epochs=10**6)
+    command = shlex.join(things.command("train", "things-long"))
+    ran = run(
+        ["setsid", "sh", "-c", f"{command} &"], things.root,
+        PYTHONPATH=str(REPOSITORY), DVC_STAGE="train@things-long",
+    )  # fmt: skip
+    assert ran.err == f"stopped, as DVC has ended: {LEFT}"  # the pipe has no other end left: the process has gone too
+
+
+def test_stage_that_hangs_ends_with_its_dvc_all_the_same(project: Project) -> None:
+    (project.root / "hang.py").write_text(HANGING)
+    ran = run(
+        ["setsid", "sh", "-c", f"{sys.executable} hang.py &"], project.root,
+        PYTHONPATH=str(REPOSITORY), DVC_STAGE="train@things-long",
+    )  # fmt: skip
+    assert (ran.out, ran.err) == ("not yet\n", "")
 
 
 def test_error_for_the_person_comes_once_and_at_once(things: Project) -> None:

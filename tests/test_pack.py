@@ -361,11 +361,16 @@ def test_before_split_has_run(project: Project) -> None:
 
 
 def test_what_a_killed_run_left_is_swept_away(three_each: Project) -> None:
-    litter = three_each.root / "data/packed/.photos.partial"
-    litter.mkdir(parents=True)
-    (litter / "images.npy").write_bytes(b"half")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    litter, others = (three_each.root / f"data/packed/.photos.{pid}.partial" for pid in (ended.pid, os.getpid()))
+    for folder in (litter, others):
+        folder.mkdir(parents=True)
+        (folder / "images.npy").write_bytes(b"half")
     prepare(three_each, "photos", "pack")
-    assert packed(three_each).images.shape == (6, 8, 8, 3) and not litter.exists()
+    packed_folder = three_each.root / "data/packed/photos"
+    assert np.load(packed_folder / "images.npy").shape == (6, 8, 8, 3) and not litter.exists()
+    assert (others / "images.npy").read_bytes() == b"half"  # of a process that still writes
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from benchmarks import repro
 
 CopyOf = Callable[[Clone], Clone]
 MLP, CNN = "digits-mlp", "digits-cnn"
+WRITTEN = ("data", "models", "reports", ".checkpoints")
 
 # as shells report it; Python itself dies of the signal where it came inside `eval`, which shells report the same
 INTERRUPTED = (130, -signal.SIGINT)
@@ -282,7 +283,7 @@ def checkpoints(clone: Clone, name: str = MLP) -> set[Path]:
 
 
 def partials(clone: Clone) -> list[Path]:
-    return [path for folder in ("data", "models", "reports") for path in (clone.root / folder).rglob(".*.partial")]
+    return [path for folder in WRITTEN for path in (clone.root / folder).rglob(".*.partial")]
 
 
 def test_killed_training_goes_on_to_the_same_bytes(
@@ -301,6 +302,37 @@ def test_killed_training_goes_on_to_the_same_bytes(
     assert 1 <= int(resumed[0].split()[3]) < 40
     assert_same(results(copy), results(digits))
     assert not (copy.root / ".checkpoints" / MLP).exists()
+
+
+def test_training_ends_with_its_dvc_and_the_next_goes_on(
+    digits: Clone, copy_of: CopyOf, start: Callable[..., Started]
+) -> None:
+    copy = copy_of(digits)
+    edit(copy.root / "params.yaml", "epochs: 40", "epochs: 1000000")
+    repro = ("dvc", "repro", "--force", "--single-item", f"train@{MLP}")
+
+    def written() -> set[int]:
+        return {path.stat().st_mtime_ns for path in checkpoints(copy)}
+
+    first = start(copy, *repro, SHELL="/bin/sh")  # the stage's parent, or replaced by it
+    first.wait_for(written)
+    first.process.kill()
+    second = start(copy, *repro, SHELL="/bin/bash")  # at once
+    out, err = first.process.communicate(timeout=60)  # until no process holds its pipes
+    assert "resuming" not in out and "Traceback" not in err
+    assert err.splitlines()[-1] == "stopped, as DVC has ended: nothing half-written is left; run it again to go on"
+
+    before = written()
+    second.wait_for(lambda: written() - before)
+    second.process.terminate()
+    out, err = second.process.communicate(timeout=60)
+    assert "resuming after epoch" in out and "Traceback" not in err
+    wait_until(lambda: not processes(copy.root))
+    assert not partials(copy) and not list((copy.root / ".checkpoints").glob(".*.lock"))
+
+    shutil.copy(digits.root / "params.yaml", copy.root)
+    copy.must_run(*repro)
+    assert_same(results(copy), results(digits))
 
 
 def test_interrupted_training_goes_on_only_with_the_same_inputs(

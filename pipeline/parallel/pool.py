@@ -138,7 +138,7 @@ def end_with_stage() -> None:
 
 @contextmanager
 def ctrl_c_later() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the block.
+    """Hold Ctrl-C and SIGTERM back until the end of the block.
 
     Processes that are started meanwhile inherit the signal mask and leave Ctrl-C to their parent for good. The mask
     is not enough for the parent: the signal finds another of its threads, such as those of BLAS.
@@ -147,12 +147,16 @@ def ctrl_c_later() -> Iterator[None]:
         yield
         return
     held_back: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: held_back.append(number))
+    handlers = {
+        number: signal.signal(number, lambda number, frame: held_back.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if held_back:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(held_back[0])

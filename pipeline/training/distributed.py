@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.console import UserError
+from pipeline.console import Terminated, UserError
 
 T = TypeVar("T")
 RESTARTS = 3  # of all processes, after one of them was lost
@@ -115,6 +115,11 @@ def started() -> Group:
     return Group(*(int(os.environ[name]) for name in names)) if names[1] in os.environ else ALONE
 
 
+def writes(compute: Any) -> bool:
+    """Whether this process, or the first of those that it launches, is the one that writes."""
+    return started().rank == 0 and (compute.nodes == 1 or os.environ.get("NODE_RANK", "0") == "0")
+
+
 def join(group: Group, train: Callable[..., None], *arguments: Any) -> None:
     """Train as one of a group, in silence but for the first."""
     with contextlib.ExitStack() as stack:
@@ -158,6 +163,8 @@ def launch(compute: Any, train: Callable[..., None], *arguments: Any) -> None:
         except SignalException as stop:
             if stop.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
+            if stop.sigval == signal.SIGTERM:
+                raise Terminated from None
             sys.exit(128 + stop.sigval)
         except ChildFailedError as lost:
             failure = lost.get_first_failure()[1]
