@@ -485,7 +485,8 @@ def lying_tars() -> Iterator[tuple[str, bytes, str]]:
     for records in (b"0 a=b\n", b"1 a=b\n", b"4 a=", b"99 a=b\n", b"6 abc\n", b"9" * 600 + b" a=b\n", b"9" * 9000):
         yield f"pax {records[:30]!r}", pax_header(records) + good, "pax header"
     yield "endless sparse map", tar_header(kind=b"S", extended=b"\1") + b"\1" * 512 * 9, "ends within a header"
-    yield "only long names", tar_header(kind=b"L") * 5000, "is empty"
+    yield "only long names", tar_header(kind=b"L") * 5000, "not a tar"
+    yield "a name and the end", good + tar_header(kind=b"L") + bytes(1024), "damaged after 1 members"
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
@@ -494,6 +495,12 @@ def test_a_header_of_a_tar_that_lies_is_one_line(tmp_path: Path, compress: Calla
     for what, content, expected in lying_tars():
         path.write_bytes(compress(content))
         assert expected in refusal(path), what
+
+
+@given(st.text("0123456789 =a\n\0", max_size=60), st.sampled_from(["", "6 a=b\n"]))
+def test_any_pax_header_is_read_or_refused(text: str, before: str) -> None:
+    with suppress(tarfile.ReadError):
+        tars.records((before + text).encode())
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])

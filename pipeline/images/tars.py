@@ -34,7 +34,8 @@ def decompressed(file: IO[bytes]) -> tuple[IO[bytes], bool]:
     beginning = file.read(BLOCK)
     file.seek(0)
     try:
-        header(beginning)
+        if len(beginning) < BLOCK or any(beginning):  # zeros are the end of one without members
+            tarfile.TarInfo.frombuf(beginning, "utf-8", "surrogateescape")
         return file, True
     except tarfile.HeaderError:
         for magic, decompress in DECOMPRESSORS.items():
@@ -79,10 +80,11 @@ def next_member(file: IO[bytes], count: int) -> tarfile.TarInfo | None:
     pax: dict[bytes, bytes] = {}
     while True:
         block = file.read(BLOCK)
-        if not any(block) and len(block) in (0, BLOCK):
+        is_end = len(block) in (0, BLOCK) and not any(block)
+        if is_end and long_name is None and not pax:
             return None
         try:
-            member = header(block)
+            member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError:
             raise tarfile.ReadError(f"damaged after {count} members" if count else "not a tar") from None
         if member.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE, *PAX):
@@ -90,7 +92,7 @@ def next_member(file: IO[bytes], count: int) -> tarfile.TarInfo | None:
             if member.type == tarfile.GNUTYPE_LONGNAME:
                 long_name = data
             elif member.type in PAX:
-                pax |= records(data)
+                pax = records(data)
             continue
         if member.type == tarfile.GNUTYPE_SPARSE:
             member.sparse = b""
@@ -105,12 +107,6 @@ def next_member(file: IO[bytes], count: int) -> tarfile.TarInfo | None:
         if b"size" in pax:
             member.size = number(pax[b"size"])
         return member
-
-
-def header(block: bytes) -> tarfile.TarInfo:
-    if len(block) == BLOCK and not any(block):
-        return tarfile.TarInfo()  # the end of an archive without members
-    return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
 
 
 def extension(file: IO[bytes], size: int) -> bytes:
