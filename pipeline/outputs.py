@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -36,6 +37,28 @@ def whole(path: Path) -> Iterator[Path]:
     except BaseException:
         remove(partial)
         raise
+
+
+@contextmanager
+def together(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to write files to; all become files of `folder`, only if the block succeeds.
+
+    Raises whatever the block raises, after removing what it had written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".new.partial"
+    remove(partial)
+    try:
+        partial.mkdir()
+        yield partial
+        files = sorted(partial.iterdir())
+        for file in files:
+            if (folder / file.name).is_dir():  # found out now, or some would have moved already
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / file.name))
+        for file in files:
+            os.replace(file, folder / file.name)
+    finally:
+        remove(partial)
 
 
 def write_json(path: Path, value: Any) -> None:

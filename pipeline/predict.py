@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import glob
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.top < 1:
         raise UserError(f"--top {arguments.top}: expected 1 or more")
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may be any bytes
+    # a file's name may have letters that the terminal has not; JSON is UTF-8 everywhere
+    encoding = {"encoding": "utf-8"} if arguments.json else {}
+    sys.stdout.reconfigure(errors="backslashreplace", **encoding)  # type: ignore[union-attr]
     found = {pattern: expand(pattern) for pattern in arguments.images}
     files = [file for pattern in arguments.images for file in found[pattern]]
     if not files:
@@ -62,7 +65,7 @@ def main() -> int:
                 f"{answer['path']}: " + ", ".join(f"{p['class']} {p['probability']:.4f}" for p in answer["predictions"])
             )
     if arguments.json:
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
+        print(json.dumps(answers, indent=2, ensure_ascii=False, allow_nan=False))
     sys.stdout.flush()  # here a closed pipe is noticed without a traceback
     if arguments.grid:
         if len(tiles) == GRID < len(answers):
@@ -94,12 +97,20 @@ def classify(model: Model, files: list[Path], top: int) -> Iterator[tuple[dict[s
         probabilities = iter(model.probabilities(np.stack(whole)) if whole else ())
         for file, pixels in zip(chosen, read, strict=True):
             if isinstance(pixels, str):
-                yield {"path": str(file), "error": pixels}, None
+                yield {"path": printable(file), "error": pixels}, None
                 continue
             each = next(probabilities)
+            if not np.isfinite(each).all():
+                yield {"path": printable(file), "error": "the network's scores of it are no finite numbers"}, None
+                continue
             best = np.argsort(-each, kind="stable")[:top]
             predictions = [{"class": model.classes[number], "probability": float(each[number])} for number in best]
-            yield {"path": str(file), "predictions": predictions}, pixels
+            yield {"path": printable(file), "predictions": predictions}, pixels
+
+
+def printable(path: Path) -> str:
+    """A path as text: bytes of it that are no UTF-8 become `\\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_image(file: Path, model: Model) -> np.ndarray | str:
@@ -119,8 +130,8 @@ def draw(path: Path, answered: list[tuple[dict[str, Any], np.ndarray]]) -> None:
     tiles = []
     for answer, pixels in answered:
         best = answer["predictions"][0]
-        name = Path(answer["path"]).name.encode("utf-8", "backslashreplace").decode()
-        tiles.append(figures.Tile(pixels, f"{name}\n{best['class']} {best['probability']:.0%}", "black"))
+        name, named = figures.short(Path(answer["path"]).name, 22), figures.short(best["class"], 18)
+        tiles.append(figures.Tile(pixels, f"{name}\n{named} {best['probability']:.0%}", "black"))
     figures.draw_grid(path, tiles)
 
 
