@@ -15,24 +15,29 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def damaged(file: Path, reason: object, remedy: str) -> UserError:
-    return UserError(f"{file} is damaged ({' '.join(str(reason).split())[:200]}): {remedy}")
+def damaged(file: Path, reason: object, stage: str) -> UserError:
+    """What to say of a file of this stage. DVC's cache may hold the same damaged file: linked ones are one."""
+    said = " ".join(str(reason).split())[:200]
+    return UserError(
+        f"{file} is damaged ({said}): remove it and run dvc repro {stage}, or dvc pull it;"
+        f" if it comes back damaged, dvc repro -f -s {stage}"
+    )
 
 
-def missing(file: Path, remedy: str) -> UserError:
-    return UserError(f"{file} is not there: {remedy}")
+def missing(file: Path, stage: str) -> UserError:
+    return UserError(f"{file} is not there: run dvc repro {stage}, or dvc pull it")
 
 
-def read_description(file: Path, remedy: str) -> dict[str, Any]:
+def read_description(file: Path, stage: str) -> dict[str, Any]:
     """A JSON object. Raises UserError for a file that is none, or is not there."""
     try:
         value = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise missing(file, remedy) from None
+        raise missing(file, stage) from None
     except (ValueError, RecursionError) as error:
-        raise damaged(file, f"no JSON: {error}", remedy) from None
+        raise damaged(file, f"no JSON: {error}", stage) from None
     if not isinstance(value, dict):
-        raise damaged(file, f"found a {type(value).__name__}; expected a JSON object", remedy)
+        raise damaged(file, f"found a {type(value).__name__}; expected a JSON object", stage)
     return value
 
 
@@ -56,25 +61,25 @@ def fault(sizes: dict[str, Any], classes: Any, mean: Any, std: Any) -> str | Non
     return None
 
 
-def open_images(file: Path, shape: tuple[int, ...], remedy: str) -> np.ndarray:
+def open_images(file: Path, shape: tuple[int, ...], stage: str) -> np.ndarray:
     """Map an array of uint8 into memory. Raises UserError unless the file holds one of that shape, and no more."""
     try:
         images: np.ndarray = np.lib.format.open_memmap(file, mode="r")
     except FileNotFoundError:
-        raise missing(file, remedy) from None
+        raise missing(file, stage) from None
     except OSError:
         raise
     except Exception as error:  # a header is Python source, and reading it raises whatever it likes
-        raise damaged(file, error, remedy) from None
+        raise damaged(file, error, stage) from None
     if images.shape != shape or images.dtype != np.uint8 or not images.flags.c_contiguous:
         found, wanted = (" × ".join(map(str, each)) for each in (images.shape, shape))
-        raise damaged(file, f"found {found} {images.dtype}; expected {wanted} uint8", remedy)
+        raise damaged(file, f"found {found} {images.dtype}; expected {wanted} uint8, as meta.json says", stage)
     if surplus := file.stat().st_size - images.offset - images.nbytes:  # type: ignore[attr-defined]
-        raise damaged(file, f"{surplus} bytes too long", remedy)
+        raise damaged(file, f"{surplus} bytes too long", stage)
     return images
 
 
-def read_table(file: Path, columns: dict[str, type], count: int, remedy: str) -> pa.Table:
+def read_table(file: Path, columns: dict[str, type], count: int, stage: str) -> pa.Table:
     """Columns of str or float. Raises UserError unless the parquet file has `count` rows of them, without nulls."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -83,23 +88,19 @@ def read_table(file: Path, columns: dict[str, type], count: int, remedy: str) ->
         # pq.read_table would import pandas, for half a second
         table = pq.ParquetFile(file, page_checksum_verification=True).read(list(columns))
         table.validate(full=True)
+        for name, kind in columns.items():
+            if name not in table.column_names:
+                raise ValueError(f"it has no column {name}")
+            found = table.schema.field(name).type
+            texts = pa.types.is_string(found) or pa.types.is_large_string(found)
+            if table[name].null_count or not (texts if kind is str else pa.types.is_float64(found)):
+                raise ValueError(f"its column {name} is not all {kind.__name__}")
     except FileNotFoundError:
-        raise missing(file, remedy) from None
-    except (pa.ArrowException, OSError) as error:
+        raise missing(file, stage) from None
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: also names that are no UTF-8
         if getattr(error, "errno", None):  # of the disk, not of arrow
             raise
-        raise damaged(file, error, remedy) from None
-    for name, kind in columns.items():
-        if name not in table.column_names:
-            raise damaged(file, f"it has no column {name}", remedy)
-        found = table.schema.field(name).type
-        is_kind = (
-            pa.types.is_float64(found)
-            if kind is float
-            else pa.types.is_string(found) or pa.types.is_large_string(found)
-        )
-        if not is_kind or table[name].null_count:
-            raise damaged(file, f"its column {name} is not all {kind.__name__}", remedy)
+        raise damaged(file, error, stage) from None
     if len(table) != count:
-        raise damaged(file, f"{len(table):,} rows; expected one for each of {count:,} images", remedy)
-    return table
+        raise damaged(file, f"{len(table):,} rows; expected one for each of {count:,} images", stage)
+    return table.replace_schema_metadata()  # which pandas would read, and may be damaged

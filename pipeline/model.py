@@ -24,12 +24,12 @@ class Model:
         from pipeline.recipes.networks import Network
 
         self.folder = folder
-        self.remedy = f"run dvc repro train@{folder.name}, or dvc pull it"
+        self.stage = f"train@{folder.name}"
         file = folder / "model.json"
-        about = self.about = intact.read_description(file, self.remedy)
+        about = self.about = intact.read_description(file, self.stage)
         for key in ("shape", "preprocessing", "network"):
             if not isinstance(about.get(key), dict):
-                raise intact.damaged(file, f"it has no {key}", self.remedy)
+                raise intact.damaged(file, f"it has no {key}", self.stage)
         sizes = {key: about["shape"].get(key) for key in Shape._fields}
         counts = {key: about.get(key) for key in ("parameters", "trainable_parameters")}
         mean, std, flip = (about["preprocessing"].get(key) for key in ("mean", "std", "test_flip"))
@@ -39,19 +39,20 @@ class Model:
         if not reason and not isinstance(flip, bool | None):
             reason = f"test_flip = {flip!r}; expected true or false"
         if reason:
-            raise intact.damaged(file, reason, self.remedy)
+            raise intact.damaged(file, reason, self.stage)
         self.classes: list[str] = about["classes"]
         self.mean: list[float] = mean
         self.std: list[float] = std
         self.test_flip = bool(flip)
         self.shape = Shape(**sizes)
         try:
-            self.network = build(TypeAdapter(Network).validate_python(about["network"]), self.shape)
+            network = TypeAdapter(dict[str, Network]).validate_python({"network": about["network"]})["network"]
+            self.network = build(network, self.shape)
         except ValidationError as error:
-            raise intact.damaged(file, f"network: {in_one_line(error, about['network'])}", self.remedy) from None
+            raise intact.damaged(file, in_one_line(error, about), self.stage) from None
         # what can't take this shape, or is not known to torchvision any more
         except (ValueError, RuntimeError, UserError) as error:
-            raise intact.damaged(file, f"network: {error}", self.remedy) from None
+            raise intact.damaged(file, f"network: {error}", self.stage) from None
         self.load(folder / "model.safetensors")
         self.network.eval()
 
@@ -70,10 +71,11 @@ class Model:
                     raise ValueError(f"{name} has values that are no finite numbers")
             self.network.load_state_dict(state)
         except FileNotFoundError:
-            raise intact.missing(file, self.remedy) from None
-        # of safetensors: not whole, or of a kind that torch does not know; of torch: another network's weights
-        except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-            raise intact.damaged(file, error, self.remedy) from None
+            raise intact.missing(file, self.stage) from None
+        except (SafetensorError, ValueError, KeyError) as error:  # KeyError: of a type that torch does not know
+            raise intact.damaged(file, error, self.stage) from None
+        except RuntimeError as error:
+            raise intact.damaged(file, f"not of the network in model.json: {error}", self.stage) from None
 
     def other_seeds(self) -> list[Path]:
         """Files with weights of the same recipe's trainings with other seeds, if there are any."""
