@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,11 @@ import torch
 from conftest import Project, failed_in_one_line
 from PIL import Image
 from safetensors.torch import save_file
+from scipy.sparse import csr_array
 from sklearn import metrics
 from things import write_pixels
 
-from pipeline import evaluate
+from pipeline import evaluate, figures
 from pipeline.console import UserError
 
 SIDE = 4
@@ -267,6 +269,62 @@ def test_classes_that_are_missing(
     assert set(BRIGHTNESS) == set(table.actual) == set(table.predicted)
     assert set(BRIGHTNESS) < json.loads((folder / "classification_report.json").read_text()).keys()
     assert capsys.readouterr().err == ""
+
+
+def test_of_many_classes_the_most_confused_are_drawn(project: Project, evaluated: Evaluate) -> None:
+    """Class n is as bright as n; of the classes from 100 on every second one looks like its neighbor."""
+    classes = {f"class {number:03d} with a name of several words": number / 255 for number in range(180)}
+    names = list(classes)
+    rows = [(name, "test", (n ^ 1 if n >= 100 and n % 4 == 0 else n) / 255) for n, name in enumerate(names)]
+    write_images(project.root, rows, names)
+    write_model(project.root, classes)
+    folder = evaluated()
+    table = pd.read_csv(folder / "confusion_matrix.csv")
+    assert list(table.actual[:180]) == list(table.predicted[:180]) == names
+    assert list(table.actual[180:]) == names[100::4] and list(table.predicted[180:]) == names[101::4]
+    assert table["count"].sum() == 180
+    with Image.open(folder / "confusion_matrix.png") as image:
+        assert image.size == (2200, 2200)
+
+
+def test_figure_says_which_classes_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure.axes[0]))
+    counts = np.diag(np.full(60, 5))
+    counts[50, 59] = counts[3, 2] = 7
+    counts[4, range(20, 57)] = 1  # these 37 and the 5 others are confused: 42
+    names = [f"{number:02d}, of which the name goes on and on" for number in range(60)]
+    figures.draw_confusion_matrix(tmp_path / "x.png", csr_array(counts), names)
+    assert drawn[0].get_title() == "the 40 of 60 classes that are confused most"
+    shown = [label.get_text() for label in drawn[0].get_xticklabels()]
+    assert [int(label[:2]) for label in shown] == [2, 3, 4, *range(20, 56), 59]
+    assert shown == [label.get_text() for label in drawn[0].get_yticklabels()]
+    assert all(len(label) <= 30 for label in shown)
+    shares = np.asarray(drawn[0].images[0].get_array())
+    assert shares[1, 0] == pytest.approx(7 / 12)  # of all images of the class
+    assert shares[2].sum() == pytest.approx((5 + 36) / 42)
+
+
+@pytest.mark.parametrize("broken", ["draw_confusion_matrix", "draw_grid"])
+def test_reports_are_written_together_or_not_at_all(
+    mixed: list[tuple[str, str, float]], evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, broken, fail)
+        with pytest.raises(MemoryError):
+            evaluated()
+    folder = Path("reports/greys-near")
+    assert list(folder.iterdir()) == []
+    (folder / "samples.png").mkdir()
+    with pytest.raises(IsADirectoryError):
+        evaluated()
+    assert [path.name for path in folder.iterdir()] == ["samples.png"]
+    (folder / "samples.png").rmdir()
+    (folder / "history.csv").write_text("what another stage wrote stays")
+    assert len(list(evaluated().iterdir())) == 8
 
 
 def test_class_names_of_all_kinds(project: Project, evaluated: Evaluate) -> None:
