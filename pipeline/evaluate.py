@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from pipeline import figures, params
 from pipeline.cells import harmless
 from pipeline.console import UserError, only_argument, printable, run, say
 from pipeline.lock import alone
-from pipeline.outputs import whole, write_json
+from pipeline.outputs import together, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
+    from scipy.sparse import csr_array
 
     from pipeline.recipes import Experiment
     from pipeline.training.data import Packed
@@ -34,91 +35,92 @@ def main() -> None:
 
 
 def evaluate(name: str, recipe: Experiment) -> None:
-    import torch
-
     from pipeline.model import Model
     from pipeline.training.data import Batches, Packed, resident_budget
     from pipeline.training.device import make_deterministic, place
-    from pipeline.training.inference import log_probabilities
+    from pipeline.training.inference import answers
 
     device, threads = place(recipe.compute)
     make_deterministic(device, threads)
     packed = Packed(Path("data/packed", recipe.dataset))
+    packed.verify()
     model = Model(Path("models", name))
     if model.classes != packed.classes:
         raise UserError(f"models/{name} knows other classes than data/packed/{recipe.dataset}: run dvc repro")
     if model.shape[:3] != (packed.meta["channels"], packed.meta["height"], packed.meta["width"]):
         raise UserError(f"models/{name} takes images of another size than data/packed/{recipe.dataset}: run dvc repro")
+    if (trainings := 1 + len(model.other_seeds())) != recipe.seeds:
+        raise UserError(
+            f"models/{name} holds {trainings} trainings, params.yaml wants seeds = {recipe.seeds}: run dvc repro"
+        )
     rows = packed.rows("test")
     if not len(rows):
         raise UserError(f"{recipe.dataset} has no test images: raise datasets.{recipe.dataset}.split.test")
     data = Batches(packed, rows, model.mean, model.std, device, resident_budget(device))
-    scores = log_probabilities(model.network.to(device), data, model.test_flip)
-    labels = data.labels.cpu()
+    labels, network = data.labels.cpu(), model.network.to(device)
+    given = answers(network, data, model.test_flip)
+    accuracies = [given.accuracy(labels)]
+    for file in model.other_seeds():
+        model.load(file)
+        accuracies.append(answers(network, data, model.test_flip).accuracy(labels))
 
-    accuracies = [(scores.argmax(1) == labels).double().mean().item()]
-    for state in model.other_seeds():
-        model.network.load_state_dict(state)
-        given = log_probabilities(model.network, data, model.test_flip)
-        accuracies.append((given.argmax(1) == labels).double().mean().item())
-
-    best = scores.exp().max(dim=1)
-    predictions = packed.index.iloc[rows][["path", "label"]].reset_index(drop=True)
-    predictions["predicted"] = [packed.classes[number] for number in best.indices]
-    predictions["probability"] = best.values.numpy()
-    loss = torch.nn.functional.nll_loss(scores, labels).item()
+    loss = given.loss()
     if not math.isfinite(loss):
         raise UserError(f"the loss of models/{name} on test images is {loss}: train it with a lower optimizer.lr")
-    write_reports(Path("reports", name), predictions, packed.classes, loss, model.about, accuracies)
-    draw_samples(Path("reports", name, "samples.png"), packed, rows, predictions)
+    predictions = packed.index.iloc[rows][["path", "label"]].reset_index(drop=True)
+    predictions["predicted"] = np.array(packed.classes, object)[given.named.numpy()]
+    predictions["probability"] = given.best.exp().numpy()
+    with together(Path("reports", name)) as folder:
+        macro_f1 = write_reports(folder, labels.numpy(), given.named.numpy(), packed.classes)
+        predictions.to_parquet(folder / "predictions.parquet", index=False)
+        draw_samples(folder / "samples.png", packed, rows, predictions)
+        write_json(
+            folder / "metrics.json",
+            {
+                "accuracy": accuracies[0],
+                "loss": loss,
+                "macro_f1": macro_f1,
+                "parameters": model.about["parameters"],
+                "trainable_parameters": model.about["trainable_parameters"],
+                **over_seeds(accuracies),
+            },
+        )
     say(f"{name}: accuracy {accuracies[0]:.4f}, loss {loss:.4f} on {len(rows):,} test images")
     if over := over_seeds(accuracies):
         say(f"over {len(accuracies)} seeds: accuracy {over['accuracy_mean']:.4f} ± {over['accuracy_sd']:.4f}")
 
 
-def write_reports(
-    folder: Path,
-    predictions: pd.DataFrame,
-    classes: list[str],
-    loss: float,
-    about: dict[str, Any],
-    accuracies: list[float],
-) -> None:
-    import pandas as pd
-    from sklearn.metrics import classification_report, confusion_matrix
+def write_reports(folder: Path, truth: np.ndarray, named: np.ndarray, classes: list[str]) -> float:
+    """Of the class of each image and the one that was named, both (N,) int64. Returns the macro F1."""
+    from scipy.sparse import coo_array
+    from sklearn.metrics import classification_report
 
-    truth, predicted = predictions.label.to_list(), predictions.predicted.to_list()
-    options = {"labels": classes, "zero_division": 0.0}
-    report = classification_report(truth, predicted, output_dict=True, **options)
-    text = classification_report(truth, predicted, digits=4, target_names=list(map(printable, classes)), **options)
-    counts = confusion_matrix(truth, predicted, labels=classes)
-
+    options = {"labels": range(len(classes)), "target_names": classes, "zero_division": 0.0}
+    report = classification_report(truth, named, output_dict=True, **options)
     write_json(folder / "classification_report.json", report)
-    with whole(folder / "classification_report.txt") as partial:
-        partial.write_text(text)
-    with whole(folder / "confusion_matrix.csv") as partial:
-        pd.DataFrame(
-            [
-                (harmless(actual), harmless(guess), int(counts[row, column]))
-                for row, actual in enumerate(classes)
-                for column, guess in enumerate(classes)
-            ],
-            columns=["actual", "predicted", "count"],
-        ).to_csv(partial, index=False)
-    with whole(folder / "predictions.parquet") as partial:
-        predictions.to_parquet(partial, index=False)
+    text = classification_report(truth, named, digits=4, **{**options, "target_names": list(map(printable, classes))})
+    (folder / "classification_report.txt").write_text(text)
+    # of 10,000 classes nearly all of 100 million cells are empty
+    counts = coo_array((np.ones(len(truth), np.int64), (truth, named)), shape=(len(classes),) * 2).tocsr()
+    write_confusion(folder / "confusion_matrix.csv", counts, classes)
     figures.draw_confusion_matrix(folder / "confusion_matrix.png", counts, classes)
-    write_json(
-        folder / "metrics.json",
+    return float(report["macro avg"]["f1-score"])
+
+
+def write_confusion(path: Path, counts: csr_array, classes: list[str]) -> None:
+    """The diagonal first, which gives the axes of a plot their order; then the other cells that are not empty."""
+    import pandas as pd
+
+    cells = counts.tocoo()
+    wrong = cells.row != cells.col
+    names, every = np.array([*map(harmless, classes)], object), np.arange(len(classes))
+    pd.DataFrame(
         {
-            "accuracy": float(np.trace(counts) / counts.sum()),
-            "loss": loss,
-            "macro_f1": float(report["macro avg"]["f1-score"]),
-            "parameters": about["parameters"],
-            "trainable_parameters": about["trainable_parameters"],
-            **over_seeds(accuracies),
-        },
-    )
+            "actual": names[np.concatenate([every, cells.row[wrong]])],
+            "predicted": names[np.concatenate([every, cells.col[wrong]])],
+            "count": np.concatenate([counts.diagonal(), cells.data[wrong]]),
+        }
+    ).to_csv(path, index=False)
 
 
 def over_seeds(accuracies: list[float]) -> dict[str, float]:
@@ -138,7 +140,8 @@ def draw_samples(path: Path, packed: Packed, rows: np.ndarray, predictions: pd.D
     for position in np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).round().astype(int):
         row = predictions.iloc[position]
         right = row.label == row.predicted
-        title = f"{row.predicted} {row.probability:.0%}" + ("" if right else f"\nis {row.label}")
+        predicted, label = figures.short(row.predicted, 18), figures.short(row.label, 18)
+        title = f"{predicted} {row.probability:.0%}" + ("" if right else f"\nis {label}")
         tiles.append(figures.Tile(packed.images[rows[position]], title, "green" if right else "red"))
     figures.draw_grid(path, tiles)
 

@@ -14,8 +14,10 @@ from pipeline.outputs import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from scipy.sparse import csr_array
 
 COLUMNS = 6
+SHOWN = 40  # classes of a confusion matrix: more can't be read, and take memory and minutes to draw
 
 
 class Tile(NamedTuple):
@@ -56,22 +58,41 @@ def draw_grid(path: Path, tiles: Sequence[Tile]) -> None:
     save(figure, path)
 
 
-def draw_confusion_matrix(path: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
-    """Rows are the true classes, columns the predicted ones; shades are shares of a row."""
-    side = max(4.0, 0.5 * len(classes) + 2)
+def draw_confusion_matrix(path: Path, counts: csr_array, classes: list[str]) -> None:
+    """Of counts (classes, classes), rows the true classes and columns the predicted ones; shades are shares of a row.
+
+    Of more than `SHOWN` classes, those are drawn that are confused most, by all images that are taken for another
+    class, or another class's for them.
+    """
+    shown, title = np.arange(len(classes)), None
+    if len(classes) > SHOWN:
+        confused = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+        shown = np.sort(np.argsort(-confused, kind="stable")[:SHOWN])
+        title = f"the {SHOWN} of {len(classes):,} classes that are confused most"
+    part = counts[shown][:, shown].toarray()
+    shares = part / np.maximum(counts.sum(axis=1)[shown, None], 1)
+    names = [short(printable(classes[number])) for number in shown.tolist()]
+
+    side = max(4.0, 0.5 * len(shown) + 2)
     figure = new_figure(side, side, layout="constrained")
     axes = figure.subplots()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = [printable(name) for name in classes]
     axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    if len(classes) <= 20:
-        for (row, column), count in np.ndenumerate(counts):
+    if title:
+        axes.set_title(title, fontsize="x-large")
+    if len(names) <= 20:
+        for (row, column), count in np.ndenumerate(part):
             axes.text(
                 column, row, count, ha="center", va="center", fontsize=7,
                 color="white" if shares[row, column] > 0.5 else "black",
             )  # fmt: skip
     save(figure, path)
+
+
+def short(name: str, most: int = 30) -> str:
+    """A name without its middle where it is too long: names often differ at their ends."""
+    kept = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:kept]}…{name[-kept:]}"

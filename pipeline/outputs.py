@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -39,7 +40,7 @@ def whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = own_partial(path)
     try:
         with named(path):
             yield partial
@@ -49,6 +50,10 @@ def whole(path: Path) -> Iterator[Path]:
     except BaseException:
         remove(partial)
         raise
+
+
+def own_partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def sweep(path: Path) -> None:
@@ -68,6 +73,29 @@ def is_running(process: int) -> bool:
     except PermissionError:  # somebody else's
         return True
     return True
+
+
+@contextmanager
+def together(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to write files to; all become files of `folder`, only if the block succeeds.
+
+    Raises whatever the block raises, after removing what it had written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder / "new")
+    partial = own_partial(folder / "new")
+    try:
+        partial.mkdir()
+        with named(folder):
+            yield partial
+        files = sorted(partial.iterdir())
+        for file in files:
+            if (folder / file.name).is_dir():  # found out now, or some would have moved already
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / file.name))
+        for file in files:
+            os.replace(file, folder / file.name)
+    finally:
+        remove(partial)
 
 
 def write_json(path: Path, value: Any) -> None:

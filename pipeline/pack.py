@@ -41,7 +41,7 @@ def pack(name: str, dataset: params.Dataset) -> None:
     with whole(Path("data/packed", name)) as folder:
         folder.mkdir()
         statistics = write_images(folder / "images.npy", source, list(table.path), list(table.split == "train"), shape)
-        table.to_parquet(folder / "index.parquet", index=False)
+        table.to_parquet(folder / "index.parquet", index=False, write_page_checksum=True)
         write_json(
             folder / "meta.json",
             {
@@ -68,7 +68,7 @@ def write_images(
     """Write the wanted images, in their order, as one .npy file of `shape` (N, H, W, C), uint8.
 
     Sequential writes keep memory flat, and a full disk is an error here (a sparse memory map would be killed by
-    SIGBUS). Returns mean and std per channel over the images that train, in [0, 1], and the sha256 of the file.
+    SIGBUS). Returns mean and std per channel over the images that train, in [0, 1], and the sha256 of all pixels.
     """
     image_size = int(np.prod(shape[1:]))  # counts as well: small files can become large arrays
     to_pixels = partial(pixels, height=shape[1], width=shape[2], channels=shape[3])

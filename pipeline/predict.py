@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.console import UserError, progress, run, say
 from pipeline.images.decode import Unusable, decode, to_size, upright
+from pipeline.images.sources import utf8
 from pipeline.outputs import json_text
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.top < 1:
         raise UserError(f"--top {arguments.top}: expected 1 or more")
+    # a file's name may have letters that the terminal has not; JSON is UTF-8 everywhere
+    encoding = {"encoding": "utf-8"} if arguments.json else {}
+    sys.stdout.reconfigure(errors="backslashreplace", **encoding)  # type: ignore[union-attr]
     found = {pattern: expand(pattern) for pattern in arguments.images}
     files = [file for pattern in arguments.images for file in found[pattern]]
     if not files:
@@ -93,12 +97,15 @@ def classify(model: Model, files: list[Path], top: int) -> Iterator[tuple[dict[s
         probabilities = iter(model.probabilities(np.stack(whole)) if whole else ())
         for file, pixels in zip(chosen, read, strict=True):
             if isinstance(pixels, str):
-                yield {"path": str(file), "error": pixels}, None
+                yield {"path": utf8(str(file)), "error": pixels}, None
                 continue
             each = next(probabilities)
+            if not np.isfinite(each).all():
+                yield {"path": utf8(str(file)), "error": "the network's scores of it are no finite numbers"}, None
+                continue
             best = np.argsort(-each, kind="stable")[:top]
             predictions = [{"class": model.classes[number], "probability": float(each[number])} for number in best]
-            yield {"path": str(file), "predictions": predictions}, pixels
+            yield {"path": utf8(str(file)), "predictions": predictions}, pixels
 
 
 def read_image(file: Path, model: Model) -> np.ndarray | str:
@@ -120,8 +127,8 @@ def draw(path: Path, answered: list[tuple[dict[str, Any], np.ndarray]]) -> None:
     tiles = []
     for answer, pixels in answered:
         best = answer["predictions"][0]
-        name = Path(answer["path"]).name
-        tiles.append(figures.Tile(pixels, f"{name}\n{best['class']} {best['probability']:.0%}", "black"))
+        name, named = figures.short(Path(answer["path"]).name, 22), figures.short(best["class"], 18)
+        tiles.append(figures.Tile(pixels, f"{name}\n{named} {best['probability']:.0%}", "black"))
     figures.draw_grid(path, tiles)
 
 

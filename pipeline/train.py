@@ -49,6 +49,8 @@ def train(name: str, recipe: Experiment, seed: int, group: Group) -> None:
 
     packed_folder, weights = Path("data/packed", recipe.dataset), pretrained(name, recipe)
     packed = Packed(packed_folder)
+    if not group.local_rank:  # one process on each machine
+        packed.verify()
     engine = Engine(packed, recipe, weights, group)
     files = [packed_folder / "meta.json", packed_folder / "index.parquet", *([weights] if weights else [])]
     inputs = [recipe.model_dump(mode="json"), seed, [sha256(file) for file in files], code()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,9 +17,11 @@ import torch
 from conftest import Project, failed_in_one_line
 from PIL import Image
 from safetensors.torch import save_file
+from scipy.sparse import csr_array
 from sklearn import metrics
+from things import write_pixels
 
-from pipeline import evaluate
+from pipeline import evaluate, figures
 from pipeline.cells import exact
 from pipeline.console import UserError
 
@@ -42,20 +44,21 @@ def write_images(root: Path, rows: list[tuple[str, str, float]], classes: list[s
     folder = root / "data/packed/greys"
     folder.mkdir(parents=True, exist_ok=True)
     values = np.array([round(255 * brightness) for _, _, brightness in rows], np.uint8)
-    np.save(folder / "images.npy", np.tile(values[:, None, None, None], (1, SIDE, SIDE, 1)))
+    sha256 = write_pixels(folder, np.tile(values[:, None, None, None], (1, SIDE, SIDE, 1)))
     table = pd.DataFrame(rows, columns=["label", "split", "brightness"])
     table["path"] = [f"{label}/{number:03d}.png" for number, label in enumerate(table.label)]
     table["train_order"] = 0.0
     table[["path", "label", "split", "train_order"]].to_parquet(folder / "index.parquet")
-    meta = {"classes": classes, "height": SIDE, "width": SIDE, "channels": 1, "mean": [0.5], "std": [0.2]}
-    (folder / "meta.json").write_text(json.dumps(meta))
+    meta = {"images": len(rows), "classes": classes, "height": SIDE, "width": SIDE, "channels": 1}
+    statistics = {"mean": [0.5], "std": [0.2], "sha256": sha256, "preprocessing": {}}
+    (folder / "meta.json").write_text(json.dumps({**meta, **statistics}))
 
 
-def write_model(root: Path, brightness: dict[str, float], **changes: Any) -> None:
+def write_model(root: Path, brightness: dict[str, float], side: int = SIDE) -> None:
     """Scores are linear in the mean m of an image: -(m - c)² + m² for a class of brightness c."""
     centres = torch.tensor(list(brightness.values()))
     state = {
-        "1.weight": SHARPNESS * (2 * centres).view(-1, 1).repeat(1, SIDE * SIDE) / SIDE**2,
+        "1.weight": SHARPNESS * (2 * centres).view(-1, 1).repeat(1, side * side) / side**2,
         "1.bias": -SHARPNESS * centres**2,
     }
     folder = root / "models/greys-near"
@@ -64,13 +67,13 @@ def write_model(root: Path, brightness: dict[str, float], **changes: Any) -> Non
     network = {"name": "mlp", "hidden": [], "activation": "relu", "batch_norm": False, "dropout": 0.0}
     about = {
         "network": {**network, "log_softmax": False, "initialization": "default"},
-        "shape": {"channels": 1, "height": SIDE, "width": SIDE, "classes": len(brightness)},
+        "shape": {"channels": 1, "height": side, "width": side, "classes": len(brightness)},
         "classes": list(brightness),
         "preprocessing": {"mean": [0.0], "std": [1.0]},
         "parameters": 123,
         "trainable_parameters": 45,
     }
-    (folder / "model.json").write_text(json.dumps({**about, **changes}))
+    (folder / "model.json").write_text(json.dumps(about))
 
 
 def answer(value: float, brightness: dict[str, float] = BRIGHTNESS) -> tuple[str, float]:
@@ -160,10 +163,10 @@ def test_reports_are_what_scikit_learn_says_of_the_predictions(
     table = pd.read_csv(folder / "confusion_matrix.csv")
     assert list(table) == ["actual", "predicted", "count"]
     assert table["count"].sum() == len(mixed)
-    matrix = table["count"].to_numpy().reshape(3, 3)
-    assert (matrix == metrics.confusion_matrix(truth, predicted, labels=classes)).all()
-    assert list(table.actual) == [name for name in classes for _ in classes]
-    assert list(table.predicted) == classes * 3
+    assert list(table.actual[:3]) == list(table.predicted[:3]) == classes  # the axes of DVC's plot, in order
+    assert (table["count"][3:] > 0).all()
+    matrix = table.pivot(index="actual", columns="predicted", values="count").fillna(0)
+    assert (matrix.to_numpy() == metrics.confusion_matrix(truth, predicted, labels=classes)).all()
     printed = capsys.readouterr()
     accuracy, loss = written["accuracy"], written["loss"]
     assert printed.out == f"greys-near: accuracy {accuracy:.4f}, loss {loss:.4f} on 30 test images\n"
@@ -263,9 +266,66 @@ def test_classes_that_are_missing(
     written = json.loads((folder / "metrics.json").read_text())
     assert written["accuracy"] == pytest.approx(accuracy)
     assert written["macro_f1"] == pytest.approx(macro_f1)
-    assert len(pd.read_csv(folder / "confusion_matrix.csv")) == 9
+    table = pd.read_csv(folder / "confusion_matrix.csv")
+    assert set(BRIGHTNESS) == set(table.actual) == set(table.predicted)
     assert set(BRIGHTNESS) < json.loads((folder / "classification_report.json").read_text()).keys()
     assert capsys.readouterr().err == ""
+
+
+def test_of_many_classes_the_most_confused_are_drawn(project: Project, evaluated: Evaluate) -> None:
+    """Class n is as bright as n; of the classes from 100 on every second one looks like its neighbor."""
+    classes = {f"class {number:03d} with a name of several words": number / 255 for number in range(180)}
+    names = list(classes)
+    rows = [(name, "test", (n ^ 1 if n >= 100 and n % 4 == 0 else n) / 255) for n, name in enumerate(names)]
+    write_images(project.root, rows, names)
+    write_model(project.root, classes)
+    folder = evaluated()
+    table = pd.read_csv(folder / "confusion_matrix.csv")
+    assert list(table.actual[:180]) == list(table.predicted[:180]) == names
+    assert list(table.actual[180:]) == names[100::4] and list(table.predicted[180:]) == names[101::4]
+    assert table["count"].sum() == 180
+    with Image.open(folder / "confusion_matrix.png") as image:
+        assert image.size == (2200, 2200)
+
+
+def test_figure_says_which_classes_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure.axes[0]))
+    counts = np.diag(np.full(60, 5))
+    counts[50, 59] = counts[3, 2] = 7
+    counts[4, range(20, 57)] = 1  # these 37 and the 5 others are confused: 42
+    names = [f"{number:02d}, of which the name goes on and on" for number in range(60)]
+    figures.draw_confusion_matrix(tmp_path / "x.png", csr_array(counts), names)
+    assert drawn[0].get_title() == "the 40 of 60 classes that are confused most"
+    shown = [label.get_text() for label in drawn[0].get_xticklabels()]
+    assert [int(label[:2]) for label in shown] == [2, 3, 4, *range(20, 56), 59]
+    assert shown == [label.get_text() for label in drawn[0].get_yticklabels()]
+    assert all(len(label) <= 30 for label in shown)
+    shares = np.asarray(drawn[0].images[0].get_array())
+    assert shares[1, 0] == pytest.approx(7 / 12)  # of all images of the class
+    assert shares[2].sum() == pytest.approx((5 + 36) / 42)
+
+
+@pytest.mark.parametrize("broken", ["draw_confusion_matrix", "draw_grid"])
+def test_reports_are_written_together_or_not_at_all(
+    mixed: list[tuple[str, str, float]], evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, broken, fail)
+        with pytest.raises(MemoryError):
+            evaluated()
+    folder = Path("reports/greys-near")
+    assert list(folder.iterdir()) == []
+    (folder / "samples.png").mkdir()
+    with pytest.raises(IsADirectoryError):
+        evaluated()
+    assert [path.name for path in folder.iterdir()] == ["samples.png"]
+    (folder / "samples.png").rmdir()
+    (folder / "history.csv").write_text("what another stage wrote stays")
+    assert len(list(evaluated().iterdir())) == 8
 
 
 def test_class_names_of_all_kinds(project: Project, evaluated: Evaluate) -> None:
@@ -298,19 +358,24 @@ def test_model_and_images_that_do_not_belong_together(project: Project, evaluate
     with pytest.raises(UserError, match="other classes"):
         evaluated()
     write_images(project.root, [("ant", "test", 0.1)], list(BRIGHTNESS))
-    meta = project.root / "data/packed/greys/meta.json"
-    meta.write_text(meta.read_text().replace('"width": 4', '"width": 5'))
+    write_model(project.root, BRIGHTNESS, side=5)
     with pytest.raises(UserError, match="another size"):
         evaluated()
-    meta.unlink()
+    write_model(project.root, BRIGHTNESS)
+    (project.root / "models/greys-near/seed-2.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"2 trainings, params\.yaml wants seeds = 1"):
+        evaluated()
+    shutil.rmtree(project.root / "data/packed/greys")
     with pytest.raises(UserError, match="data/packed/greys is not there"):
         evaluated()
     assert not (project.root / "reports").exists()
 
 
 def test_model_whose_scores_are_no_numbers(project: Project, evaluated: Evaluate) -> None:
-    write_images(project.root, [("ant", "test", 0.1)], list(BRIGHTNESS))
-    write_model(project.root, {**BRIGHTNESS, "cat": math.nan})
+    write_images(project.root, [("cat", "test", 1.0)], list(BRIGHTNESS))
+    write_model(project.root, BRIGHTNESS)
+    about = project.root / "models/greys-near/model.json"
+    about.write_text(about.read_text().replace('"std": [1.0]', '"std": [1e-38]'))  # sums over an image are infinite
     with pytest.raises(UserError, match="loss of models/greys-near on test images is nan"):
         evaluated()
     assert not (project.root / "reports").exists()
@@ -321,4 +386,4 @@ def test_as_a_process(project: Project, mixed: list[tuple[str, str, float]], eva
     assert ran.out.startswith("greys-near: accuracy 0.")
     assert ran.err == ""
     (project.root / "models/greys-near/model.safetensors").write_bytes(b"half")
-    failed_in_one_line(project.run("evaluate", "greys-near"), "models/greys-near holds no whole model")
+    failed_in_one_line(project.run("evaluate", "greys-near"), "models/greys-near/model.safetensors is damaged")

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import REPOSITORY, Project
+from things import write_pixels
 from torch import nn
 from torchvision import models
 
@@ -364,11 +365,11 @@ def test_stage_train_whitens_training_images_of_all_classes(project: Project, mo
     pixels[:6] //= 4  # the first class
     folder = project.root / "data/packed/things"
     folder.mkdir(parents=True)
-    np.save(folder / "images.npy", pixels)
+    sha256 = write_pixels(folder, pixels)
     index = pd.DataFrame({"path": [str(n) for n in range(20)], "label": (["a"] * 6 + ["b"] * 6 + ["a", "b"] * 4)})
     index.assign(split=labels, train_order=0.0).to_parquet(folder / "index.parquet")
-    about = {"classes": ["a", "b"], "height": 10, "width": 12, "channels": 1, "preprocessing": {}}
-    (folder / "meta.json").write_text(json.dumps({**about, "mean": [0.4], "std": [0.3]}))
+    about = {"images": 20, "classes": ["a", "b"], "height": 10, "width": 12, "channels": 1, "preprocessing": {}}
+    (folder / "meta.json").write_text(json.dumps({**about, "mean": [0.4], "std": [0.3], "sha256": sha256}))
     monkeypatch.chdir(project.root)
     monkeypatch.setattr(sys, "argv", ["train", "things-fast"])
     train.main()

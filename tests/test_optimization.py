@@ -515,9 +515,11 @@ def test_mirrored_images_have_their_say(packed: Packed, tmp_path: Path) -> None:
     with torch.no_grad():
         scores = (model(images) + model(images.flip(-1))) / 2
     assert history[-1]["val_loss"] == pytest.approx(F.cross_entropy(scores, labels).item(), rel=1e-5)
-    assert torch.allclose(
-        inference.log_probabilities(model, batches(packed, "val"), flip=True), scores.log_softmax(1), atol=1e-5
-    )
+    expected = scores.log_softmax(1)
+    given = inference.answers(model, batches(packed, "val"), flip=True)
+    assert torch.allclose(given.truth, expected.gather(1, labels[:, None]).squeeze(1), atol=1e-5)
+    assert torch.allclose(given.best, expected.max(1).values, atol=1e-5)
+    assert given.named.equal(expected.argmax(1))
 
 
 def test_compiled_network_trains_alike(packed: Packed, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,8 @@ def repeat(folder: Path, times: int) -> None:
     (folder / "images.npy.more").rename(folder / "images.npy")
     index = pd.read_parquet(folder / "index.parquet")
     pd.concat([index] * times, ignore_index=True).to_parquet(folder / "index.parquet")
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, "images": len(array)}))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")

@@ -476,13 +476,15 @@ def test_large_images_are_evaluated_in_small_batches(packed: Packed, monkeypatch
     model = fresh(packed, recipe())
     sizes: list[int] = []
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    at_once = inference.log_probabilities(model, batches(packed, "train", "val"))
+    at_once = inference.answers(model, batches(packed, "train", "val"))
     assert sizes == [38]
     monkeypatch.setattr(inference, "EVALUATION_VALUES", 15 * 6 * 5 * 3)
-    assert torch.allclose(inference.log_probabilities(model, batches(packed, "train", "val")), at_once, atol=1e-6)
+    in_parts = inference.answers(model, batches(packed, "train", "val"))
+    assert torch.allclose(in_parts.truth, at_once.truth, atol=1e-6)
+    assert in_parts.named.equal(at_once.named)
     assert sizes[1:] == [15, 15, 8]
     monkeypatch.setattr(inference, "EVALUATION_VALUES", 1)
-    inference.log_probabilities(model, batches(packed, "val"))
+    inference.answers(model, batches(packed, "val"))
     assert sizes[4:] == [1] * 7
 
 

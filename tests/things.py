@@ -46,7 +46,7 @@ def pack(folder: Path, count: int = 41, height: int = 6, width: int = 5, channel
     labels = draw.integers(0, len(CLASSES), count)
     images = draw.integers(0, 120, (count, height, width, channels)) + 60 * labels[:, None, None, None]
     folder.mkdir(parents=True)
-    np.save(folder / "images.npy", images.astype(np.uint8))
+    sha256 = write_pixels(folder, images.astype(np.uint8))
     splits = ["train"] * (count - val - 3) + ["val"] * val + ["test"] * 3
     paths = [f"{number:03d}.png" for number in range(count)]
     names = [CLASSES[label] for label in labels]
@@ -55,10 +55,16 @@ def pack(folder: Path, count: int = 41, height: int = 6, width: int = 5, channel
     index["train_order"] = of_side.cumcount(ascending=False) / of_side.transform("size")
     index.to_parquet(folder / "index.parquet")
     values = images[: count - val - 3].reshape(-1, channels) / 255
-    meta = {"classes": CLASSES, "height": height, "width": width, "channels": channels, "preprocessing": {"crop": "no"}}
-    statistics = {"mean": values.mean(0).tolist(), "std": values.std(0).tolist()}
-    (folder / "meta.json").write_text(json.dumps({**meta, **statistics}))
+    meta = {"images": count, "classes": CLASSES, "height": height, "width": width, "channels": channels}
+    statistics = {"mean": values.mean(0).tolist(), "std": values.std(0).tolist(), "sha256": sha256}
+    (folder / "meta.json").write_text(json.dumps({**meta, **statistics, "preprocessing": {"crop": "no"}}))
     return folder
+
+
+def write_pixels(folder: Path, images: np.ndarray) -> str:
+    """Write `images.npy`. Returns its checksum, as `meta.json` has it."""
+    np.save(folder / "images.npy", images)
+    return hashlib.sha256(images.tobytes()).hexdigest()
 
 
 @pytest.fixture

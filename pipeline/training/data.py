@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-import json
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Generator, Tensor
 
-from pipeline import memory
+from pipeline import intact, memory
 from pipeline.console import UserError
 from pipeline.training.augment import augment, draw
 
@@ -30,6 +30,8 @@ NORMALIZATIONS = {
     "symmetric": ([0.5], [0.5]),  # in [-1, 1]
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # torchvision's pretrained models
 }
+INDEX: dict[str, type] = {"path": str, "label": str, "split": str, "train_order": float}
+VERIFIED = 2**32  # bytes of images that are compared with their checksum
 RESIDENT_SHARE = 0.5  # of the free memory of the device that resident images may take
 AUGMENTATION = 1 << 40  # added to the seeds of other draws
 CHUNK = 2**20  # values: what a CPU makes of so few stays in its caches, and in memory that it has already
@@ -38,27 +40,60 @@ PART = 2**26  # bytes that go to a GPU at a time: they pass through memory that 
 
 
 class Packed:
-    """`data/packed/<data set>`: images, and for each its path, class and split. Raises UserError if it is not there."""
+    """`data/packed/<data set>`: images, and for each its path, class and split.
+
+    Raises UserError if it is not there, or where its files are damaged or do not belong together.
+    """
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / "meta.json").exists():
-            raise UserError(f"{folder} is not there: run dvc repro pack@{folder.name}, or dvc pull it")
-        self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
-        self.file = folder / "images.npy"
-        self.images = np.load(self.file, mmap_mode="r")  # (N, H, W, C) uint8
+        self.stage = f"pack@{folder.name}"
+        if not folder.exists():
+            raise intact.missing(folder, self.stage)
+        about = folder / "meta.json"
+        self.meta = intact.read_description(about, self.stage)
+        sizes: dict[str, Any] = {key: self.meta.get(key) for key in ("images", "height", "width", "channels")}
+        classes = self.meta.get("classes")
+        if reason := intact.fault(sizes, classes, self.meta.get("mean"), self.meta.get("std")):
+            raise intact.damaged(about, reason, self.stage)
+        for key, kind in (("sha256", str), ("preprocessing", dict)):
+            if not isinstance(self.meta.get(key), kind):
+                raise intact.damaged(about, f"it has no {key}", self.stage)
         self.classes: list[str] = self.meta["classes"]
-        # pq.read_table would import pandas, for half a second
-        columns = pq.ParquetFile(folder / "index.parquet").read(["label", "split", "train_order"])
-        self.labels = mapped(columns["label"], self.classes.index)  # (N,) int64
+        self.file = folder / "images.npy"
+        self.images = intact.open_images(self.file, tuple(sizes.values()), self.stage)  # (N, H, W, C) uint8
+        columns = self.columns("label", "split", "train_order")
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        try:
+            self.labels = mapped(columns["label"], numbers.__getitem__)  # (N,) int64
+        except KeyError as unknown:
+            raise intact.damaged(
+                about, f"index.parquet has images of {unknown}, which is none of its classes", self.stage
+            ) from None
         self.split = columns["split"]
         self.train_order = np.from_dlpack(columns["train_order"].combine_chunks())
+
+    def columns(self, *names: str) -> pa.Table:
+        """Columns of `INDEX`, a row for each image."""
+        kinds = {name: INDEX[name] for name in names}
+        return intact.read_table(self.file.with_name("index.parquet"), kinds, len(self.images), self.stage)
 
     @cached_property
     def index(self) -> pd.DataFrame:
         """The whole table, a row for each image."""
-        import pandas as pd
+        return self.columns(*INDEX).to_pandas()
 
-        return pd.read_parquet(self.file.with_name("index.parquet"))
+    def verify(self) -> None:
+        """Compare the images with their checksum, unless that takes longer than a few seconds.
+
+        Raises UserError if they differ.
+        """
+        if self.images.nbytes > VERIFIED:
+            return
+        with self.file.open("rb") as file:
+            file.seek(-self.images.nbytes, os.SEEK_END)
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != self.meta["sha256"]:
+            raise intact.damaged(self.file, "its pixels have another checksum than meta.json says", self.stage)
 
     def rows(self, *splits: str, fraction: float = 1.0) -> np.ndarray:
         """Positions of the images of these splits, in file order; of each class and split the first `fraction`."""
