@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +38,8 @@ def say(*lines: str, file: IO[str] | None = None) -> None:
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and exit: 0 or its own status, 1 after a `UserError`, 130 after Ctrl-C; no traceback for these."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # it may know ASCII only
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # it may know ASCII only
     try:
         status = main() or 0
     except UserError as error:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline import params
 from pipeline.console import UserError, run, say
-from pipeline.credentials import hide, hide_in
+from pipeline.credentials import hide_in, told
 from pipeline.results import Result, locked_experiments, read_result
 from pipeline.tracker import Tracker, connected, tracking_uri
 
@@ -31,7 +31,7 @@ def main() -> int:
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as error:  # whatever a server, a network or a database does
-        reason = " ".join(hide(str(error), tracking_uri()).split())[:200] or type(error).__name__
+        reason = " ".join(told(error, tracking_uri()).split())[:200] or type(error).__name__
         say(
             f"warning: not logged to {hide_in(tracking_uri())}: {reason}; `python -m pipeline.track` logs it later",
             file=sys.stderr,

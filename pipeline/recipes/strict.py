@@ -15,7 +15,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-def without_secret(address: str) -> str:
+def without_password(address: str) -> str:
     if holds_secret(address):
         raise ValueError(
             "an address with a password or token in it, which DVC would print and write into dvc.lock; expected it"
@@ -25,7 +25,7 @@ def without_secret(address: str) -> str:
     return address
 
 
-Address = Annotated[str, Field(min_length=1), AfterValidator(without_secret)]  # in a section that DVC locks
+Address = Annotated[str, Field(min_length=1), AfterValidator(without_password)]  # in a section that DVC locks
 
 
 def hint(word: str, known: Iterable[str]) -> str:
