@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -52,7 +53,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
     There is no traceback for these. What DVC started ends with it.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # it may know ASCII only
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # it may know ASCII only
     signal.signal(signal.SIGTERM, terminate)
     starter.end_with_dvc()
     try:

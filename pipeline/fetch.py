@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 
 from pipeline import fetch_http
 from pipeline.console import UserError, say
-from pipeline.credentials import hide_in
+from pipeline.credentials import hide_in, told
 from pipeline.outputs import named, remove, whole
 from pipeline.published import Failure, Wanted
 
@@ -74,10 +74,11 @@ def fetch_from_first(mirrors: list[str], wanted: Wanted, complete: Path, unreach
         try:
             os.replace(fetch(mirror, wanted, complete.parent), complete / wanted.name)
         except Failure as failure:
-            tried.append(f"{address}: {failure}")
+            reason = told(failure, mirror)
+            tried.append(f"{address}: {reason}")
             news.append(tried[-1])
             if isinstance(failure, fetch_http.Unreachable):
-                unreachable[mirror] = str(failure)
+                unreachable[mirror] = reason
             continue
         for line in news:
             say(f"warning: {line}", file=sys.stderr)

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline import database, params
 from pipeline.console import UserError, name_in, run, say
-from pipeline.credentials import hide, hide_in
+from pipeline.credentials import hide_in, told
 from pipeline.results import Result, locked_experiments, read_result
 from pipeline.tracker import Deleted, Tracker, connected, tracking_uri
 
@@ -33,7 +33,7 @@ def main() -> int:
         raise
     except Exception as raised:  # whatever a server, a network or a database does
         error = database.complaint(raised)
-        reason = " ".join(hide(str(error), tracking_uri()).split())[:200] or type(error).__name__
+        reason = " ".join(told(error, tracking_uri()).split())[:200] or type(error).__name__
         say(
             f"warning: not logged to {hide_in(tracking_uri())}: {reason}; `python -m pipeline.track` logs it later",
             file=sys.stderr,

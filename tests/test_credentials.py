@@ -22,8 +22,9 @@ from servers import LockedServer
 from test_tracking import Results
 
 from pipeline import evaluate, predict, train
-from pipeline.console import printable, run
-from pipeline.credentials import hide, hide_in, holds_secret
+from pipeline.console import UserError, printable, run
+from pipeline.credentials import hide, hide_in, holds_secret, told
+from pipeline.parallel.cluster import Cluster
 
 SECRET = "Hunter2"
 PASSWORD = f"{SECRET}:a@b/c d%"  # each sign of which is one of URLs
@@ -72,14 +73,31 @@ def test_an_address_without_any_is_left_alone(address: str) -> None:
 
 
 def test_an_address_that_lacks_its_scheme() -> None:
-    assert hide_in(f"me:{SECRET}@host/x") == "me:***@host/x"
+    assert hide_in(f"me:{PASSWORD}@host/x") == "me:***@host/x"
+    assert told(ValueError(f"no tracker {SECRET}"), f"me:{SECRET}@host") == "no tracker ***"
 
 
-def test_a_part_that_a_library_took_for_something_else() -> None:
+def test_a_part_that_a_library_took_for_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = f"port could not be cast to integer value as '{SECRET}'"
+    hidden = "port could not be cast to integer value as '***'"
     address = f"http://me:{SECRET}/b@host"
-    assert hide(f"port could not be cast to integer value as '{SECRET}'", address) == (
-        "port could not be cast to integer value as '***'"
-    )
+    assert told(ValueError(said), address) == hidden
+    assert told(ValueError(said), f"postgresql://host/x?password={SECRET}&user=me") == hidden
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    assert told(ValueError(said), "https://elsewhere") == hidden
+
+
+@pytest.mark.parametrize("address", ["tcp://me:{}@127.0.0.1:9", "me:{}@127.0.0.1:9"])
+def test_a_scheduler_whose_address_holds_a_password(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    distributed = pytest.importorskip("distributed")
+
+    def refuse(place: str, **options: Any) -> None:  # a real client takes 20 seconds to go
+        raise ValueError(f"invalid address {place.rpartition('/')[2]!r}")
+
+    monkeypatch.setattr(distributed, "Client", refuse)
+    with pytest.raises(UserError, match=r"me:\*\*\*@127.0.0.1:9: no scheduler answers .*'me:\*\*\*@") as refused:
+        Cluster(address.format(SECRET))
+    assert SECRET not in str(refused.value)
 
 
 @given(st.text(min_size=1), st.sampled_from(["ssh", "postgresql", "https"]))
@@ -130,7 +148,7 @@ def planted(project: Project, server: LockedServer, closed: str, monkeypatch: py
     file = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     mirrors = [
         f"http://me:{QUOTED}@{closed}/toy/", f"http://127.0.0.1:{server.server_port}/moved",
-        f"http://me:wrong{SECRET}@127.0.0.1:{server.server_port}/toy", f"ftp://me:{PASSWORD}@host", f"http://me:{SECRET}@",
+        f"http://me:wrong{SECRET}@127.0.0.1:{server.server_port}/toy", f"ftp://me:{PASSWORD}@host", f"http://me:{PASSWORD}@host:port",
         f"http://me:{QUOTED}@127.0.0.1:{server.server_port}/toy",
     ]  # fmt: skip
     server.elsewhere = f"nowhere://me:{SECRET}@host/toy.zip?X-Amz-Signature={SECRET}"

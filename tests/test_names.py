@@ -45,7 +45,7 @@ def test_stages_print_names_that_steer_no_terminal(project: Project) -> None:
     assert r"\x1b[2Jdog\r/\u202egnp.exe.png: empty_file: 0 bytes" in lines(ran)
 
     project.dataset("photos", "photos", max_quarantined=0.5, split={"val": 0.2, "test": 0.3})
-    for stage in ("check", "split", "report", "pack"):
+    for stage in ("check", "split", "pack"):
         lines(project.must_run(stage, "photos"))
     exact = pd.read_parquet(project.root / "data/splits/photos.parquet")
     assert {f"{CAT}/{name}" for name in HIDDEN} <= set(exact.path) and set(exact.label) == {CAT, DOG}

@@ -178,7 +178,7 @@ function mark(some, on) {
 }
 
 // As in pipeline/cells.py: a spreadsheet would run what begins like a formula
-const harmless = (text) => (/^'*[=+\-@\t\r\n]/.test(text) ? `'${text}` : text);
+const harmless = (text) => (/^'*[=+\-@＝＋－＠\t\r\n]/.test(text) ? `'${text}` : text);
 const quoted = (text) => (/[",\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 const cell = (text) => quoted(harmless(text));
 

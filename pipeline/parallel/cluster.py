@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.console import UserError
+from pipeline.credentials import hide_in, told
 from pipeline.images.facts import version
 from pipeline.parallel.apart import apply_apart
 from pipeline.parallel.pool import Short, apply
@@ -30,7 +31,9 @@ class Cluster:
             get_backend(parse_address(address)[0])  # a client with an unknown one never ends
             self.client = Client(address, timeout=10, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise UserError(f"DASK_SCHEDULER_ADDRESS={address}: no scheduler answers there ({error})") from None
+            raise UserError(
+                f"DASK_SCHEDULER_ADDRESS={hide_in(address)}: no scheduler answers there ({told(error, address)})"
+            ) from None
         self.compare_code()
         self.width = sum(self.client.nthreads().values())
 

@@ -20,7 +20,7 @@ BRIEF.maxstring = BRIEF.maxother = BRIEF.maxlong = LONGEST
 BRIEF.maxlevel, BRIEF.maxlist, BRIEF.maxdict = 4, 20, 20
 
 
-def without_secret(address: str) -> str:
+def without_password(address: str) -> str:
     if holds_secret(address):
         raise ValueError(
             "an address with a password or token in it, which DVC would print and write into dvc.lock; expected it"
@@ -30,7 +30,7 @@ def without_secret(address: str) -> str:
     return address
 
 
-Address = Annotated[str, Field(min_length=1), AfterValidator(without_secret)]  # in a section that DVC locks
+Address = Annotated[str, Field(min_length=1), AfterValidator(without_password)]  # in a section that DVC locks
 
 
 def hint(word: str, known: Iterable[str]) -> str:
