@@ -337,6 +337,18 @@ def test_members_are_where_unpacking_would_place_them(tmp_path: Path) -> None:
     assert isinstance(contents(nameless)["cat/.."], Problem)
 
 
+def test_names_that_no_file_system_takes(tmp_path: Path) -> None:
+    deep, long = "a/" * 30_000 + "1.png", "x" * 5000 + "/1.png"
+    members = [(name, PNG) for name in ("cat/1.png", deep, deep, long, "dog/1.png")]
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        zipped = zip_of(tmp_path / "a.zip", members)
+    for path in (zipped, tar_of(tmp_path / "a.tar", members)):
+        assert open_source(path).classes == ["cat", "dog"]
+        found = contents(path)
+        assert (found.pop("cat/1.png"), found.pop("dog/1.png"), len(found)) == (PNG, PNG, 3)
+        assert all(isinstance(content, Problem) and len(name) < 99 for name, content in found.items())
+
+
 def damaged_zip(path: Path, change: str) -> Path:
     """A zip of three members; the second one is encrypted, has a wrong checksum or an unknown compression."""
     zip_of(path, {"cat/1.png": png(1), "cat/2.png": png(2), "dog/1.png": png(3)})

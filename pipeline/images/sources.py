@@ -26,6 +26,8 @@ from pipeline.images.items import IMAGE_SUFFIXES, Entry, Item, Listing, is_visib
 from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, address, is_remote, remote, too_large
 
 MOST_FILES = 100  # of a format that is not one image a file
+LONGEST_NAME, MOST_FOLDERS = 4096, 64  # of a member of an archive; file systems take no longer names
+SHOWN_OF_NAME = 60  # characters
 # A link made by DVC leads into its cache, which may lie anywhere
 DVC_CACHE_FILE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 
@@ -226,6 +228,9 @@ class Tar(Files):
 
 def member_entry(name: str, identity: Any, content: Content | Callable[[], Content]) -> Entry:
     """A member of an archive, under the path at which unpacking would place it."""
+    if len(name) > LONGEST_NAME or name.count("/") > MOST_FOLDERS:
+        beginning = f"{name[:SHOWN_OF_NAME].replace('/', ' ')}…"
+        return problem(beginning, "unreadable", f"a name of {len(name)} characters in {name.count('/')} folders")
     path = placed(name)
     if path:
         return Entry(path, identity, content)

@@ -86,13 +86,13 @@ def find_directory(file: IO[bytes]) -> Directory:
 
 def wide(extra: bytes, *numbers: int) -> list[int]:
     """The numbers, with those that need 64 bits out of the extra field."""
-    found = list(numbers)
-    while len(extra) >= 4:
-        kind, length = struct.unpack_from("<HH", extra)
+    found, at = list(numbers), 0
+    while len(extra) - at >= 4:
+        kind, length = struct.unpack_from("<HH", extra, at)
         if kind == 1:
-            values = struct.iter_unpack("<Q", extra[4 : 4 + length // 8 * 8])
+            values = struct.iter_unpack("<Q", extra[at + 4 : at + 4 + length // 8 * 8])
             for position, number in enumerate(numbers):
                 if number == IN_EXTRA:
                     found[position] = next(values, (IN_EXTRA,))[0]
-        extra = extra[4 + length :]
+        at += 4 + length
     return found
