@@ -7,11 +7,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline.console import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 
@@ -63,6 +62,8 @@ def fault(sizes: dict[str, Any], classes: Any, mean: Any, std: Any) -> str | Non
 
 def open_images(file: Path, shape: tuple[int, ...], stage: str) -> np.ndarray:
     """Map an array of uint8 into memory. Raises UserError unless the file holds one of that shape, and no more."""
+    import numpy as np
+
     try:
         images: np.ndarray = np.lib.format.open_memmap(file, mode="r")
     except FileNotFoundError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline import intact
 from pipeline.console import UserError, say
 
 LOCK = Path("dvc.lock")
@@ -82,9 +82,9 @@ def read_result(name: str) -> Result | None:
         dataset=dataset,
         params={"seed": locked_params["seed"], **recipe},
         history=history,
-        metrics=json.loads((folder / "metrics.json").read_text()),
+        metrics=intact.read_description(folder / "metrics.json", f"evaluate@{name}"),
         digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
-        fingerprint=json.loads(about.read_text())["fingerprint"] if about.exists() else None,
+        fingerprint=intact.read_description(about, f"train@{name}").get("fingerprint") if about.exists() else None,
         hash=result_hash(folder, locked_md5s(evaluated)),
         files=sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")),
     )

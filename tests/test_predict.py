@@ -306,6 +306,23 @@ def test_half_a_model(
     assert len(ran.err) < 600
 
 
+def test_an_image_whose_scores_are_no_numbers(trained: Project, asked: Predict, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(trained.root / "models/photos-cnn", model)
+    about = json.loads((model / "model.json").read_text())
+    about["preprocessing"] |= {"mean": [0.0] * 3, "std": [1e-40] * 3}  # black stays 0, anything else overflows
+    (model / "model.json").write_text(json.dumps(about))
+    for name, color in (("black", 0), ("white", 255)):
+        Image.new("RGB", (6, 8), (color,) * 3).save(tmp_path / f"{name}.png")
+    black, white = str(tmp_path / "black.png"), str(tmp_path / "white.png")
+    ran = asked(black, white, model=str(model))
+    assert ran.status == 1
+    assert names(ran) == [black] and "nan" not in ran.out
+    assert ran.err == f"{white}: the network's scores of it are no finite numbers\n"
+    answers = json.loads(asked("--json", "--grid", str(tmp_path / "grid.png"), black, white, model=str(model)).out)
+    assert ["error" in answer for answer in answers] == [False, True]
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "pipeline.predict", "--model", "models/photos-cnn", *arguments]
 
@@ -320,6 +337,14 @@ def test_name_that_is_not_utf_8_and_a_reader_who_leaves(trained: Project, tmp_pa
     assert (done.returncode, done.stderr) == (0, "")
     told = [line.rpartition("/")[2].partition(": ")[0] for line in done.stdout.split("\n")[:-1]]
     assert told == [r"\x1b[2J\n\x9b.png", "first.png", r"\xff.png"]
+
+    # strict parsers take no half of a pair of surrogates; a terminal's encoding is not that of JSON
+    environment["PYTHONIOENCODING"] = "ascii"
+    picture(2).save(tmp_path / "猫 😀.png")
+    done = subprocess.run(command("--json", str(tmp_path)), cwd=trained.root, env=environment, capture_output=True)
+    answers = json.loads(done.stdout.decode("utf-8"))
+    assert [Path(answer["path"]).name for answer in answers] == ["first.png", "grid.png", "猫 😀.png", "\\xff.png"]
+    assert json.dumps(answers, ensure_ascii=False).encode("utf-8")
 
     # nothing reads: the first line that leaves the buffer meets a closed pipe, as after `| head -1`
     reader, writer = os.pipe()
