@@ -317,6 +317,7 @@ def test_training_ends_with_its_dvc_and_the_next_goes_on(
     first = start(copy, *repro, SHELL="/bin/sh")  # the stage's parent, or replaced by it
     first.wait_for(written)
     first.process.kill()
+    first.process.wait()
     second = start(copy, *repro, SHELL="/bin/bash")  # at once
     out, err = first.process.communicate(timeout=60)  # until no process holds its pipes
     assert "resuming" not in out and "Traceback" not in err
