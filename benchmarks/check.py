@@ -28,7 +28,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.parallel.pool import cores
+from pipeline.system.workers.pool import cores
 
 REPOSITORY = Path(__file__).parents[1]
 CLEANVISION = REPOSITORY / ".venv/cleanvision"

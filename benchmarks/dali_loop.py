@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks.engine import loaded
 from benchmarks.job import Job, Stopwatch, read, tell
 from benchmarks.usual_loops import OPTIMIZERS, STATISTICS, network
-from pipeline.training.inference import evaluate
+from pipeline.evaluation.inference import evaluate
 
 
 @pipeline_def

@@ -25,11 +25,12 @@ import psutil
 from PIL import Image, ImageEnhance
 from PIL.Image import Transpose
 
+from pipeline.checking import hashing, properties
 from pipeline.checking.duplicates import components, near_pairs
-from pipeline.images import decode, hashing, properties, stored
+from pipeline.config.datasets import NearDuplicates
+from pipeline.images import decode, stored
 from pipeline.images.sources import open_source
-from pipeline.parallel.pool import cores
-from pipeline.params import NearDuplicates
+from pipeline.system.workers.pool import cores
 
 MIRROR = Path(os.environ.get("DATA_MIRROR", "."))
 PHOTOS = MIRROR / "cats-dogs/cats-dogs-sample.zip"

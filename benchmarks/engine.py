@@ -14,9 +14,9 @@ from pathlib import Path
 from torch import nn
 
 from benchmarks.job import Job, Stopwatch, read, tell
-from pipeline.training.data import Packed
+from pipeline.dataset.packed import Packed
+from pipeline.evaluation.inference import evaluate
 from pipeline.training.engine import Engine
-from pipeline.training.inference import evaluate
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from fastai.vision.all import Adam, CrossEntropyLossFlat, Flip, ImageDataLoaders
 from benchmarks.engine import loaded
 from benchmarks.job import Stopwatch, read, tell
 from benchmarks.usual_loops import STATISTICS, network
-from pipeline.training.inference import evaluate
+from pipeline.evaluation.inference import evaluate
 
 
 def main() -> None:

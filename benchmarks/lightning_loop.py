@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from benchmarks.engine import loaded
 from benchmarks.job import Stopwatch, read, tell
 from benchmarks.usual_loops import OPTIMIZERS, dataset, network
-from pipeline.training.inference import evaluate
+from pipeline.evaluation.inference import evaluate
 
 
 class Study(lightning.LightningModule):

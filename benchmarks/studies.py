@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.side_by_side import REPOSITORY
-from pipeline import params
-from pipeline.console import UserError
-from pipeline.outputs import whole, write_json
+from pipeline.config import params
 from pipeline.study import with_all_studies
+from pipeline.system.console import UserError
+from pipeline.system.outputs import whole, write_json
 
 CACHE = Path(".checkpoints/benchmarks")
 STAND_INS = {"cifar10": "cifar10-jpeg"}  # in DATA_MIRROR, for what may not be there

@@ -46,7 +46,7 @@ def read_job(recipe: str) -> dict[str, Any]:
     if file.suffix != ".json":
         # here, because a machine that is handed a job lacks what these import
         from benchmarks.studies import job_file
-        from pipeline.console import UserError
+        from pipeline.system.console import UserError
 
         try:
             file = job_file(recipe)

@@ -8,7 +8,7 @@ from types import TracebackType
 
 
 def end_quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ctrl-C while a stage still imports: no traceback there either. Later, `pipeline.console.run` sees to it.
+    """Ctrl-C while a stage still imports: no traceback there either. Later, `pipeline.system.console.run` sees to it.
 
     The traceback of anything else is as fit for a terminal as all that a stage says.
     """
@@ -17,7 +17,7 @@ def end_quietly(kind: type[BaseException], error: BaseException, trace: Tracebac
         os._exit(130)
     import traceback
 
-    from pipeline.console import say
+    from pipeline.system.console import say
 
     for part in traceback.format_exception(kind, error, trace):
         say(*part.splitlines(), file=sys.stderr)

@@ -15,30 +15,32 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
-from pipeline import parallel, params
+from pipeline.checking import sheets
+from pipeline.checking.describe import describe
 from pipeline.checking.inspected import Inspected
 from pipeline.checking.verdicts import Verdicts
-from pipeline.console import UserError, only_argument, run, say
-from pipeline.describe import describe
-from pipeline.images import sheets
+from pipeline.config import params
+from pipeline.config.datasets import Dataset
 from pipeline.images.items import IMAGE_SUFFIXES, is_visible
 from pipeline.images.sources import open_source
-from pipeline.lock import alone
-from pipeline.manifest import STATUSES, write_tables
-from pipeline.outputs import whole, write_json
+from pipeline.images.tables import STATUSES, write_tables
+from pipeline.system import workers
+from pipeline.system.console import UserError, only_argument, run, say
+from pipeline.system.lock import alone
+from pipeline.system.outputs import whole, write_json
 
 LISTED = 50  # broken images named when there are too many
 
 
 def main() -> None:
     name = only_argument("DATASET")
-    parallel.warm_up()
+    workers.warm_up()
     dataset = params.load().dataset(name)
     with alone(f"check@{name}"):
         check(name, dataset)
 
 
-def check(name: str, dataset: params.Dataset) -> None:
+def check(name: str, dataset: Dataset) -> None:
     source = open_source(dataset.source, dataset.classes)
     inspected = Inspected(name, source)
     verdicts = Verdicts(inspected, dataset)

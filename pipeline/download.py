@@ -13,14 +13,14 @@ import re
 import shutil
 from pathlib import Path, PurePosixPath
 
-from pipeline import params
-from pipeline.console import UserError, name_in, run, say
-from pipeline.fetch import fetch_all, user_mirror
-from pipeline.lock import alone
-from pipeline.outputs import remove, whole
-from pipeline.published import Wanted
-from pipeline.recipes.networks import Network, Transfer, WeightsFile
-from pipeline.recipes.strict import hint
+from pipeline.config import params
+from pipeline.config.fields import hint
+from pipeline.config.networks import Network, Transfer, WeightsFile
+from pipeline.fetching.checksums import Wanted
+from pipeline.fetching.mirrors import fetch_all, user_mirror
+from pipeline.system.console import UserError, name_in, run, say
+from pipeline.system.lock import alone
+from pipeline.system.outputs import remove, whole
 
 RAW = Path("data/raw")
 WEIGHTS = Path("data/weights")

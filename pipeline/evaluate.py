@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline import figures, params
-from pipeline.cells import harmless
-from pipeline.console import UserError, only_argument, printable, run, say
-from pipeline.lock import alone
-from pipeline.outputs import together, write_json
+from pipeline.config import params
+from pipeline.evaluation import figures
+from pipeline.system.cells import harmless
+from pipeline.system.console import UserError, only_argument, printable, run, say
+from pipeline.system.lock import alone
+from pipeline.system.outputs import together, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_array
 
-    from pipeline.recipes import Experiment
-    from pipeline.training.data import Packed
+    from pipeline.config.experiments import Experiment
+    from pipeline.dataset.packed import Packed
 
 SAMPLES = 24  # images on the grid of sample predictions
 
@@ -35,10 +36,11 @@ def main() -> None:
 
 
 def evaluate(name: str, recipe: Experiment) -> None:
-    from pipeline.model import Model
-    from pipeline.training.data import Batches, Packed, resident_budget
-    from pipeline.training.device import make_deterministic, place
-    from pipeline.training.inference import answers
+    from pipeline.dataset.batches import Batches, resident_budget
+    from pipeline.dataset.packed import Packed
+    from pipeline.evaluation.inference import answers
+    from pipeline.evaluation.model import Model
+    from pipeline.system.device import make_deterministic, place
 
     device, threads = place(recipe.compute)
     make_deterministic(device, threads)

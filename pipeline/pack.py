@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import parallel, params
-from pipeline.console import UserError, only_argument, progress, run, say
+from pipeline.config import params
+from pipeline.config.datasets import Dataset
 from pipeline.images import stored
 from pipeline.images.decode import Unusable, decode, to_size, upright
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Content, Problem
-from pipeline.lock import alone
-from pipeline.manifest import read_manifest
-from pipeline.outputs import whole, write_json
+from pipeline.images.tables import read_manifest
+from pipeline.system import workers
+from pipeline.system.console import UserError, only_argument, progress, run, say
+from pipeline.system.lock import alone
+from pipeline.system.outputs import whole, write_json
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
         pack(name, dataset)
 
 
-def pack(name: str, dataset: params.Dataset) -> None:
+def pack(name: str, dataset: Dataset) -> None:
     table, classes = read_manifest(Path("data/splits", f"{name}.parquet"))
     source = open_source(dataset.source, dataset.classes)
     height, width = dataset.height_width
@@ -79,7 +81,7 @@ def write_images(
         np.lib.format.write_array_header_1_0(
             file, {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         )
-        images = parallel.ordered_map(
+        images = workers.ordered_map(
             to_pixels, contents(source, wanted), lambda task: stored.size(task[1]) + image_size, crashed, itemgetter(0)
         )
         for id_, trains_, image in zip(
@@ -129,8 +131,8 @@ def pixels(tasks: list[tuple[str, Content]], height: int, width: int, channels: 
             yield np.ascontiguousarray(to_size(upright(image, channels), height, width))
 
 
-def crashed(task: tuple[str, Content], problem: Problem) -> Problem:
-    return problem
+def crashed(task: tuple[str, Content], reason: str) -> Problem:
+    return Problem("unreadable", reason)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.console import UserError, progress, run, say
 from pipeline.images.decode import Unusable, decode, to_size, upright
 from pipeline.images.sources import utf8
-from pipeline.outputs import json_text
+from pipeline.system.console import UserError, progress, run, say
+from pipeline.system.outputs import json_text
 
 if TYPE_CHECKING:
-    from pipeline.model import Model
+    from pipeline.evaluation.model import Model
 
 BATCH = 64
 GRID = 240  # images: more can't be looked at, and take minutes to draw
@@ -49,7 +49,7 @@ def main() -> int:
     for pattern in without:
         say(f"{pattern!r}: no files", file=sys.stderr)
 
-    from pipeline.model import Model
+    from pipeline.evaluation.model import Model
 
     model = Model(arguments.model)
     answers = []
@@ -122,7 +122,7 @@ def read_image(file: Path, model: Model) -> np.ndarray | str:
 
 
 def draw(path: Path, answered: list[tuple[dict[str, Any], np.ndarray]]) -> None:
-    from pipeline import figures
+    from pipeline.evaluation import figures
 
     tiles = []
     for answer, pixels in answered:

@@ -13,15 +13,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import params
-from pipeline.console import only_argument, run, say
+from pipeline.config import params
+from pipeline.config.datasets import Dataset
 from pipeline.images.sources import open_source
-from pipeline.lock import alone
-from pipeline.manifest import STATUSES, read_columns
-from pipeline.outputs import whole
+from pipeline.images.tables import STATUSES, read_columns
 from pipeline.page import charts, findings
 from pipeline.page.thumbnails import thumbnails
 from pipeline.splitting.decisions import HEADER, read_rows
+from pipeline.system.console import only_argument, run, say
+from pipeline.system.lock import alone
+from pipeline.system.outputs import whole
 
 TEMPLATES = Path(__file__).parent / "page"
 SHOWN = ["path", "status", "issues", "reason", "width", "height", "bytes", "format", "mode"]
@@ -36,7 +37,7 @@ def main() -> None:
         report(name, dataset)
 
 
-def report(name: str, dataset: params.Dataset) -> None:
+def report(name: str, dataset: Dataset) -> None:
     checked, classes = read_columns(Path("data/checked", f"{name}.parquet"), CHECKED)
     splits, _ = read_columns(Path("data/splits", f"{name}.parquet"), ["path", "label", "split"])
     decision_file = Path("data/decisions", f"{name}.csv")

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline import params
-from pipeline.console import UserError, only_argument, run, say
-from pipeline.lock import alone
-from pipeline.manifest import SIDES, SPLIT, read_manifest, read_settings, write_tables
-from pipeline.outputs import write_json
+from pipeline.config import params
+from pipeline.config.datasets import Dataset
+from pipeline.images.tables import SIDES, SPLIT, read_manifest, read_settings, write_tables
 from pipeline.splitting.decisions import decide, read_decisions, wrong
 from pipeline.splitting.draw import draw, train_order
 from pipeline.splitting.groups import join
+from pipeline.system.console import UserError, only_argument, run, say
+from pipeline.system.lock import alone
+from pipeline.system.outputs import write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ def main() -> None:
         split(name, dataset, everything.seed)
 
 
-def split(name: str, dataset: params.Dataset, seed: int) -> None:
+def split(name: str, dataset: Dataset, seed: int) -> None:
     checked, classes = read_manifest(Path("data/checked", f"{name}.parquet"))
     decisions_file, output = Path("data/decisions", f"{name}.csv"), Path("data/splits", f"{name}.parquet")
     decisions = read_decisions(decisions_file, checked, classes)

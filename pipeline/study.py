@@ -12,10 +12,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pipeline import params
-from pipeline.console import UserError, run, say
-from pipeline.outputs import whole
-from pipeline.recipes.strict import hint
+from pipeline.config import params
+from pipeline.config.fields import hint
+from pipeline.system.console import UserError, run, say
+from pipeline.system.outputs import whole
 
 FILES = Path(__file__).parents[1] / "studies"
 

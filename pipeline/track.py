@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline import database, params
-from pipeline.console import UserError, name_in, run, say
-from pipeline.credentials import hide_in, told
-from pipeline.results import Result, locked_experiments, read_result
-from pipeline.tracker import Deleted, Tracker, connected, tracking_uri
+from pipeline.config import params
+from pipeline.system.console import UserError, name_in, run, say
+from pipeline.system.credentials import hide_in, told
+from pipeline.tracking import database
+from pipeline.tracking.results import Result, locked_experiments, read_result
+from pipeline.tracking.tracker import Deleted, Tracker, connected, tracking_uri
 
 
 def main() -> int:

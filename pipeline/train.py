@@ -12,15 +12,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import live, params
-from pipeline.console import UserError, only_argument, run, say
-from pipeline.lock import alone
-from pipeline.outputs import remove, whole, write_json
+from pipeline.config import params
+from pipeline.system.console import UserError, only_argument, run, say
+from pipeline.system.lock import alone
+from pipeline.system.outputs import remove, whole, write_json
+from pipeline.training import live
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.recipes import Experiment
+    from pipeline.config.experiments import Experiment
     from pipeline.training.distributed import Group
     from pipeline.training.engine import Engine
 
@@ -44,7 +45,7 @@ def train(name: str, recipe: Experiment, seed: int, group: Group) -> None:
     import torch
     from safetensors.torch import save
 
-    from pipeline.training.data import Packed
+    from pipeline.dataset.packed import Packed
     from pipeline.training.engine import Engine
 
     packed_folder, weights = Path("data/packed", recipe.dataset), pretrained(name, recipe)

@@ -20,7 +20,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from pipeline.manifest import CHECKED, write_tables
+from pipeline.images.tables import CHECKED, write_tables
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # before torch comes: see pipeline/training
 REPOSITORY = Path(__file__).parents[1]

@@ -17,10 +17,10 @@ from torch import Generator, Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as torchvision
 
-from pipeline.recipes.augment import Augment
-from pipeline.training.augment import augment, draw, mix
-from pipeline.training.augment.draws import named
-from pipeline.training.augment.randaugment import Operation
+from pipeline.config.augmentation import Augment
+from pipeline.dataset.augmentation import augment, draw, mix
+from pipeline.dataset.augmentation.draws import named
+from pipeline.dataset.augmentation.randaugment import Operation
 
 EVERYTHING = {
     "rotation": 20.0,

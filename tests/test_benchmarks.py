@@ -216,7 +216,7 @@ def test_the_page_has_a_section_for_every_table() -> None:
 
 
 def test_every_measured_study_is_an_experiment() -> None:
-    from pipeline import params
+    from pipeline.config import params
     from pipeline.study import with_all_studies
 
     with pytest.MonkeyPatch.context() as patch:
@@ -227,7 +227,7 @@ def test_every_measured_study_is_an_experiment() -> None:
 
 def test_the_usual_loop_trains_the_networks_of_the_studies() -> None:
     from benchmarks import usual_loops
-    from pipeline import params
+    from pipeline.config import params
     from pipeline.networks import Shape, build
     from pipeline.study import with_all_studies
 

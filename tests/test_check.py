@@ -32,10 +32,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import parallel
-from pipeline.images import properties
-from pipeline.images.stored import Problem
-from pipeline.parallel.pool import MOST_MEMORY, cores
+from pipeline.checking import properties
+from pipeline.system import workers
+from pipeline.system.workers.pool import MOST_MEMORY, cores
 
 COLUMNS = [
     "path", "label", "official_split", "width", "height", "mode", "format", "bytes", "sha256", "phash",
@@ -489,7 +488,7 @@ def test_an_image_that_was_given_up_gets_another_chance(project: Project) -> Non
     failed_in_one_line(project.run("check", "photos"), "1 of 6 images")
     (part,) = (project.root / ".checkpoints").rglob("0*.parquet")
     table = pq.read_table(part)  # as if its worker had been killed from outside
-    reasons = [parallel.CRASHED if path == "b/000.png" else None for path in table["path"].to_pylist()]
+    reasons = [workers.CRASHED if path == "b/000.png" else None for path in table["path"].to_pylist()]
     issues = [["unreadable"] if reason else [] for reason in reasons]
     table = table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))
     table = table.set_column(table.schema.get_field_index("issues"), "issues", pa.array(issues))
@@ -615,21 +614,21 @@ CRASH = "__import__('os').kill(__import__('os').getpid(), __import__('signal').S
 HANG = "__import__('time').sleep(60)"
 
 
-def crashed(item: object, problem: Problem) -> str:
-    return f"{problem.code}: {problem.reason}"
+def crashed(item: object, reason: str) -> str:
+    return reason
 
 
 def test_a_decoder_that_crashes_takes_nobody_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "CHUNK_ITEMS", 8)
+    monkeypatch.setattr(workers, "CHUNK_ITEMS", 8)
     down = {3: EXIT, 13: EXIT, 14: CRASH, 37: EXIT}
     tasks = [down.get(number, f"{number} * {number}") for number in range(40)]
-    results = list(parallel.ordered_map(partial(map, eval), tasks, len, crashed))
-    assert results == ["unreadable: its decoder crashed" if n in down else n * n for n in range(40)]
+    results = list(workers.ordered_map(partial(map, eval), tasks, len, crashed))
+    assert results == ["its decoder crashed" if n in down else n * n for n in range(40)]
 
 
 def test_a_pool_that_breaks_while_it_starts_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own thread then closes the pipes that the worker was to get."""
-    monkeypatch.setattr(parallel, "CHUNK_ITEMS", 8)
+    monkeypatch.setattr(workers, "CHUNK_ITEMS", 8)
     start, started = ProcessPoolExecutor._spawn_process, []
 
     def fails_once(pool: ProcessPoolExecutor) -> None:
@@ -640,30 +639,30 @@ def test_a_pool_that_breaks_while_it_starts_a_worker(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(ProcessPoolExecutor, "_spawn_process", fails_once)
     tasks = [f"{number} * {number}" for number in range(40)]
-    results = list(parallel.ordered_map(partial(map, eval), tasks, len, crashed))
+    results = list(workers.ordered_map(partial(map, eval), tasks, len, crashed))
     assert results == [number * number for number in range(40)]
     assert len(set(started)) == 2
 
 
 def test_a_decoder_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(parallel.ordered_map(partial(map, eval), ["1"], len, crashed)) == [1]  # the server of workers runs
-    monkeypatch.setattr(parallel, "CHUNK_ITEMS", 4)
-    monkeypatch.setattr(parallel, "SECONDS_PER_CHUNK", 3)
+    assert list(workers.ordered_map(partial(map, eval), ["1"], len, crashed)) == [1]  # the server of workers runs
+    monkeypatch.setattr(workers, "CHUNK_ITEMS", 4)
+    monkeypatch.setattr(workers, "SECONDS_PER_CHUNK", 3)
     tasks = [HANG if number == 4 else str(number) for number in range(10)]
-    results = list(parallel.ordered_map(partial(map, eval), tasks, len, crashed))
-    assert results == [0, 1, 2, 3, "unreadable: not decoded in 3 s", 5, 6, 7, 8, 9]
+    results = list(workers.ordered_map(partial(map, eval), tasks, len, crashed))
+    assert results == [0, 1, 2, 3, "not decoded in 3 s", 5, 6, 7, 8, 9]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
 def test_a_worker_may_not_take_all_memory() -> None:
     tasks = ["__import__('resource').getrlimit(__import__('resource').RLIMIT_AS)[0]"]
-    assert list(parallel.ordered_map(partial(map, eval), tasks, len, crashed)) == [MOST_MEMORY]
+    assert list(workers.ordered_map(partial(map, eval), tasks, len, crashed)) == [MOST_MEMORY]
 
 
 @settings(max_examples=6, deadline=None)
 @given(st.lists(st.integers(-9, 9), max_size=700), st.integers(1, 2_000_000))
 def test_ordered_map_is_map(numbers: list[int], size: int) -> None:
-    results = parallel.ordered_map(partial(map, operator.neg), numbers, lambda item: size, crashed)
+    results = workers.ordered_map(partial(map, operator.neg), numbers, lambda item: size, crashed)
     assert list(results) == [-number for number in numbers]
 
 
@@ -675,7 +674,7 @@ def test_no_more_is_read_than_is_worked_on() -> None:
             taken.append(number)
             yield number
 
-    results = parallel.ordered_map(partial(map, operator.neg), items(), lambda item: parallel.CHUNK_BYTES, crashed)
+    results = workers.ordered_map(partial(map, operator.neg), items(), lambda item: workers.CHUNK_BYTES, crashed)
     assert next(results) == 0
     assert len(taken) <= 3 * cores() + 2
     results.close()  # type: ignore[attr-defined]
@@ -687,7 +686,7 @@ def test_an_error_of_our_own_is_not_swallowed() -> None:
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
-        list(parallel.ordered_map(partial(map, operator.neg), items(), lambda item: 1, crashed))
+        list(workers.ordered_map(partial(map, operator.neg), items(), lambda item: 1, crashed))
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")

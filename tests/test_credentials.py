@@ -22,9 +22,9 @@ from servers import LockedServer
 from test_tracking import Results
 
 from pipeline import evaluate, predict, train
-from pipeline.console import UserError, printable, run
-from pipeline.credentials import hide, hide_in, holds_secret, told
-from pipeline.parallel.cluster import Cluster
+from pipeline.system.console import UserError, printable, run
+from pipeline.system.credentials import hide, hide_in, holds_secret, told
+from pipeline.system.workers.cluster import Cluster
 
 SECRET = "Hunter2"
 PASSWORD = f"{SECRET}:a@b/c d%"  # each sign of which is one of URLs

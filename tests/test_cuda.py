@@ -10,8 +10,8 @@ import torch
 from things import ADAM, SGD, digest, pack, recipe
 from torch import nn
 
+from pipeline.dataset.packed import Packed
 from pipeline.training import loop
-from pipeline.training.data import Packed
 from pipeline.training.engine import Engine
 from pipeline.training.step import WARM_UP, Step
 

@@ -22,10 +22,11 @@ from test_training import files
 from things import one_thread as one_thread
 from things import pack
 
-from pipeline import evaluate, live, predict, train
-from pipeline.console import UserError, run
-from pipeline.model import Model
-from pipeline.training.data import Packed
+from pipeline import evaluate, predict, train
+from pipeline.dataset.packed import Packed
+from pipeline.evaluation.model import Model
+from pipeline.system.console import UserError, run
+from pipeline.training import live
 
 PACKED, MODEL = Path("data/packed/things"), Path("models/things-mlp")
 Stage = Callable[..., Ran]

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_split import Rows, row, rows_of, sides, write
 
-from pipeline.cells import exact, harmless
-from pipeline.console import UserError
 from pipeline.splitting.decisions import decide, read_decisions
+from pipeline.system.cells import exact, harmless
+from pipeline.system.console import UserError
 
 HEADER = "path,decision,label,note\n"
 CLASSES = ["cat", "dog"]

@@ -27,10 +27,11 @@ from test_training import stage
 from things import CPU, DROPOUT, MLP, batches, fresh, pack, recipe
 from things import one_thread as one_thread
 
-from pipeline.console import UserError
-from pipeline.recipes import Compute
-from pipeline.training import device, distributed, loop
-from pipeline.training.data import Packed
+from pipeline.config.experiments import Compute
+from pipeline.dataset.packed import Packed
+from pipeline.system import device
+from pipeline.system.console import UserError
+from pipeline.training import distributed, loop
 from pipeline.training.distributed import Group
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 LEFT = "nothing half-written is left; run it again to go on\n"
 HANGING = """
 import threading
-from pipeline import console, starter
+from pipeline.system import console, starter
 
 def main():
     while True:

@@ -23,10 +23,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import download, fetch, fetch_http, published
-from pipeline.console import UserError
-from pipeline.digits import write_archive
-from pipeline.published import Failure, Wanted
+from pipeline import download
+from pipeline.fetching import checksums, http, mirrors
+from pipeline.fetching.checksums import Failure, Wanted
+from pipeline.fetching.digits import write_archive
+from pipeline.system.console import UserError
 
 ROOT = Path(__file__).parents[1]
 BODY = random.Random(7).randbytes(1_500_000)
@@ -218,20 +219,20 @@ def closed_port() -> str:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_http, "BACK_OFF", 0.01)
-    monkeypatch.setattr(fetch_http, "READ_TIMEOUT", 0.3)
-    monkeypatch.setattr(fetch_http, "PATIENCE", 0.5)
+    monkeypatch.setattr(http, "BACK_OFF", 0.01)
+    monkeypatch.setattr(http, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(http, "PATIENCE", 0.5)
 
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_http, "WINDOW", 0.4)
+    monkeypatch.setattr(http, "WINDOW", 0.4)
 
 
 def fetch_images(mirror: str) -> bytes:
     """Through the functions themselves, where a process would be slow."""
     wanted = Wanted("images.gz", **identified(BODY))
-    return (fetch.fetch_all([wanted], [mirror], Path("waiting"), "toy") / "images.gz").read_bytes()
+    return (mirrors.fetch_all([wanted], [mirror], Path("waiting"), "toy") / "images.gz").read_bytes()
 
 
 # --- the whole stage -------------------------------------------------------------------------------------------------
@@ -383,7 +384,7 @@ def test_part_file_of_unknown_size_is_complete(project: Project, server: Server)
     Path("waiting/images.gz.part").write_bytes(BODY)
     wanted = Wanted("images.gz", sha256_prefix=sha256(BODY)[:8])
     assert (
-        fetch.fetch_all([wanted], [server.mirror("416")], Path("waiting"), "toy") / "images.gz"
+        mirrors.fetch_all([wanted], [server.mirror("416")], Path("waiting"), "toy") / "images.gz"
     ).read_bytes() == BODY
 
 
@@ -393,18 +394,18 @@ def test_a_server_that_is_hopelessly_slow_is_given_up(
 ) -> None:
     files = [Wanted("images.gz", **identified(BODY)), Wanted("labels.gz", **identified(LABELS))]
     mirrors = [server.mirror(fault), server.mirror("ok")]
-    complete = fetch.fetch_all(files, mirrors, Path("waiting"), "toy")
+    complete = mirrors.fetch_all(files, mirrors, Path("waiting"), "toy")
     assert (complete / "images.gz").read_bytes() == BODY and (complete / "labels.gz").read_bytes() == LABELS
     assert (fault, "labels.gz") not in [request[:2] for request in server.requests], "nobody waits for it twice"
     with pytest.raises(UserError, match=f"/{fault}/images.gz: only [0-9]+ bytes in 0.4 s"):
-        fetch.fetch_all(files, mirrors[:1], Path("elsewhere"), "toy")
+        mirrors.fetch_all(files, mirrors[:1], Path("elsewhere"), "toy")
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_a_slow_server_is_waited_for(project: Project, server: Server, impatient: None, hurried: None) -> None:
     server.files["images.gz"] = BODY[:250_000]
     wanted = Wanted("images.gz", **identified(BODY[:250_000]))
-    fetch.fetch_all([wanted], [server.mirror("slow")], Path("waiting"), "toy")  # it takes two windows
+    mirrors.fetch_all([wanted], [server.mirror("slow")], Path("waiting"), "toy")  # it takes two windows
 
 
 def test_a_file_that_changes_half_way_is_fetched_anew(project: Project, server: Server, impatient: None) -> None:
@@ -417,7 +418,7 @@ def test_dead_server_is_waited_for_once(project: Project, server: Server, closed
     unreachable: dict[str, str] = {}
     Path("waiting/complete").mkdir(parents=True)
     for wanted in files:
-        assert not fetch.fetch_from_first(
+        assert not mirrors.fetch_from_first(
             [closed_port, server.mirror("ok")], wanted, Path("waiting/complete"), unreachable
         )
     assert unreachable == {closed_port: "connection refused"}
@@ -427,7 +428,7 @@ def test_reasons_are_short(closed_port: str) -> None:
     wanted = Wanted("a", sha256="0")
     for url in ("http://", "http://[::1", "http://127.0.0.1:99999/a"):
         with pytest.raises(Failure) as raised:
-            fetch_http.request(url, wanted, Path("never-written"))
+            http.request(url, wanted, Path("never-written"))
         assert "\n" not in str(raised.value) and len(str(raised.value)) < 100
 
 
@@ -503,7 +504,7 @@ def test_package_that_compressed_again(project: Project, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
 
     def attempt(name: str, **more: str) -> Path:
-        return fetch.fetch("apt:toy", Wanted(name, **{**identified(LABELS), **more}), tmp_path)
+        return mirrors.fetch("apt:toy", Wanted(name, **{**identified(LABELS), **more}), tmp_path)
 
     assert gzip.decompress(attempt("labels.gz", content_sha256=sha256(content)).read_bytes()) == content
     with pytest.raises(Failure, match="bytes, expected"):
@@ -526,10 +527,10 @@ def test_published_package(project: Project) -> None:
         name, sha256="67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5", content_sha256=content
     )
     try:
-        fetch.unpackaged("dataset-fashion-mnist", project.root)
+        mirrors.unpackaged("dataset-fashion-mnist", project.root)
     except Failure as failure:
         pytest.skip(f"the package can't be had here: {failure}")
-    path = fetch.fetch("apt:dataset-fashion-mnist", wanted, project.root)
+    path = mirrors.fetch("apt:dataset-fashion-mnist", wanted, project.root)
     assert sha256(gzip.decompress(path.read_bytes())) == content
 
 
@@ -546,7 +547,7 @@ def test_what_is_no_packages_name(project: Project, name: str) -> None:
 
 def test_no_such_package(project: Project) -> None:
     with pytest.raises(Failure, match="apt-get"):
-        fetch.unpackaged("no-such-package-at-all", project.root)
+        mirrors.unpackaged("no-such-package-at-all", project.root)
     assert not list(project.root.iterdir())
 
 
@@ -663,5 +664,5 @@ def test_what_torchvision_publishes() -> None:
 
 
 def test_html_is_told_by_its_beginning() -> None:
-    assert published.looks_like_html(b"\xef\xbb\xbf\n  <!DOCTYPE HTML>")
-    assert not published.looks_like_html(b"\x1f\x8b\x08<html>")
+    assert checksums.looks_like_html(b"\xef\xbb\xbf\n  <!DOCTYPE HTML>")
+    assert not checksums.looks_like_html(b"\x1f\x8b\x08<html>")

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 from PIL.Image import Transpose
 
-from pipeline.checking import alignment, hamming
+from pipeline.checking import alignment, hamming, hashing, properties
 from pipeline.checking.duplicates import NEAREST, components, near_pairs
 from pipeline.checking.hamming import Index
-from pipeline.images import decode, hashing, properties, stored
+from pipeline.config.datasets import NearDuplicates
+from pipeline.images import decode, stored
 from pipeline.images.sources import open_source
-from pipeline.params import NearDuplicates
 
 PARAMS = NearDuplicates()
 

@@ -21,9 +21,10 @@ from scipy.sparse import csr_array
 from sklearn import metrics
 from things import write_pixels
 
-from pipeline import evaluate, figures
-from pipeline.cells import exact
-from pipeline.console import UserError
+from pipeline import evaluate
+from pipeline.evaluation import figures
+from pipeline.system.cells import exact
+from pipeline.system.console import UserError
 
 SIDE = 4
 BRIGHTNESS = {"ant": 0.1, "bee": 0.4, "cat": 0.8}

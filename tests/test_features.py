@@ -13,8 +13,9 @@ from test_training import files, stage
 from things import batches, fresh, pack, recipe
 from things import one_thread as one_thread
 
+from pipeline.dataset.batches import Batches
+from pipeline.dataset.packed import Packed
 from pipeline.training import loop
-from pipeline.training.data import Batches, Packed
 from pipeline.training.features import Features
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -20,12 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import samples
 
-from pipeline.console import UserError
 from pipeline.images import stored
 from pipeline.images.decode import Unusable, decode, upright, upright_pixels
 from pipeline.images.items import Item
 from pipeline.images.sources import open_source
 from pipeline.images.stored import Problem
+from pipeline.system.console import UserError
 
 SAMPLES = samples()
 CODES = {"unreadable", "truncated", "corrupt", "not_an_image", "empty_file", "too_large"}

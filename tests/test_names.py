@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from conftest import Project, Ran, picture
 
-from pipeline import figures
-from pipeline.cells import harmless
+from pipeline.evaluation import figures
+from pipeline.system.cells import harmless
 
 DOG = "\x1b[2Jdog\r"  # clears the screen
 CAT = "=cat 猫é"

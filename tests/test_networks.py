@@ -18,15 +18,16 @@ from things import write_pixels
 from torch import nn
 from torchvision import models
 
-from pipeline import live, params, train
-from pipeline.console import UserError
-from pipeline.model import Model
+from pipeline import train
+from pipeline.config import params
+from pipeline.config.experiments import Experiment
+from pipeline.evaluation.model import Model
 from pipeline.networks import Shape, build
 from pipeline.networks.resnet import Block
 from pipeline.networks.transfer import load_weights
-from pipeline.recipes import Experiment
 from pipeline.study import with_all_studies
-from pipeline.training import engine
+from pipeline.system.console import UserError
+from pipeline.training import engine, live
 
 PHOTOS = Shape(channels=3, height=224, width=224, classes=2)
 SQUEEZENET = "weights/squeezenet1_1-imagenet-features.pth"

@@ -20,11 +20,12 @@ from things import packed as packed
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
-from pipeline.console import UserError
-from pipeline.recipes import Experiment, Optimizer, Schedule
-from pipeline.training import inference, loop, objective, optimizers
-from pipeline.training.augment import mix
-from pipeline.training.data import Packed
+from pipeline.config.experiments import Experiment, Optimizer, Schedule
+from pipeline.dataset.augmentation import mix
+from pipeline.dataset.packed import Packed
+from pipeline.evaluation import inference
+from pipeline.system.console import UserError
+from pipeline.training import loop, objective, optimizers
 from pipeline.training.optimizers import blocks, blocks_behind, make_optimizers, restore, set_rate
 from pipeline.training.schedule import factor
 

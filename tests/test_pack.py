@@ -24,7 +24,7 @@ from PIL import Image
 from PIL.Image import Transpose
 
 from pipeline.images.decode import decode, to_size, upright
-from pipeline.manifest import SPLIT
+from pipeline.images.tables import SPLIT
 
 # What a camera that was turned stores: the picture that is upright, turned the other way round
 AS_STORED = {

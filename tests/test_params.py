@@ -13,11 +13,10 @@ from conftest import REPOSITORY, Project, failed_in_one_line
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline import params
-from pipeline.console import UserError
-from pipeline.networks import convolved
-from pipeline.recipes.networks import CNN
+from pipeline.config import params
+from pipeline.config.networks import CNN, convolved
 from pipeline.study import with_all_studies
+from pipeline.system.console import UserError
 
 MINIMAL: dict[str, Any] = {
     "seed": 101,

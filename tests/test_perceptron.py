@@ -11,8 +11,8 @@ from things import ADAM, SGD, digest, fit, recipe
 from things import one_thread as one_thread
 from things import packed as packed
 
+from pipeline.dataset.packed import Packed
 from pipeline.training import perceptron
-from pipeline.training.data import Packed
 from pipeline.training.engine import Engine
 from pipeline.training.perceptron import Perceptron
 

@@ -19,8 +19,8 @@ from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, class_folders, faile
 from PIL import Image
 
 from pipeline import evaluate, predict, train
-from pipeline.console import run
 from pipeline.images.decode import ORIENTATION
+from pipeline.system.console import run
 
 CLASSES = ["ant", "bee", "cat"]
 Predict = Callable[..., Ran]

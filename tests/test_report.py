@@ -19,10 +19,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from pipeline.cells import harmless
-from pipeline.manifest import CHECKED, SPLIT
+from pipeline.images.tables import CHECKED, SPLIT
 from pipeline.page.issues import GROUPS, ISSUES
 from pipeline.splitting.decisions import read_rows
+from pipeline.system.cells import harmless
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = [

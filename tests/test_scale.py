@@ -20,8 +20,7 @@ from conftest import ENVIRONMENT, REPOSITORY, Project, class_folders, failed_in_
 from servers import Server
 from servers import sshd as sshd
 
-from pipeline import parallel
-from pipeline.images.stored import Problem
+from pipeline.system import workers
 
 EXIT = "__import__('os')._exit(9)"
 
@@ -172,7 +171,7 @@ def cluster(s3: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ite
             process.wait(30)
 
 
-def workers(nannies: psutil.Process) -> list[psutil.Process]:
+def worker_processes(nannies: psutil.Process) -> list[psutil.Process]:
     return [child for child in nannies.children() if "spawn_main" in " ".join(child.cmdline())]
 
 
@@ -191,11 +190,11 @@ def test_the_same_bytes_from_a_cluster_that_loses_a_worker(
     while not any("GET /bucket/photos/" in line and ".png" in line for line in REQUESTS.lines):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.001)
-    before = workers(nannies)
+    before = worker_processes(nannies)
     before[0].kill()
     assert process.wait(120) == 0
     deadline = time.monotonic() + 30
-    while set(workers(nannies)) & set(before) != {before[1]} or len(workers(nannies)) < 2:
+    while set(worker_processes(nannies)) & set(before) != {before[1]} or len(worker_processes(nannies)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     for stage in ("split", "pack"):
@@ -203,20 +202,20 @@ def test_the_same_bytes_from_a_cluster_that_loses_a_worker(
     assert outputs(project) == here
 
 
-def crashed(item: object, problem: Problem) -> str:
-    return f"{problem.code}: {problem.reason}"
+def crashed(item: object, reason: str) -> str:
+    return reason
 
 
 def test_an_image_that_kills_every_worker_is_given_up(
     cluster: tuple[str, psutil.Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster[0])
-    monkeypatch.setattr(parallel, "CHUNK_ITEMS", 4)
-    monkeypatch.setattr(parallel, "SECONDS_PER_CHUNK", 5)
+    monkeypatch.setattr(workers, "CHUNK_ITEMS", 4)
+    monkeypatch.setattr(workers, "SECONDS_PER_CHUNK", 5)
     hang = "__import__('time').sleep(99)"
     tasks = [{5: EXIT, 9: hang}.get(number, str(number)) for number in range(14)]
-    results = list(parallel.ordered_map(partial(map, eval), tasks, len, crashed))
-    given_up = {5: "unreadable: its decoder crashed", 9: "unreadable: not decoded in 5 s"}
+    results = list(workers.ordered_map(partial(map, eval), tasks, len, crashed))
+    given_up = {5: "its decoder crashed", 9: "not decoded in 5 s"}
     assert results == [given_up.get(number, number) for number in range(14)]
 
 

@@ -21,11 +21,11 @@ from conftest import class_folders, picture
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.console import UserError
 from pipeline.images import arrays, stored, tars, zips
 from pipeline.images.items import Entry, Item, Listing, sort_classes
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Problem, Read, read_all
+from pipeline.system.console import UserError
 
 
 def png(seed: int = 0) -> bytes:

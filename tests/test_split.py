@@ -18,11 +18,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline import split as stage
-from pipeline.console import UserError
-from pipeline.params import Split
+from pipeline.config.datasets import Split
 from pipeline.splitting import groups
 from pipeline.splitting.draw import draw, train_order, uniform
 from pipeline.splitting.groups import join
+from pipeline.system.console import UserError
 
 Rows = list[dict[str, Any]]
 SIDES = ["train", "val", "test"]

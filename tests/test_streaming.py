@@ -20,8 +20,8 @@ TRAIN = """
 import hashlib, sys
 from pathlib import Path
 from benchmarks.job import peak_bytes
-from pipeline.recipes import Experiment
-from pipeline.training.data import Packed
+from pipeline.config.experiments import Experiment
+from pipeline.dataset.packed import Packed
 from pipeline.training.engine import Engine
 recipe = Experiment.model_validate(
     dict(

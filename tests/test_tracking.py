@@ -359,7 +359,8 @@ def test_a_server_gets_what_it_missed(made: Results, server: str) -> None:
 # runs pipeline.track, and waits for the others before each run that it makes
 MEET = """
 import socket, sys
-from pipeline import track, tracker
+from pipeline import track
+from pipeline.tracking import tracker
 create, address = tracker.Tracker.create, ("127.0.0.1", int(sys.argv.pop(1)))
 def meet(*arguments, **more):
     socket.create_connection(address).recv(1)
@@ -551,7 +552,8 @@ def test_a_server_that_never_answers_costs_less_than_a_minute(waiting: tuple[sub
 # trains at once visibly, `pause` seconds an epoch longer than it takes
 TRAIN = """
 import sys, time
-from pipeline import live, train
+from pipeline import train
+from pipeline.training import live
 live.SHORT, live.LAST_WORDS, pause = 0, float(sys.argv[1]), float(sys.argv[2])
 log = live.Logger.log
 live.Logger.log = lambda logger, history: (log(logger, history), time.sleep(pause))

@@ -23,12 +23,15 @@ from things import one_thread as one_thread
 from things import packed as packed
 from torch import Tensor, nn
 
-from pipeline import live, memory, train
-from pipeline.console import UserError, run
-from pipeline.recipes import Compute, Normalization, Optimizer
-from pipeline.training import data, inference, loop
-from pipeline.training.data import Batches, Packed, Rows
-from pipeline.training.device import make_deterministic, place
+from pipeline import train
+from pipeline.config.experiments import Compute, Normalization, Optimizer
+from pipeline.dataset.batches import Batches, Rows
+from pipeline.dataset.packed import Packed
+from pipeline.evaluation import inference
+from pipeline.system import memory
+from pipeline.system.console import UserError, run
+from pipeline.system.device import make_deterministic, place
+from pipeline.training import live, loop
 from pipeline.training.engine import Engine
 from pipeline.training.optimizers import make_optimizers
 
@@ -368,7 +371,7 @@ def test_images_stay_where_memory_for_twice_as_much_is_left(packed: Packed, monk
 
 def test_images_reach_another_device_in_parts(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each through memory that can't be swapped, of which there may be little. (`meta` has no values.)"""
-    monkeypatch.setattr(data, "PART", 10 * 90)
+    monkeypatch.setattr("pipeline.dataset.batches.PART", 10 * 90)
     read: list[int] = []
     original = Rows.read
     monkeypatch.setattr(Rows, "read", lambda self, rows: read.extend(rows) or original(self, rows))
@@ -424,7 +427,7 @@ def test_images_are_made_in_chunks_as_all_at_once(packed: Packed, monkeypatch: p
     (pixels,) = images.batches([torch.arange(11)])
     draws = images.draw(experiment, seed=1, epoch=1)[:11]
     expected = images.images(pixels, experiment, draws)
-    monkeypatch.setattr(data, "CHUNK", 3 * 6 * 5 * 3)
+    monkeypatch.setattr("pipeline.dataset.batches.CHUNK", 3 * 6 * 5 * 3)
     with torch.inference_mode():
         made = images.images(pixels, experiment, draws)
     assert torch.allclose(made, expected, atol=1e-5) and not made.is_inference()
@@ -437,7 +440,7 @@ def test_images_are_made_in_chunks_as_all_at_once(packed: Packed, monkeypatch: p
 def test_mixing_in_chunks_as_all_at_once(packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     described = {"augment": {"mixup": 0.5}, "epochs": 1}
     _, (expected,) = fit(packed, tmp_path / "a.pt", **described)
-    monkeypatch.setattr(data, "CHUNK", 3 * 6 * 5 * 3)
+    monkeypatch.setattr("pipeline.dataset.batches.CHUNK", 3 * 6 * 5 * 3)
     _, (row,) = fit(packed, tmp_path / "b.pt", **described)
     assert row == pytest.approx(expected, rel=1e-5)
 

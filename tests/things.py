@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import live
+from pipeline.config.experiments import Experiment
+from pipeline.dataset.batches import Batches
+from pipeline.dataset.packed import Packed
 from pipeline.networks import Shape, build
-from pipeline.recipes import Experiment
-from pipeline.training import loop
-from pipeline.training.data import Batches, Packed
+from pipeline.training import live, loop
 
 CPU = torch.device("cpu")
 BUDGET = 1_000_000  # bytes

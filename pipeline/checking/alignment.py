@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.images.hashing import SIDE
+from pipeline.checking.hashing import SIDE
 
 CUT = 0.045  # of a side: between uncut and this all cuts up to a bit more are found
 STEPS = 2  # of the fit

@@ -13,11 +13,11 @@ import numpy as np
 
 from pipeline.checking import alignment
 from pipeline.checking.hamming import Index
-from pipeline.images.hashing import COSINES, FREQUENCIES, orientations, spectra
-from pipeline.parallel.pool import cores
+from pipeline.checking.hashing import COSINES, FREQUENCIES, orientations, spectra
+from pipeline.system.workers.pool import cores
 
 if TYPE_CHECKING:
-    from pipeline.params import NearDuplicates
+    from pipeline.config.datasets import NearDuplicates
 
 BLOCK = 256  # pictures looked for at once
 AT_ONCE = 1024  # pairs compared at once

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
-from pipeline.images.hashing import BANDS, FREQUENCIES
+from pipeline.checking.hashing import BANDS, FREQUENCIES
 
 SPARSE = 6  # so many times two places for each hash; the lowest bits of a band beyond that are left to the comparison
 AT_ONCE = 1 << 17  # candidates compared at once: bounds the memory, whatever the hashes

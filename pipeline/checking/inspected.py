@@ -15,13 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import parallel
-from pipeline.console import UserError, progress, say
-from pipeline.images import facts, hashing, sheets, stored
+from pipeline.checking import facts, hashing, sheets
+from pipeline.images import stored
 from pipeline.images.sources import Source
-from pipeline.manifest import CHECKED
-from pipeline.outputs import named, remove
-from pipeline.sealed import is_sealed, sealed, unseal
+from pipeline.images.tables import CHECKED
+from pipeline.system import workers
+from pipeline.system.console import UserError, progress, say
+from pipeline.system.outputs import named, remove
+from pipeline.system.sealed import is_sealed, sealed, unseal
+from pipeline.system.version import version
 
 CHECKPOINTS = Path(".checkpoints")  # outside DVC's outputs, which are deleted at every start
 PART_ROWS = 1024
@@ -41,7 +43,8 @@ class Inspected:
     def __init__(self, name: str, source: Source) -> None:
         NoPandas.seen_by_pyarrow()
         self.root = CHECKPOINTS / f"check@{name}"  # no experiment has such a name
-        inputs = f"{source.fingerprint} {source.classes} {facts.version()}"
+        code = version("images", "checking")
+        inputs = f"{source.fingerprint} {source.classes} {code}"
         key = hashlib.sha256(inputs.encode()).hexdigest()[:32]
         self.folder = self.root / key
         self.count = source.count
@@ -53,7 +56,7 @@ class Inspected:
     def inspect(self, source: Source) -> None:
         done = self.parts_to_keep()
         rows_done = min(done * PART_ROWS, self.count)
-        left = parallel.ordered_map(facts.inspect, tasks(source, rows_done), task_size, facts.unusable, task_name)
+        left = workers.ordered_map(facts.inspect, tasks(source, rows_done), task_size, facts.unusable, task_name)
         rows = iter(progress(left, total=self.count, initial=rows_done, unit=" images"))
         for number in count(done):
             part = list(islice(rows, PART_ROWS))
@@ -161,7 +164,7 @@ class NoPandas(MetaPathFinder):
 def gives_up(part: Path) -> bool:
     """Whether a worker crashed or hung: a decoder that was only late on a busy machine gets another chance."""
     reasons = pq.ParquetFile(part).read(["reason"])["reason"]
-    return any(pc.any(pc.starts_with(reasons, why)).as_py() for why in (parallel.CRASHED, parallel.LATE))
+    return any(pc.any(pc.starts_with(reasons, why)).as_py() for why in (workers.CRASHED, workers.LATE))
 
 
 def tasks(source: Source, done: int) -> Iterator[facts.Task]:

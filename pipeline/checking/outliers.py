@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from pipeline.params import Outliers
+    from pipeline.config.datasets import Outliers
 
 # The least spread that a data set is taken to have, where nearly all of its images agree
 LEAST_SPREAD = {"brightness": 0.05, "contrast": 0.02, "sharpness": 0.2, "size": 0.25, "aspect_ratio": 0.1}

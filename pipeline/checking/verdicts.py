@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.checking import duplicates, outliers
-from pipeline.images.facts import BROKEN
-from pipeline.manifest import SIDES
+from pipeline.checking.facts import BROKEN
+from pipeline.images.tables import SIDES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.checking.inspected import Inspected
-    from pipeline.params import Dataset
+    from pipeline.config.datasets import Dataset
 
 PROPERTIES = ("width", "height", "brightness", "contrast", "sharpness", "color")
 NONE = -1

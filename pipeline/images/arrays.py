@@ -14,10 +14,10 @@ from typing import IO, cast
 
 import numpy as np
 
-from pipeline.console import UserError
 from pipeline.images import tars
 from pipeline.images.items import Item
 from pipeline.images.stored import Content
+from pipeline.system.console import UserError
 
 IDX_SPLITS = {"train": "train", "t10k": "test", "test": "test"}
 CIFAR_RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue plane

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from pipeline import memory
 from pipeline.images.formats import integrity, jpeg, magic, png, tiff
 from pipeline.images.formats.integrity import MOST_PIXELS, Unusable, limit_pixels
 from pipeline.images.stored import TOO_MUCH, Problem, Read
+from pipeline.system import memory
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # doubts about metadata; what is wrong with pixels is raised
 Image.MAX_IMAGE_PIXELS = None  # limit_pixels says it better

@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 import zlib
 
-from pipeline.credentials import hide
+from pipeline.system.credentials import hide
 
 BROKEN_ARCHIVE = (
     *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),

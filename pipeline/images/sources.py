@@ -19,11 +19,11 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol, cast
 
-from pipeline.console import UserError
 from pipeline.images import arrays, tars, zips
 from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
 from pipeline.images.items import IMAGE_SUFFIXES, Entry, Item, Listing, is_visible
 from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, address, is_remote, remote, too_large
+from pipeline.system.console import UserError
 
 MOST_FILES = 100  # of a format that is not one image a file
 LONGEST_NAME, MOST_FOLDERS = 4096, 64  # of a member of an archive; file systems take no longer names

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pipeline import memory
 from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
+from pipeline.system import memory
 
 if TYPE_CHECKING:
     from upath import UPath

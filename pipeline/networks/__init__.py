@@ -18,15 +18,8 @@ class Shape(NamedTuple):
     classes: int
 
 
-def convolved(network: Any, height: int, width: int) -> tuple[int, int]:
-    """Height and width after the last block of a `cnn`; below 1 where the image is too small."""
-    for _ in network.convolutions:
-        height, width = ((side + 2 * network.padding - network.kernel + 1) // network.pool for side in (height, width))
-    return height, width
-
-
 def build(network: Any, shape: Shape, weights: Path | None = None) -> nn.Module:
-    """Build the network that a recipe describes (see `pipeline.recipes.networks.Network`).
+    """Build the network that a recipe describes (see `pipeline.config.networks.Network`).
 
     Its random weights come from torch's global generator; `weights` is a file with pretrained ones for a backbone.
     A network that has a method `initialize` is to be given normalised training images before it learns.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
-from pipeline.networks import Shape, convolved
+from pipeline.networks import Shape
 from pipeline.networks.layers import ACTIVATIONS, layers
 
-MONOTONIC = ("relu", "sigmoid", "tanh")  # the largest of some values stays the largest: pooled first, the same for less
+# these keep the order of values, so pooling may come first: the same result from fewer values to activate
+MONOTONIC = ("relu", "sigmoid", "tanh")
 
 
 def cnn(network: Any, shape: Shape) -> nn.Sequential:
@@ -23,5 +25,7 @@ def cnn(network: Any, shape: Shape) -> nn.Sequential:
         active = ACTIVATIONS[network.activation]()
         modules += [*pooled, active] if network.activation in MONOTONIC else [active, *pooled]
         channels = filters
-    height, width = convolved(network, shape.height, shape.width)
-    return nn.Sequential(*modules, nn.Flatten(), *layers(network, channels * height * width, shape.classes))
+    body = nn.Sequential(*modules, nn.Flatten()).eval()
+    with torch.no_grad():
+        features = body(torch.zeros(1, shape.channels, shape.height, shape.width)).shape[1]
+    return nn.Sequential(*body.train(), *layers(network, features, shape.classes))

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.console import UserError
 from pipeline.networks import Shape
 from pipeline.networks.layers import layers
+from pipeline.system.console import UserError
 
 HEADS = ("classifier", "fc", "heads", "head")  # what torchvision's models call their last part
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.describe import NAMES, describe
-from pipeline.manifest import SIDES, STATUSES
+from pipeline.checking.describe import NAMES, describe
+from pipeline.images.tables import SIDES, STATUSES
 from pipeline.page.findings import measure
 
 BINS = 32

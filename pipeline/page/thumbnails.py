@@ -7,12 +7,12 @@ import io
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 
-from pipeline import memory, parallel
-from pipeline.console import progress
 from pipeline.images import stored
 from pipeline.images.decode import Unusable, decode, upright
 from pipeline.images.sources import Source
-from pipeline.images.stored import Content, Problem, Read
+from pipeline.images.stored import Content, Read
+from pipeline.system import memory, workers
+from pipeline.system.console import progress
 
 SIDE, QUALITY = 128, 65  # pixels of the longer side at most, JPEG's quality
 Task = tuple[str, Content]
@@ -21,7 +21,7 @@ Task = tuple[str, Content]
 def thumbnails(source: Source, wanted: set[str]) -> dict[str, str]:
     """JPEGs in base64, by path, of those of the wanted images that can be decoded."""
     tasks = ((item.path, content) for item, content in source.read(wanted.__contains__))
-    drawn = parallel.ordered_map(draw, tasks, lambda task: stored.size(task[1]), not_drawn, itemgetter(0))
+    drawn = workers.ordered_map(draw, tasks, lambda task: stored.size(task[1]), not_drawn, itemgetter(0))
     return dict(found for found in progress(drawn, total=len(wanted), unit=" thumbnails") if found is not None)
 
 
@@ -47,5 +47,5 @@ def encode(content: Read, path: str) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def not_drawn(task: Task, problem: Problem) -> None:
+def not_drawn(task: Task, reason: str) -> None:
     """What stands for an image that took its worker down."""

@@ -2,7 +2,7 @@
 
 A line is `path,decision,label,note`: the decision is `keep` (use it although `check` quarantined it), `drop` (leave it
 out) or empty; the label, where there is one, is the image's class from now on; the note is for people. Text that a
-spreadsheet would run has a quote before it: see `pipeline.cells`.
+spreadsheet would run has a quote before it: see `pipeline.system.cells`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cells import exact
-from pipeline.console import UserError
-from pipeline.recipes.strict import hint
+from pipeline.config.fields import hint
+from pipeline.system.cells import exact
+from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from pipeline.splitting.share import TEST, TRAIN, VAL, Groups, share
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.params import Split
+    from pipeline.config.datasets import Split
 
 
 def draw(

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.console import UserError
-from pipeline.manifest import SIDES
-from pipeline.recipes.strict import shown
+from pipeline.config.fields import shown
+from pipeline.images.tables import SIDES
+from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.params import Split
+    from pipeline.config.datasets import Split
 
 # Seconds to search all paths, and for each of them in addition; a regular expression takes microseconds
 PATIENCE = 2.0

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.console import UserError
+from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
-    from pipeline.params import Split
+    from pipeline.config.datasets import Split
 
 # A bin is an interval of [0, 1). Bin 0 tests; bin 1 validates and bin 2 trains, or bins 1, 2, … are the folds.
 TEST, VAL, TRAIN = 0, 1, 2

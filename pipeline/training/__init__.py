@@ -1,7 +1,1 @@
 """The training loop and its parts; imports torch, numpy and pyarrow, nothing of DVC, MLflow or pydantic."""
-
-import os
-
-# Read when torch loads OpenMP: threads that wait for each other sleep soon instead of spinning. On a machine that does
-# other work too, spinning made training up to fifteen times slower; on a quiet one the difference is not measurable.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")

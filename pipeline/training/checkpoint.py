@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from pipeline.console import UserError, say
-from pipeline.sealed import is_sealed, sealed
+from pipeline.system.console import UserError, say
+from pipeline.system.sealed import is_sealed, sealed
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

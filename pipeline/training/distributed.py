@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.console import Terminated, UserError
+from pipeline.system.console import Terminated, UserError
 
 T = TypeVar("T")
 RESTARTS = 3  # of all processes, after one of them was lost

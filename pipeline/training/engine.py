@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.console import UserError
+from pipeline.dataset.batches import Batches, resident_budget
+from pipeline.dataset.packed import Packed
 from pipeline.networks import Shape, build
-from pipeline.training import device as devices
+from pipeline.system import device as devices
+from pipeline.system.console import UserError
 from pipeline.training import loop
-from pipeline.training.data import Batches, Packed, resident_budget
 from pipeline.training.distributed import ALONE, Group
 from pipeline.training.features import Features
 

@@ -11,9 +11,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from pipeline.console import progress, say
-from pipeline.sealed import is_sealed, sealed, unseal
-from pipeline.training.data import Batches, Rows
+from pipeline.dataset.batches import Batches, Rows
+from pipeline.system.console import progress, say
+from pipeline.system.sealed import is_sealed, sealed, unseal
 
 BATCH = 64  # images; larger ones are no faster on a CPU
 

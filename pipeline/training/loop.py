@@ -11,10 +11,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pipeline.console import UserError, progress, say
-from pipeline.training import checkpoint, device, optimizers, perceptron
+from pipeline.evaluation.inference import evaluate
+from pipeline.system import device
+from pipeline.system.console import UserError, progress, say
+from pipeline.training import checkpoint, optimizers, perceptron
 from pipeline.training.distributed import ALONE, Group
-from pipeline.training.inference import evaluate
 from pipeline.training.objective import class_weights
 from pipeline.training.perceptron import Perceptron
 from pipeline.training.schedule import factor

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.console import UserError
+from pipeline.system.console import UserError
 
 CONTAINERS = ("backbone", "features")  # children that hold a sequence of blocks themselves
 

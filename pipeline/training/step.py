@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipeline.dataset.augmentation import mix
 from pipeline.training import optimizers
-from pipeline.training.augment import mix
 from pipeline.training.objective import cross_entropy, penalty
 
 WARM_UP = 3  # steps before a graph is captured, so that all that is made once has been made

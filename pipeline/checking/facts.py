@@ -1,0 +1,91 @@
+"""All that is to be known of one image, in one pass over it. Runs in worker processes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from pipeline.checking import hashing, properties, sheets
+from pipeline.images import decode, stored
+from pipeline.images.items import Item, is_visible
+from pipeline.images.stored import TOO_MUCH, Content, Problem, Read
+from pipeline.system import memory
+
+BROKEN = {"unreadable", "truncated", "corrupt", "not_an_image", "empty_file", "too_large"}
+
+
+class Task(NamedTuple):
+    item: Item
+    content: Content
+    shown: bool  # with a thumbnail
+
+
+def inspect(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
+    """The facts of each image, keyed as the columns of pipeline.inspected.
+
+    Raises MemoryError where the system gives too little of it for an image.
+    """
+    tasks = list(tasks)
+    for task, content in zip(tasks, stored.read_all(task.content for task in tasks), strict=True):
+        try:
+            yield inspect_one(task, content)
+        except MemoryError:
+            if not memory.would_give():
+                raise
+            yield unusable(task, TOO_MUCH, "too_large")
+
+
+def inspect_one(task: Task, content: Read) -> dict[str, Any]:
+    facts = known_unread(task.item, content)
+    try:
+        decoded = decode.decode(content, task.item.path)
+    except decode.Unusable as error:
+        return {**facts, "issues": [error.code], "reason": error.reason}
+    issues = decoded.warnings
+    seen = decode.upright_pixels(decoded)
+    grey = properties.reduced(seen)
+    measured = properties.measure(grey, seen)._asdict()
+    if measured.pop("blank"):
+        issues.append("blank")
+    if task.item.label is None:
+        issues.append("no_label")
+        facts["reason"] = "not in a class folder" if is_visible(task.item.path) else "hidden"
+    fingerprint = hashing.fingerprint(grey)
+    facts.update(
+        measured,
+        width=decoded.header.width,
+        height=decoded.header.height,
+        mode=decoded.header.mode,
+        format=decoded.format,
+        phash=hashing.phash(fingerprint),
+        pixel_hash=hashing.pixel_hash(seen),
+        fingerprint=fingerprint.tobytes(),
+        issues=issues,
+        thumbnail=ppm(sheets.thumbnail(Image.fromarray(seen))) if task.shown else None,
+    )
+    return facts
+
+
+def unusable(task: Task, reason: str, issue: str = "unreadable") -> dict[str, Any]:
+    """The facts of an image that could not be decoded, such as one whose worker did not survive it."""
+    return {**known_unread(task.item, stored.read(task.content)), "issues": [issue], "reason": reason}
+
+
+def known_unread(item: Item, content: Read) -> dict[str, Any]:
+    """What is known without decoding."""
+    facts: dict[str, Any] = {"path": item.path, "label": item.label, "official_split": item.split, "bytes": 0}
+    if not isinstance(content, Problem):
+        data = content.tobytes() if isinstance(content, np.ndarray) else content
+        facts.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return facts
+
+
+def ppm(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PPM")
+    return stream.getvalue()

@@ -1,0 +1,131 @@
+"""What `params.yaml` may say of published files and of data sets."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pipeline.config.fields import Address, Fraction, Strict, shown
+
+# What fsspec reads of other machines; it also knows addresses of this one, and those that lead from one into another
+NETWORKS = (
+    *("abfs", "adl", "az", "azure", "ftp", "gcs", "gdrive", "gs", "hdfs", "hf", "http", "https", "oss", "s3", "s3a"),
+    *("sftp", "smb", "ssh", "webdav", "webdavs", "webhdfs"),
+)
+Pixels = Annotated[int, Field(gt=0, le=8192)]  # a side of a packed image
+
+
+class PublishedFile(Strict):
+    """One file of a data set as its publisher made it; at least one of the checksums must be known."""
+
+    bytes: int | None = None
+    md5: str | None = None
+    sha256: str | None = None
+    content_sha256: str | None = None  # of what is inside the gzip file, for mirrors that compressed it again
+
+    @model_validator(mode="after")
+    def has_a_checksum(self) -> PublishedFile:
+        if not (self.md5 or self.sha256):
+            raise ValueError("no checksum: expected md5 or sha256")
+        return self
+
+
+class Download(Strict):
+    """Where published files are: folders to look in, in order, and what identifies each file."""
+
+    mirrors: list[str]
+    files: dict[str, PublishedFile]
+
+
+def a_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{shown(pattern)} is no regular expression: {error}") from None
+    return pattern
+
+
+def a_source(source: str) -> str:
+    if "://" in source and (source.partition("://")[0].lower() not in NETWORKS or "::" in source):
+        raise ValueError(
+            f"{shown(source)}: expected an address that fsspec can read over a network"
+            f" ({', '.join(NETWORKS)}), or a path, without ://"
+        )
+    return source
+
+
+class Split(Strict):
+    """Fractions of the images; `test` and `val` count only where the publisher has no such set."""
+
+    val: Fraction = 0.1
+    test: Fraction = 0.2
+    folds: Annotated[int, Field(ge=2)] | None = None  # instead of `val`: into how many parts the rest is cut …
+    fold: Annotated[int, Field(ge=0)] = 0  # … and which of them validates
+    group_by: Annotated[str, Field(min_length=1), AfterValidator(a_pattern)] | None = None  # sought in paths
+
+    @model_validator(mode="after")
+    def leaves_something_to_train_on(self) -> Split:
+        if self.folds is None and self.val + self.test >= 1:
+            raise ValueError(f"val + test = {self.val + self.test:g} leaves nothing to train on; expected below 1")
+        return self
+
+    @model_validator(mode="after")
+    def validates_on_a_fraction_or_a_fold(self) -> Split:
+        if self.folds is not None and "val" in self.model_fields_set:
+            raise ValueError("val and folds exclude each other: a fold validates; expected one of them")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold = {self.fold}; expected 0 to {self.folds - 1}, of folds = {self.folds}")
+        if self.folds is None and "fold" in self.model_fields_set:
+            raise ValueError(f"fold = {self.fold} without folds; expected their number too")
+        return self
+
+
+Deviations = Annotated[float, Field(gt=0)]  # robust standard deviations
+
+
+class Outliers(Strict):
+    """How far from the median of the data set an image is called odd; null: never."""
+
+    brightness: Deviations | None = 4
+    contrast: Deviations | None = 4
+    sharpness: Deviations | None = 4
+    size: Deviations | None = 4
+    aspect_ratio: Deviations | None = 4
+    color: Annotated[float, Field(ge=0, le=0.5)] = 0.01  # largest share of grey images among coloured, or the reverse
+
+    def of(self, name: str) -> float:
+        limit: float | None = getattr(self, name)
+        return float("inf") if limit is None else limit
+
+
+class NearDuplicates(Strict):
+    """How much two images may differ and still count as one."""
+
+    distance: Annotated[int, Field(ge=0, le=8)] = 5  # bits of 64 between their perceptual hashes
+    difference: Annotated[float, Field(gt=0)] = 1.0  # where they differ most, in standard deviations of their detail
+
+
+class Dataset(Strict):
+    """What to check, split and pack."""
+
+    source: Annotated[Address, AfterValidator(a_source)]
+    image_size: Pixels | list[Pixels]
+    channels: Literal[1, 3] = 3
+    split: Split = Split()
+    classes: list[str] | None = None  # names for formats that only number their classes
+    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.01
+    outliers: Outliers = Outliers()
+    near_duplicates: NearDuplicates | Literal[False] = NearDuplicates()
+
+    @model_validator(mode="after")
+    def size_is_one_or_two_numbers(self) -> Dataset:
+        if isinstance(self.image_size, list) and len(self.image_size) != 2:
+            raise ValueError(f"image_size = {self.image_size}: expected a number of pixels or [height, width]")
+        return self
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        size = self.image_size
+        return (size[0], size[1]) if isinstance(size, list) else (size, size)

@@ -1,0 +1,150 @@
+"""What an experiment in `params.yaml` may say: network, optimizer, schedule of epochs, augmentation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.config.augmentation import Augment
+from pipeline.config.fields import Fraction, Positive, Seed, Strict
+from pipeline.config.networks import Network, Transfer
+
+Decay = Annotated[float, Field(ge=0)]
+
+
+class Optimizer(Strict):
+    """The arguments of torch.optim's class of that name."""
+
+    name: Literal["sgd", "adam", "adamw", "muon"]
+    lr: Annotated[float, Field(gt=0, le=1e38)]  # what a float32 holds
+    momentum: Fraction = 0.0  # muon: 0.95
+    nesterov: bool = False
+    weight_decay: Decay = 0.0
+    decay_biases: bool = True  # whether biases and the weights of norms decay too
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # the rate of each block, against the one behind it
+
+    @model_validator(mode="before")
+    @classmethod
+    def muon_has_momentum(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("name") == "muon":
+            return {"momentum": 0.95, **value}
+        return value
+
+    @model_validator(mode="after")
+    def momentum_is_for_sgd_and_muon(self) -> Optimizer:
+        if self.name in ("adam", "adamw") and self.momentum:
+            raise ValueError(f"momentum is for sgd and muon; {self.name} has its own")
+        if self.name != "sgd" and self.nesterov:
+            raise ValueError(f"nesterov is for sgd; {self.name} has its own momentum")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class Schedule(Strict):
+    """How the learning rate goes: up over `warmup` of all steps, then constant, or down to 0."""
+
+    name: Literal["constant", "linear", "cosine", "one_cycle"] = "constant"
+    warmup: Fraction = 0.0  # one_cycle: 0.3
+
+    @model_validator(mode="before")
+    @classmethod
+    def one_cycle_warms_up(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("name") == "one_cycle":
+            return {"warmup": 0.3, **value}
+        return value
+
+
+class Regularization(Strict):
+    """Terms added to the loss: `l1` times the sum of absolute weights, `l2` times the sum of their squares."""
+
+    l1: Decay = 0.0
+    l2: Decay = 0.0
+    biases: bool = True  # whether biases count
+
+
+class Normalization(Strict):
+    """Subtract `mean`, divide by `std`, per channel, of values in [0, 1]."""
+
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+
+
+class Compute(Strict):
+    """Where to train. Results are identical to the byte for the same device and number of threads."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, …
+    threads: Literal["auto"] | Annotated[int, Field(gt=0, le=1024)] = "auto"
+    resident_mb: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"  # of images held on the device; others stream
+    graphs: bool = True  # CUDA graphs, where they can be had
+    devices: Annotated[int, Field(gt=0, le=1024)] = 1  # that train together, on each machine; one process each
+    nodes: Annotated[int, Field(gt=0, le=1024)] = 1  # machines; see docs/scaling.md
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self.devices * self.nodes
+
+    @model_validator(mode="after")
+    def several_devices_are_of_a_kind_that_can_be_joined(self) -> Compute:
+        if self.world > 1 and self.device not in ("auto", "cpu", "cuda"):
+            several = f"devices = {self.devices}, nodes = {self.nodes}"
+            raise ValueError(f"device = {self.device!r} with {several}; expected auto, cuda or cpu")
+        return self
+
+
+class Experiment(Strict):
+    """One network trained one way on one data set."""
+
+    dataset: str
+    network: Network
+    optimizer: Optimizer
+    epochs: Positive
+    batch_size: Positive | Literal["full"]
+    shuffle: bool = True  # false: in file order
+    seed: Seed | None = None  # instead of the pipeline's own
+    seeds: Annotated[int, Field(gt=0, le=1000)] = 1  # trainings, with this seed and those after it; the first predicts
+    whole_train: bool = False  # train on val too, for studies that pick nothing
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of every class, for learning curves
+    normalize: Literal["none", "symmetric", "imagenet", "dataset"] | Normalization = "dataset"
+    augment: Augment = Augment()
+    views: Positive | None = None  # augmented versions of each image, for a frozen backbone; null: one an epoch
+    schedule: Schedule = Schedule()
+    regularization: Regularization = Regularization()
+    label_smoothing: Fraction = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # the largest norm of all gradients together
+    accumulate: Literal["auto"] | Positive = "auto"  # parts that a batch is computed in; auto: more as memory runs out
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of an average of the weights, which is the result
+    unfreeze_every: Positive | None = None  # epochs after which one more block trains, from the head on
+    keep: Literal["last", "best"] = "last"  # the epoch whose weights are kept; best: lowest loss on val
+    patience: Positive | None = None  # epochs without a lower loss on val after which training ends
+    test_flip: bool = False  # predict the mean of an image and its mirror
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    compile: bool = False  # by torch.compile; takes up to a minute before the first step
+    compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def choices_need_validation_images(self) -> Experiment:
+        chooses = "keep = best" if self.keep == "best" else f"patience = {self.patience}" if self.patience else None
+        if chooses and self.whole_train:
+            raise ValueError(f"{chooses} picks on validation images, and whole_train trains on them; expected one")
+        return self
+
+    @model_validator(mode="after")
+    def parts_fit_the_batch(self) -> Experiment:
+        if isinstance(self.accumulate, int) and isinstance(self.batch_size, int) and self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate = {self.accumulate} parts of batch_size = {self.batch_size}; expected fewer")
+        return self
+
+    @model_validator(mode="after")
+    def views_are_of_a_frozen_backbone(self) -> Experiment:
+        frozen = isinstance(self.network, Transfer) and self.network.freeze
+        if self.views and not frozen:
+            raise ValueError(f"views = {self.views} is for a frozen backbone; expected network.freeze: true")
+        if self.views and self.compute.world > 1:
+            raise ValueError(f"views = {self.views} is for one device; compute has {self.compute.world}")
+        if self.unfreeze_every and frozen:
+            raise ValueError("unfreeze_every and network.freeze exclude each other; expected one of them")
+        return self

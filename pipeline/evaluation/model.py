@@ -1,0 +1,94 @@
+"""A trained model as it lies in `models/<experiment>/`: everything that prediction needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.system import intact
+from pipeline.system.console import UserError
+
+
+class Model:
+    """Network with its weights, classes and preprocessing, on the CPU, in evaluation mode.
+
+    Raises UserError for a folder that holds no whole model.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from pydantic import TypeAdapter, ValidationError
+
+        from pipeline.config.errors import in_one_line
+        from pipeline.config.networks import Network
+        from pipeline.networks import Shape, build
+
+        self.folder = folder
+        self.stage = f"train@{folder.name}"
+        file = folder / "model.json"
+        about = self.about = intact.read_description(file, self.stage)
+        for key in ("shape", "preprocessing", "network"):
+            if not isinstance(about.get(key), dict):
+                raise intact.damaged(file, f"it has no {key}", self.stage)
+        sizes = {key: about["shape"].get(key) for key in Shape._fields}
+        counts = {key: about.get(key) for key in ("parameters", "trainable_parameters")}
+        mean, std, flip = (about["preprocessing"].get(key) for key in ("mean", "std", "test_flip"))
+        reason = intact.fault({**sizes, **counts}, about.get("classes"), mean, std)
+        if not reason and len(about["classes"]) != sizes["classes"]:
+            reason = f"{len(about['classes'])} classes, but shape.classes = {sizes['classes']}"
+        if not reason and not isinstance(flip, bool | None):
+            reason = f"test_flip = {flip!r}; expected true or false"
+        if reason:
+            raise intact.damaged(file, reason, self.stage)
+        self.classes: list[str] = about["classes"]
+        self.mean: list[float] = mean
+        self.std: list[float] = std
+        self.test_flip = bool(flip)
+        self.shape = Shape(**sizes)
+        try:
+            network = TypeAdapter(dict[str, Network]).validate_python({"network": about["network"]})["network"]
+            self.network = build(network, self.shape)
+        except ValidationError as error:
+            raise intact.damaged(file, in_one_line(error, about), self.stage) from None
+        # what can't take this shape, or is not known to torchvision any more
+        except (ValueError, RuntimeError, UserError) as error:
+            raise intact.damaged(file, f"network: {error}", self.stage) from None
+        self.load(folder / "model.safetensors")
+        self.network.eval()
+
+    def load(self, file: Path) -> None:
+        """Take the weights in a file. Raises UserError unless it has all of them, of finite numbers, and no others."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        own = self.network.state_dict()
+        try:
+            state = load(file.read_bytes())  # `load_file` takes Ctrl-C for a broken file
+            for name, values in state.items():
+                if name in own and values.dtype != own[name].dtype:  # they would be converted in silence
+                    raise ValueError(f"{name} is {values.dtype}; expected {own[name].dtype}")
+                if not values.isfinite().all():
+                    raise ValueError(f"{name} has values that are no finite numbers")
+            self.network.load_state_dict(state)
+        except FileNotFoundError:
+            raise intact.missing(file, self.stage) from None
+        except (SafetensorError, ValueError, KeyError) as error:  # KeyError: of a type that torch does not know
+            raise intact.damaged(file, error, self.stage) from None
+        except RuntimeError as error:
+            raise intact.damaged(file, f"not of the network in model.json: {error}", self.stage) from None
+
+    def other_seeds(self) -> list[Path]:
+        """Files with weights of the same recipe's trainings with other seeds, if there are any."""
+        return sorted(self.folder.glob("seed-*.safetensors"))
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Class probabilities (N, classes) float32 of images (N, H, W, C) uint8."""
+        import torch
+
+        from pipeline.dataset.batches import Normalize
+        from pipeline.evaluation.inference import scores
+
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+        normalize = Normalize(self.mean, self.std, torch.device("cpu"))
+        with torch.inference_mode():
+            return scores(self.network, normalize(images), self.test_flip).exp().numpy()

@@ -1,0 +1,1 @@
+"""Published files: the places they come from, http, checksums."""

@@ -1,0 +1,219 @@
+"""One file over http: time-outs, retries, resumed where it broke off, no HTML page taken for data."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import IncompleteRead, RemoteDisconnected
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.fetching.checksums import HTML, Failure, Wanted, looks_like_html
+from pipeline.system.console import printable, progress
+from pipeline.system.outputs import named
+
+if TYPE_CHECKING:
+    from requests import Response
+
+CONNECT_TIMEOUT = 4.0  # seconds
+READ_TIMEOUT = 10.0  # seconds without a byte
+TRIES = 3  # in a row without one more byte than before
+BACK_OFF = 0.5  # seconds, doubled each time
+PATIENCE = 10.0  # seconds without progress after which no new try begins
+WINDOW = 60.0  # seconds, in each of which …
+SLOWEST = 1000.0  # … so many bytes a second must come on average
+CHUNK = 1 << 16  # bytes read at once at most
+CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+class Transient(Failure):
+    """Worth another try."""
+
+
+class Unreachable(Transient):
+    """The server itself is out of reach, so other files need not be asked for."""
+
+
+class TooSlow(Unreachable):
+    """Fewer bytes than anybody would wait for."""
+
+
+def download(url: str, wanted: Wanted, part: Path) -> bool:
+    """Complete `part`, going on after the bytes that it already has. The caller verifies it.
+
+    Returns whether `part` is put together from several answers, which may be of different files.
+    Raises Failure with the reason; what `part` then holds is a beginning that can be resumed, from any mirror.
+    """
+    if wanted.bytes and size(part) >= wanted.bytes:
+        return True
+    most, tries, since = size(part), 0, time.monotonic()
+    with given_up_if_slow(lambda: size(part)):
+        while True:
+            try:
+                return request(url, wanted, part)
+            except TooSlow:
+                raise
+            except Transient:
+                if size(part) > most:
+                    most, tries, since = size(part), 0, time.monotonic()
+                tries += 1
+                if tries == TRIES or time.monotonic() - since > PATIENCE:
+                    raise
+                time.sleep(BACK_OFF * 2 ** (tries - 1))
+
+
+@contextmanager
+def given_up_if_slow(received: Callable[[], int]) -> Iterator[None]:
+    """Raise TooSlow inside once WINDOW seconds have brought too little, whatever is waited for, headers too.
+
+    `received` tells the bytes so far; fewer than before are a new beginning. Only for the main thread.
+    """
+    before = received()
+
+    def look(signum: int, frame: object) -> None:
+        nonlocal before
+        now = received()
+        if 0 <= now - before < SLOWEST * WINDOW:
+            raise TooSlow(f"only {now - before} bytes in {WINDOW:g} s")
+        before = now
+
+    handler = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, WINDOW, WINDOW)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def request(url: str, wanted: Wanted, part: Path) -> bool:
+    """One request for what `part` lacks. Returns whether `part` had a beginning, to which the answer was added.
+
+    Raises Failure, which is a Transient if the same request may succeed later.
+    """
+    import requests
+    import urllib3
+
+    have = size(part)
+    headers = {"Accept-Encoding": "identity"}  # a .gz must not arrive decompressed
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT)) as response:
+            if have and not resumes(response, have):
+                part.unlink()
+                have = 0
+                if response.status_code != requests.codes.ok:
+                    return request(url, wanted, part)
+            check_headers(response, wanted, have)
+            save(response, wanted, part, have)
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise Unreachable(reason(error)) from None
+    except urllib3.exceptions.HTTPError as error:
+        raise Transient(f"{reason(error)} after {size(part)} of {wanted.bytes or 'unknown'} bytes") from None
+    except requests.RequestException as error:
+        raise Failure(reason(error)) from None
+    if wanted.bytes and size(part) < wanted.bytes:
+        raise Transient(f"truncated: {size(part)} of {wanted.bytes} bytes")
+    return have > 0
+
+
+def resumes(response: Response, have: int) -> bool:
+    """Whether the answer goes on after the first `have` bytes; False: it starts again, or must be asked to.
+
+    An answer that says nothing about the file (404, 503) leaves what is there for another mirror.
+    """
+    if response.status_code == 206:
+        sent = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        return sent is not None and int(sent[1]) == have
+    return response.status_code not in (200, 416)
+
+
+def check_headers(response: Response, wanted: Wanted, have: int) -> None:
+    """Refuse an answer that can't be the file before its body is read.
+
+    Raises Failure.
+    """
+    if response.status_code == 429 or response.status_code >= 500:
+        raise Transient(f"HTTP {response.status_code}")
+    if response.status_code != (206 if have else 200):
+        raise Failure(f"HTTP {response.status_code}")
+    if response.headers.get("Content-Type", "").lower().startswith("text/html"):
+        raise Failure(HTML)
+
+
+def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
+    """Append the body to the `have` bytes of `part`, no further than one chunk past the size that is expected.
+
+    Raises Failure, and urllib3's HTTPError when the connection breaks.
+    """
+    length = response.headers.get("Content-Length", "")
+    total = have + int(length) if length.isdecimal() else None
+    # read1 gives what has come: read would wait for a whole chunk, and lose it when the connection breaks
+    chunks = iter(lambda: response.raw.read1(CHUNK, decode_content=False), b"")
+    name = printable(wanted.name)
+    with (
+        named(part),
+        part.open("ab" if have else "wb") as file,
+        progress(desc=name, total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1024) as bar,
+    ):
+        first = next(chunks, b"")
+        if not have and looks_like_html(first):
+            raise Failure(HTML)
+        wanted.check_size(total)
+        for chunk in itertools.chain([first], chunks):
+            file.write(chunk)
+            file.flush()  # what there is of it is looked at while it grows
+            have += len(chunk)
+            bar.update(len(chunk))
+            if wanted.bytes and have > wanted.bytes:
+                break
+
+
+def size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def reason(error: Exception) -> str:
+    """What went wrong in a few words, from the cause that lies deepest."""
+    import requests
+    import urllib3
+
+    if isinstance(error, requests.ConnectTimeout):
+        return f"no connection within {CONNECT_TIMEOUT:g} s"
+    chain = list(causes(error))
+    for cause in chain:
+        if isinstance(cause, socket.gaierror):
+            return "no such host, or no network"
+        if isinstance(cause, (requests.Timeout, urllib3.exceptions.ReadTimeoutError)):
+            return f"no answer within {READ_TIMEOUT:g} s"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS: {getattr(cause, 'verify_message', None) or cause.reason}"
+        if isinstance(cause, (urllib3.exceptions.IncompleteRead, IncompleteRead)):
+            return "truncated: the connection broke off"
+        if isinstance(cause, RemoteDisconnected):
+            return "the server closed the connection"
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+    return str(error) if isinstance(error, (ValueError, requests.TooManyRedirects)) else type(error).__name__
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that led to it, wherever requests and urllib3 keep them."""
+    seen: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if any(current is earlier for earlier in seen):
+            continue
+        seen.append(current)
+        yield current
+        linked = (getattr(current, "reason", None), current.__cause__, current.__context__, *current.args)
+        waiting += [link for link in linked if isinstance(link, BaseException)]

@@ -1,0 +1,218 @@
+"""Files from the first place that really has them: web servers, folders, Debian packages, scikit-learn."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
+
+from pipeline.fetching import http
+from pipeline.fetching.checksums import Failure, Wanted
+from pipeline.system.console import UserError, say
+from pipeline.system.credentials import hide_in, told
+from pipeline.system.outputs import named, remove, whole
+
+DIGITS = "scikit-learn:load_digits"
+APT = "apt:"
+APT_PATIENCE = 10  # seconds
+PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9+.~:-]+)?")  # Debian's rule; a version, as apt takes it
+CHUNK = 1 << 20  # bytes
+
+
+def user_mirror(folder: str) -> list[str]:
+    """The folder of that name in the mirror that the environment variable DATA_MIRROR names, if it does."""
+    mirror = os.environ.get("DATA_MIRROR")
+    return [f"{mirror.rstrip('/')}/{folder}"] if mirror else []
+
+
+def fetch_all(files: Iterable[Wanted], mirrors: list[str], waiting: Path, held_as: str) -> Path:
+    """Fetch files into a folder inside `waiting`, where an interrupted call goes on later; return that folder.
+
+    `held_as` is the folder of DATA_MIRROR that would hold the files.
+    Raises UserError with every address tried and why it failed, and OSError when `waiting` can't be written.
+    """
+    files = list(files)
+    complete = waiting / "complete"
+    complete.mkdir(parents=True, exist_ok=True)
+    for path in complete.iterdir():
+        if not any(path.name == wanted.name and wanted.is_at(path) for wanted in files):
+            say(f"warning: {path} is not the published file: removed", file=sys.stderr)
+            remove(path)
+    unreachable: dict[str, str] = {}
+    for wanted in files:
+        if not (complete / wanted.name).exists():
+            tried = fetch_from_first(mirrors, wanted, complete, unreachable)
+            if tried:
+                raise UserError(
+                    f"{held_as}/{wanted.name} can't be fetched: {'; '.join(tried)}. Place the file at "
+                    f"{complete / wanted.name} yourself, or set DATA_MIRROR to a folder that holds "
+                    f"{held_as}/{wanted.name}"
+                )
+    return complete
+
+
+def fetch_from_first(mirrors: list[str], wanted: Wanted, complete: Path, unreachable: dict[str, str]) -> list[str]:
+    """Fetch one file into `complete` from the first mirror that has it; if none has, return why, mirror by mirror.
+
+    `unreachable` keeps the servers that are not worth another wait, and why.
+    """
+    tried, news = [], []
+    for mirror in mirrors:
+        address = hide_in(address_of(mirror, wanted.name))
+        if mirror in unreachable:
+            tried.append(f"{address}: {unreachable[mirror]}")
+            continue
+        try:
+            os.replace(fetch(mirror, wanted, complete.parent), complete / wanted.name)
+        except Failure as failure:
+            reason = told(failure, mirror)
+            tried.append(f"{address}: {reason}")
+            news.append(tried[-1])
+            if isinstance(failure, http.Unreachable):
+                unreachable[mirror] = reason
+            continue
+        for line in news:
+            say(f"warning: {line}", file=sys.stderr)
+        say(f"{wanted.name} from {address}")
+        return []
+    return tried or ["no mirror is named"]
+
+
+def address_of(mirror: str, name: str) -> str:
+    """The URL, path or kind of place to fetch from."""
+    scheme = scheme_of(mirror)
+    if scheme in ("http", "https", "file"):
+        return f"{mirror.rstrip('/')}/{quote(name)}"
+    return mirror if scheme else str(Path(mirror).expanduser() / name)
+
+
+def scheme_of(mirror: str) -> str:
+    """What stands before the colon; empty for paths, drive letters too."""
+    scheme, colon, _ = mirror.partition(":")
+    return scheme.lower() if colon and len(scheme) > 1 else ""
+
+
+def fetch(mirror: str, wanted: Wanted, waiting: Path) -> Path:
+    """Fetch one file from one mirror to a temporary name inside `waiting` and verify it.
+
+    Raises Failure with the reason; a file that turned out wrong is removed, a broken-off one kept to be resumed.
+    """
+    address = address_of(mirror, wanted.name)
+    scheme = scheme_of(mirror)
+    if scheme in ("http", "https"):
+        return fetch_and_resume(address, wanted, waiting / f"{wanted.name}.part")
+    copy = waiting / f"{wanted.name}.copy"  # another name than what a download left to be resumed
+    with removed_if_wrong(copy):
+        if mirror.startswith(APT):
+            copy_from_package(unpackaged(mirror.removeprefix(APT), waiting), wanted, copy)
+            (wanted.verify_content if wanted.content_sha256 else wanted.verify)(copy)
+            return copy
+        if mirror == DIGITS:
+            from pipeline.fetching.digits import write_archive
+
+            write_archive(copy)
+        elif scheme in ("", "file"):
+            copy_file(Path(url2pathname(urlsplit(address).path) if scheme else address), copy)
+        else:
+            raise Failure(f"expected an http(s) or file URL, a folder, {APT}PACKAGE or {DIGITS}")
+        wanted.verify(copy)
+    return copy
+
+
+def fetch_and_resume(url: str, wanted: Wanted, part: Path) -> Path:
+    is_joined = http.download(url, wanted, part)
+    try:
+        with removed_if_wrong(part):
+            wanted.verify(part)
+    except Failure:
+        if not is_joined:
+            raise
+        # the beginning may be another mirror's, or that of a file which has changed since
+        http.download(url, wanted, part)
+        with removed_if_wrong(part):
+            wanted.verify(part)
+    return part
+
+
+@contextmanager
+def removed_if_wrong(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Failure:
+        remove(path)
+        raise
+
+
+def copy_file(source: Path, target: Path) -> None:
+    try:
+        file = source.open("rb")
+    except IsADirectoryError:
+        raise Failure("a folder, not a file") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise Failure("no such file") from None
+    except OSError as error:
+        raise Failure((error.strerror or str(error)).lower()) from None
+    with file:
+        copy_stream(file, target)
+
+
+def copy_stream(source: IO[bytes], target: Path) -> None:
+    with named(target), target.open("wb") as file:
+        shutil.copyfileobj(source, file, CHUNK)
+
+
+def unpackaged(package: str, waiting: Path) -> Path:
+    """The Debian package's .deb file, downloaded once for all files in it.
+
+    Raises Failure for what is no package's name, and where the system has no apt, or apt no such package.
+    """
+    if not PACKAGE.fullmatch(package):
+        raise Failure(f"expected {APT} and a Debian package's name, of lower-case letters, digits, '+', '-' and '.'")
+    folder = waiting / f"apt-{package}"
+    if not folder.exists():
+        with whole(folder) as partial:
+            partial.mkdir()
+            options = [f"-oAcquire::http::Timeout={APT_PATIENCE}", "-oAcquire::Retries=1"]
+            command = ["apt-get", "download", "-q", *options, "--", package]
+            try:
+                with http.given_up_if_slow(lambda: sum(map(http.size, partial.glob("*")))):
+                    done = subprocess.run(command, cwd=partial, capture_output=True, text=True, check=False)
+            except FileNotFoundError:
+                raise Failure("apt-get is not on this system") from None
+            if done.returncode:
+                complaints = [line.removeprefix("E: ") for line in done.stderr.splitlines() if line.startswith("E: ")]
+                raise Failure(f"apt-get download: {' '.join(complaints) or f'status {done.returncode}'}")
+    (deb,) = folder.glob("*.deb")
+    return deb
+
+
+def copy_from_package(deb: Path, wanted: Wanted, target: Path) -> None:
+    """Copy the package's file of that name, in whatever folder it lies.
+
+    Raises Failure if it holds none, or can't be read.
+    """
+    command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise Failure("dpkg-deb is not on this system") from None
+    try:
+        with process, tarfile.open(fileobj=process.stdout, mode="r|") as members:
+            for member in members:
+                if member.isfile() and PurePosixPath(member.name).name == wanted.name:
+                    content = members.extractfile(member)
+                    assert content, "a file has content"
+                    copy_stream(content, target)
+                    return
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:  # headers that lie
+        raise Failure(f"{deb.name}: {error}") from None
+    raise Failure(f"{deb.name} holds no file of that name")

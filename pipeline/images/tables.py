@@ -1,0 +1,86 @@
+"""The tables that pass between check, split and pack: parquet, with the class list in the file's metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.system.console import UserError
+from pipeline.system.outputs import whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STATUSES = ("ok", "warning", "quarantined")
+SIDES = ("train", "val", "test")  # of copies on several official sides, the last side keeps its own
+CHECKED = pa.schema(
+    {
+        "path": pa.string(),
+        "label": pa.string(),
+        "official_split": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "mode": pa.string(),
+        "format": pa.string(),
+        "bytes": pa.int64(),
+        "sha256": pa.string(),
+        "phash": pa.string(),
+        "pixel_hash": pa.string(),
+        "brightness": pa.float32(),
+        "contrast": pa.float32(),
+        "sharpness": pa.float32(),
+        "color": pa.bool_(),
+        "group": pa.int32(),
+        "status": pa.string(),
+        "issues": pa.list_(pa.string()),
+        "reason": pa.string(),
+    }
+)
+SPLIT = pa.schema(
+    {
+        "path": pa.string(),
+        "label": pa.string(),
+        "split": pa.string(),
+        "train_order": pa.float64(),
+        "fold": pa.int32(),
+        "pixel_hash": pa.string(),
+    }
+)
+
+
+def write_tables(path: Path, tables: Iterable[pa.Table], classes: list[str], schema: pa.Schema = CHECKED) -> None:
+    """Write a table that does not fit into memory: each stretch of it becomes a row group."""
+    schema = schema.with_metadata({**(schema.metadata or {}), "classes": json.dumps(classes)})
+    with whole(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for table in tables:
+            writer.write_table(table.select(schema.names).cast(schema))
+
+
+def read_manifest(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The table and the class list, in the order that `check` gave it."""
+    table, classes = read_columns(path)
+    return table.to_pandas(), classes
+
+
+def read_columns(path: Path, columns: list[str] | None = None) -> tuple[pa.Table, list[str]]:
+    """Some columns of a table, or all, and the class list."""
+    try:
+        table = pq.read_table(path, columns=columns)
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there: run the stage that makes it first, or all with dvc repro") from None
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # of the disk, not of arrow
+            raise
+        raise UserError(f"{path} is damaged: remove it and run dvc repro") from None
+    return table, json.loads(table.schema.metadata[b"classes"])
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """What the table was made with, if the schema that it was written with says so in its metadata."""
+    metadata = pq.read_schema(path).metadata or {}
+    return json.loads(metadata[b"settings"]) if b"settings" in metadata else None

@@ -1,0 +1,115 @@
+"""How a stage talks to the person at the terminal: errors in one line, progress bars, exit codes."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from pipeline.system import starter
+from pipeline.system.credentials import hide
+
+INTERRUPTED = 128 + signal.SIGINT  # as shells report it
+TERMINATED = 128 + signal.SIGTERM
+THEIRS_TO_MEND = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+}
+
+
+class UserError(Exception):
+    """Something that the person can mend: what is wrong, what was expected, what to do, in one line."""
+
+
+def printable(text: str) -> str:
+    """The text as a terminal may get it: what would steer it or can't be seen is written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def say(*lines: str, file: IO[str] | None = None) -> None:
+    """Print lines to stdout or `file`, without control characters and credentials, whatever they quote."""
+    for line in lines:
+        print(hide(printable(line)), file=file)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a stage as Ctrl-C does."""
+
+
+def terminate(*_: object) -> NoReturn:
+    raise Terminated
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run `main` and exit: 0 or its own status, 1 after a `UserError`, 130 after Ctrl-C, 143 after SIGTERM.
+
+    There is no traceback for these. What DVC started ends with it.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # it may know ASCII only
+    signal.signal(signal.SIGTERM, terminate)
+    starter.end_with_dvc()
+    try:
+        status = main() or 0
+    except UserError as error:
+        say(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt as stop:
+        status, why = INTERRUPTED, "interrupted"
+        if isinstance(stop, Terminated):
+            status, why = TERMINATED, "stopped, as DVC has ended" if starter.ENDED.is_set() else "terminated"
+        with suppress(OSError):  # who would read it may have ended too
+            say(f"{why}: nothing half-written is left; run it again to go on", file=sys.stderr)
+    except BrokenPipeError:  # `... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except OSError as error:
+        if error.errno not in THEIRS_TO_MEND:
+            raise
+        say(f"error: {error.filename or 'standard output'}: {os.strerror(error.errno or 0)}", file=sys.stderr)
+        status = 1
+    sys.exit(status)
+
+
+class Silent:
+    """What stands for a bar where tqdm is not installed: on a bare machine with a GPU, where only benchmarks run."""
+
+    disable = True
+
+    def __init__(self, items: Iterable[Any] | None) -> None:
+        self.items = items or ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+    def close(self) -> None:
+        pass
+
+
+def progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
+    """A tqdm bar on stderr that is quiet when stderr is not a terminal and vanishes when it is done."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return Silent(items)
+    return tqdm(items, disable=None, leave=False, dynamic_ncols=True, **options)
+
+
+def only_argument(what: str) -> str:
+    """The one argument of a stage: a name. Raises UserError for none or more."""
+    if len(sys.argv) != 2:
+        raise UserError(f"expected one argument: python -m pipeline.{Path(sys.argv[0]).stem} {what}")
+    return name_in(sys.argv[1])
+
+
+def name_in(argument: str) -> str:
+    """The name of a data set or an experiment, given as it is or as in DVC's name of a stage, `check@digits`."""
+    return argument.rpartition("@")[2]

@@ -1,0 +1,107 @@
+"""Opens the files of packed data and of models; of a damaged one, one line that names it and says what to do."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.system.console import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+
+def damaged(file: Path, reason: object, stage: str) -> UserError:
+    """What to say of a file of this stage. DVC's cache may hold the same damaged file: linked ones are one."""
+    said = " ".join(str(reason).split())[:200]
+    return UserError(
+        f"{file} is damaged ({said}): remove it and run dvc repro {stage}, or dvc pull it;"
+        f" if it comes back damaged, dvc repro -f -s {stage}"
+    )
+
+
+def missing(file: Path, stage: str) -> UserError:
+    return UserError(f"{file} is not there: run dvc repro {stage}, or dvc pull it")
+
+
+def read_description(file: Path, stage: str) -> dict[str, Any]:
+    """A JSON object. Raises UserError for a file that is none, or is not there."""
+    try:
+        value = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise missing(file, stage) from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(file, f"no JSON: {error}", stage) from None
+    if not isinstance(value, dict):
+        raise damaged(file, f"found a {type(value).__name__}; expected a JSON object", stage)
+    return value
+
+
+def fault(sizes: dict[str, Any], classes: Any, mean: Any, std: Any) -> str | None:
+    """What can't be true of images of these sizes, `channels` among them, of their classes and their statistics."""
+    for name, size in sizes.items():
+        if type(size) is not int or size < 1:
+            return f"{name} = {size!r}; expected a whole number above 0"
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        return "expected a list of names as classes"
+    if len(set(classes)) < len(classes):
+        return "a class is listed twice"
+    for name, values, least in (("mean", mean, -math.inf), ("std", std, 0)):
+        if (
+            not isinstance(values, list)
+            or len(values) != sizes["channels"]
+            or not all(type(value) in (int, float) and least < value < math.inf for value in values)
+        ):
+            above = " above 0" if name == "std" else ""
+            return f"{name} = {values!r}; expected a number{above} for each of {sizes['channels']} channels"
+    return None
+
+
+def open_images(file: Path, shape: tuple[int, ...], stage: str) -> np.ndarray:
+    """Map an array of uint8 into memory. Raises UserError unless the file holds one of that shape, and no more."""
+    import numpy as np
+
+    try:
+        images: np.ndarray = np.lib.format.open_memmap(file, mode="r")
+    except FileNotFoundError:
+        raise missing(file, stage) from None
+    except OSError:
+        raise
+    except Exception as error:  # a header is Python source, and reading it raises whatever it likes
+        raise damaged(file, error, stage) from None
+    if images.shape != shape or images.dtype != np.uint8 or not images.flags.c_contiguous:
+        found, wanted = (" × ".join(map(str, each)) for each in (images.shape, shape))
+        raise damaged(file, f"found {found} {images.dtype}; expected {wanted} uint8, as meta.json says", stage)
+    if surplus := file.stat().st_size - images.offset - images.nbytes:  # type: ignore[attr-defined]
+        raise damaged(file, f"{surplus} bytes too long", stage)
+    return images
+
+
+def read_table(file: Path, columns: dict[str, type], count: int, stage: str) -> pa.Table:
+    """Columns of str or float. Raises UserError unless the parquet file has `count` rows of them, without nulls."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # pq.read_table would import pandas, for half a second
+        table = pq.ParquetFile(file, page_checksum_verification=True).read(list(columns))
+        table.validate(full=True)
+        for name, kind in columns.items():
+            if name not in table.column_names:
+                raise ValueError(f"it has no column {name}")
+            found = table.schema.field(name).type
+            texts = pa.types.is_string(found) or pa.types.is_large_string(found)
+            if table[name].null_count or not (texts if kind is str else pa.types.is_float64(found)):
+                raise ValueError(f"its column {name} is not all {kind.__name__}")
+    except FileNotFoundError:
+        raise missing(file, stage) from None
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: also names that are no UTF-8
+        if getattr(error, "errno", None):  # of the disk, not of arrow
+            raise
+        raise damaged(file, error, stage) from None
+    if len(table) != count:
+        raise damaged(file, f"{len(table):,} rows; expected one for each of {count:,} images", stage)
+    return table.replace_schema_metadata()  # which pandas would read, and may be damaged

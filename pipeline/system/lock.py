@@ -1,0 +1,66 @@
+"""One process at a time for what a stage writes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.system.console import UserError
+from pipeline.system.starter import GRACE
+
+FOLDER = Path(".checkpoints")  # outside DVC's outputs, which are deleted at every start
+PATIENCE = GRACE + 2  # seconds; a stage whose DVC has ended is gone by then
+UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # to a file system that has no locks
+
+
+@contextmanager
+def alone(stage: str) -> Iterator[None]:
+    """Run the block while no other process runs the same stage, such as `train@digits-mlp`, in this folder.
+
+    The system frees the lock of a process that was killed. Raises UserError, which names the other process, if that
+    has not ended after PATIENCE seconds.
+    """
+    path = FOLDER / f".{stage}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + PATIENCE
+    while (file := take(path)) is None:
+        if time.monotonic() > end:
+            owner = path.read_text() if path.exists() else ""
+            raise UserError(
+                f"{stage} is being run by another process ({owner or 'unknown'}), which writes the same files:"
+                " wait until it has ended, or end it, then run this again"
+            )
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is still locked: see `take`
+        os.close(file)
+
+
+def take(path: Path) -> int | None:
+    """Lock a file and write into it who has done so. Returns its descriptor, or None where another process has it."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in UNKNOWN:
+            os.close(file)
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
+    try:
+        removed = not os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        removed = True
+    if removed:  # by the process that had it before
+        os.close(file)
+        return None
+    os.ftruncate(file, 0)
+    os.write(file, f"process {os.getpid()} on {os.uname().nodename}".encode())
+    return file

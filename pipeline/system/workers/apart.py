@@ -1,0 +1,49 @@
+"""A chunk in a process of its own, whose end tells why it ended: of a lost worker Dask only says that it died."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pipeline.system import memory
+from pipeline.system.workers.pool import Crashed, Short, apply
+
+
+def apply_apart(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any], seconds: float) -> list[Any]:
+    """As `apply`. Raises Short for a killed process, Crashed for one that ended by itself, or TimeoutError."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-m", __name__], input=pickle.dumps((function, chunk)), stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, env=environment, timeout=seconds,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
+    if ran.returncode == -signal.SIGKILL:
+        raise Short(f"its process was killed, with {memory.in_words()} there")
+    if ran.returncode:
+        raise Crashed
+    answer = pickle.loads(ran.stdout)
+    if isinstance(answer, Exception):
+        raise answer
+    results: list[Any] = answer
+    return results
+
+
+def main() -> None:
+    memory.limit(memory.MOST_MEMORY)
+    memory.go_first()
+    try:
+        answer: Any = apply(*pickle.load(sys.stdin.buffer))
+    except Exception as error:  # the caller's
+        answer = error
+    pickle.dump(answer, sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The workers of a Dask cluster, whose scheduler DASK_SCHEDULER_ADDRESS names.
+
+Every worker runs in a clone of this project at the same commit, and reads the images itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from pipeline.system.console import UserError
+from pipeline.system.credentials import hide_in, told
+from pipeline.system.version import version
+from pipeline.system.workers.apart import apply_apart
+from pipeline.system.workers.pool import Short, apply
+
+
+class Cluster:
+    """Satisfies parallel.Workers."""
+
+    def __init__(self, address: str) -> None:
+        from distributed import Client, KilledWorker
+        from distributed.comm.addressing import parse_address
+        from distributed.comm.registry import get_backend
+
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters comes back as an exception
+        self.crashes: tuple[type[Exception], ...] = (KilledWorker,)
+        try:
+            get_backend(parse_address(address)[0])  # a client with an unknown one never ends
+            self.client = Client(address, timeout=10, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"DASK_SCHEDULER_ADDRESS={hide_in(address)}: no scheduler answers there ({told(error, address)})"
+            ) from None
+        self.compare_code()
+        self.width = sum(self.client.nthreads().values())
+
+    def compare_code(self) -> None:
+        """Raises UserError unless all workers would find the same as this process."""
+        try:
+            theirs = self.client.run(version)
+        except (ImportError, AttributeError, RuntimeError) as error:
+            self.client.close()
+            raise UserError(
+                f"the Dask workers can't import this project ({error}): start them in a clone of it, with its packages"
+            ) from None
+        different = sorted(worker for worker, their in theirs.items() if their != version())
+        if different or not theirs:
+            self.client.close()
+            raise UserError(
+                f"Dask worker {different[0]} runs another version of this project or its packages: update its clone"
+                if different
+                else "the Dask scheduler has no workers: start some in clones of this project with `dask worker`"
+            )
+
+    def submit(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> Any:
+        return self.client.submit(apply, function, chunk, pure=False)
+
+    def alone(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any], seconds: float) -> list[Any]:
+        for apart in (False, True):
+            again = (apply_apart, function, chunk, seconds) if apart else (apply, function, chunk)
+            promise = self.client.submit(*again, pure=False)
+            try:
+                results: list[Any] = promise.result(seconds)
+                return results
+            except MemoryError:
+                raise Short("its Dask worker was refused memory") from None
+            except TimeoutError:
+                self.recover(promise, [], seconds)
+                raise
+            except self.crashes:
+                continue
+        raise Short("its Dask worker was killed")  # not by the decoder, which was in another process
+
+    def recover(self, promise: Any, others: list[Any], seconds: float) -> None:
+        """Restart workers that still work on it and wait for the others; Dask itself has replaced those that died."""
+        hanging = [worker for worker, keys in self.client.processing().items() if promise.key in keys]
+        promise.cancel()
+        if hanging:
+            self.client.restart_workers(hanging, timeout=60, raise_for_error=False)
+        from distributed import wait
+
+        with self.client.as_current(), suppress(TimeoutError):
+            wait(others, timeout=seconds)
+
+    def is_lost(self, promise: Any) -> bool:
+        return False  # Dask runs what a worker took along on another one
+
+    def stop(self) -> None:
+        with suppress(OSError, TimeoutError):
+            self.client.close()

@@ -1,0 +1,162 @@
+"""Worker processes of this machine, one a core, that start on demand and can be stopped at once, hanging or not."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
+from typing import Any
+
+from pipeline.system import memory
+from pipeline.system.memory import MOST_MEMORY
+
+KEPT = 64 * 1024**2  # bytes that a worker keeps for the next picture
+KILLED = (-signal.SIGKILL, 255)  # exit codes: of the worker, or of all where the server that they are forked from was
+
+
+class Short(Exception):
+    """A chunk that this machine has too little memory for, and how that showed."""
+
+
+class Crashed(Exception):
+    """A chunk whose worker ended by itself."""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Pool:
+    """Satisfies parallel.Workers."""
+
+    crashes: tuple[type[Exception], ...] = (BrokenProcessPool,)
+
+    def __init__(self) -> None:
+        self.width = cores()
+        self.pool: ProcessPoolExecutor | None = None
+        start_server()
+
+    def submit(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> Future[list[Any]]:
+        with ctrl_c_later():  # interrupted half-way, the pool would not know a worker that it has just started
+            try:
+                return self.started().submit(apply, function, chunk)
+            except BrokenProcessPool:  # broken by an earlier chunk whose result is still to be read
+                return lost()
+            except OSError as error:  # broken just now: the pool's own thread closes what a new worker was to get
+                if error.errno not in (None, errno.EBADF):
+                    raise
+                return lost()
+
+    def started(self) -> ProcessPoolExecutor:
+        if self.pool is None:
+            context = multiprocessing.get_context("forkserver")
+            self.pool = ProcessPoolExecutor(self.width, mp_context=context, initializer=prepare)
+        return self.pool
+
+    def alone(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any], seconds: float) -> list[Any]:
+        try:
+            return self.submit(function, chunk).result(seconds)
+        except MemoryError:
+            self.stop()
+            raise Short(f"its worker was refused memory, with {memory.in_words()} to itself") from None
+        except (TimeoutError, BrokenProcessPool) as failure:
+            killed = self.was_killed()
+            self.stop()
+            if killed:
+                raise Short(f"its worker was killed, with {memory.in_words()} to itself") from None
+            raise failure if isinstance(failure, TimeoutError) else Crashed from None
+
+    def recover(self, promise: object, others: list[Any], seconds: float) -> None:
+        if self.was_killed():
+            self.width = max(1, self.width // 2)  # as many as before would be killed again
+        self.stop()
+
+    def was_killed(self) -> bool:
+        """Whether a worker was killed, as the kernel does where memory is short, rather than crashed."""
+        if self.pool is None:
+            return False
+        if self.pool._broken:
+            self.pool._executor_manager_thread.join()  # type: ignore[attr-defined]  # it asks for the exit codes too
+        return any(process.exitcode in KILLED for process in (self.pool._processes or {}).values())
+
+    def is_lost(self, promise: Any) -> bool:
+        return promise.cancelled() or (promise.done() and isinstance(promise.exception(), BrokenProcessPool))
+
+    def stop(self) -> None:
+        if self.pool is not None:
+            with ctrl_c_later():
+                for process in list((self.pool._processes or {}).values()):
+                    process.kill()
+                # A result cut short would be waited for as long as somebody can still write
+                self.pool._result_queue._writer.close()  # type: ignore[attr-defined]
+                self.pool.shutdown(cancel_futures=True)  # waits: its thread must not outlive it to the exit
+                self.pool = None
+
+
+def lost() -> Future[list[Any]]:
+    promise: Future[list[Any]] = Future()
+    promise.set_exception(BrokenProcessPool())
+    return promise
+
+
+def start_server() -> None:
+    """Start what the workers are forked from: it imports what they need, while the stage goes on."""
+    resource_tracker.ensure_running()  # first, because it lets Ctrl-C through again: see `ctrl_c_later`
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the workers: they share the cores already
+    forkserver.set_forkserver_preload(["pipeline.checking.facts", __name__])
+    with ctrl_c_later():
+        forkserver.ensure_running()
+
+
+def apply(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> list[Any]:
+    return list(function(chunk))
+
+
+def prepare() -> None:
+    """What a worker does first."""
+    threading.Thread(target=end_with_stage, daemon=True).start()
+    memory.keep_freed(KEPT)
+    memory.limit(MOST_MEMORY)
+    memory.go_first()
+
+
+def end_with_stage() -> None:
+    """Where the stage was killed, its workers would wait for work for ever."""
+    stage = multiprocessing.parent_process()
+    assert stage is not None
+    stage.join()
+    os._exit(1)
+
+
+@contextmanager
+def ctrl_c_later() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the end of the block.
+
+    Processes that are started meanwhile inherit the signal mask and leave Ctrl-C to their parent for good. The mask
+    is not enough for the parent: the signal finds another of its threads, such as those of BLAS.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only that one is ever interrupted
+        yield
+        return
+    held_back: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, frame: held_back.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if held_back:
+            signal.raise_signal(held_back[0])

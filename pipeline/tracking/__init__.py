@@ -1,0 +1,1 @@
+"""Results as their files tell them, and their view in MLflow."""

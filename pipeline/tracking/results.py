@@ -1,0 +1,106 @@
+"""The result of an experiment as its files tell it: `dvc.lock`, `reports/<experiment>/`, `models/<experiment>/`."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.system import intact
+from pipeline.system.console import UserError, say
+
+LOCK = Path("dvc.lock")
+# what tells one result from another; DVC's lock holds the same md5 of each
+IDENTIFYING = (
+    "history.csv",
+    "metrics.json",
+    "confusion_matrix.csv",
+    "classification_report.json",
+    "predictions.parquet",
+)
+
+
+@dataclass
+class Result:
+    experiment: str
+    dataset: str
+    params: dict[str, Any]
+    history: list[dict[str, float]]
+    metrics: dict[str, float]
+    digest: str | None  # DVC's hash of the packed data set
+    fingerprint: str | None  # of the training run, where the model is on disk
+    hash: str
+    files: list[Path]
+
+
+def locked_experiments() -> list[str]:
+    """Experiments that `dvc.lock` has as trained and evaluated."""
+    stages = locked_stages()
+    names = [stage.removeprefix("evaluate@") for stage in stages if stage.startswith("evaluate@")]
+    return [name for name in names if f"train@{name}" in stages]
+
+
+def locked_stages() -> dict[str, Any]:
+    from ruamel.yaml import YAML
+
+    if not LOCK.exists():
+        raise UserError(f"{LOCK} is not here: run this in the project's root folder, after dvc repro")
+    return YAML(typ="safe").load(LOCK.read_text())["stages"]
+
+
+def read_result(name: str) -> Result | None:
+    """Collect what is on disk of an experiment; None, with a note, where its reports are not there or of another model.
+
+    Raises UserError for an experiment that was never trained here.
+    """
+    stages = locked_stages()
+    if f"train@{name}" not in stages:
+        raise UserError(f"{LOCK} has no train@{name}: run dvc repro evaluate@{name}")
+    evaluated = stages.get(f"evaluate@{name}", {})
+    model = Path("models", name)
+    # while the stage itself runs, the lock still tells of the evaluation before
+    if not os.environ.get("DVC_STAGE", "").endswith(f"evaluate@{name}") and (
+        locked_md5s(evaluated, "deps").get(model.as_posix()) != locked_md5s(stages[f"train@{name}"])[model.as_posix()]
+    ):
+        say(f"{name}: trained but not evaluated since; run dvc repro evaluate@{name}")
+        return None
+    folder = Path("reports", name)
+    if not ((folder / "metrics.json").exists() and (folder / "history.csv").exists()):
+        say(f"{name}: {folder} is not here; dvc repro or git checkout brings it")
+        return None
+    locked_params = stages[f"train@{name}"]["params"]["params.yaml"]
+    recipe = locked_params[f"experiments.{name}"]
+    dataset = recipe["dataset"]
+    about = model / "model.json"
+    with (folder / "history.csv").open(newline="") as file:
+        history = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return Result(
+        experiment=name,
+        dataset=dataset,
+        params={"seed": locked_params["seed"], **recipe},
+        history=history,
+        metrics=intact.read_description(folder / "metrics.json", f"evaluate@{name}"),
+        digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
+        fingerprint=intact.read_description(about, f"train@{name}").get("fingerprint") if about.exists() else None,
+        hash=result_hash(folder, locked_md5s(evaluated)),
+        files=sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")),
+    )
+
+
+def locked_md5s(stage: dict[str, Any], kind: Literal["deps", "outs"] = "outs") -> dict[str, str]:
+    return {entry["path"]: entry["md5"] for entry in stage.get(kind, [])}
+
+
+def result_hash(folder: Path, locked: dict[str, str]) -> str:
+    """One hash for the report files, from their md5 on disk or, for those that were not pulled, in the lock."""
+    md5s = []
+    for name in IDENTIFYING:
+        file = folder / name
+        if file.exists():
+            md5s.append(hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest())
+        else:
+            md5s.append(locked.get(file.as_posix(), ""))
+    return hashlib.sha256("\n".join((folder.name, *md5s)).encode()).hexdigest()[:32]
