@@ -38,9 +38,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
     There is no traceback for these. What DVC started ends with it.
     """
-    signal.signal(signal.SIGTERM, terminate)
-    starter.end_with_dvc()
     try:
+        signal.signal(signal.SIGTERM, terminate)
+        starter.end_with_dvc()
         status = main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
