@@ -105,5 +105,10 @@ def bmp(width: int, height: int, bits: int, pixels: bytes, compression: int = 0,
     return header + struct.pack("<5I", len(pixels) if compression else 0, 0, 0, len(colours) // 4, 0) + colours + pixels
 
 
+def bit_flipped(data: bytes, at: int) -> bytes:
+    """With one bit another one."""
+    return replaced(data, at, bytes([data[at] ^ 1]))
+
+
 def replaced(data: bytes, at: int, new: bytes) -> bytes:
     return data[:at] + new + data[at + len(new) :]

@@ -7,6 +7,7 @@ import io
 import json
 import operator
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -18,6 +19,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,9 +33,14 @@ from conftest import REPOSITORY, Project, class_folders, failed_in_one_line, out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from samples import bit_flipped
 
-from pipeline.checking import properties
-from pipeline.system import workers
+from pipeline.checking import facts, properties
+from pipeline.checking.inspected import Inspected
+from pipeline.images.items import Item
+from pipeline.images.sources import open_source
+from pipeline.system import memory, workers
+from pipeline.system.console import UserError
 from pipeline.system.workers.pool import MOST_MEMORY, cores
 
 COLUMNS = [
@@ -453,6 +460,51 @@ def test_an_inspection_that_was_killed_goes_on_where_it_was(project: Project, tm
     assert len(checked(project, "photos").rows) == 2600
 
 
+def test_parts_that_are_not_whole_are_inspected_again(project: Project) -> None:
+    """The last one is as long as all others: without it nothing looks cut."""
+    count = 3 * 1024
+    (project.root / "in").mkdir()
+    pixels = np.random.default_rng(1).integers(0, 256, (count, 4, 4), dtype=np.uint8)
+    for kind, data in (("images-idx3", pixels), ("labels-idx1", np.arange(count, dtype=np.uint8) % 2)):
+        header = bytes([0, 0, 8, data.ndim]) + struct.pack(f">{data.ndim}I", *data.shape)
+        (project.root / "in" / f"train-{kind}-ubyte").write_bytes(header + data.tobytes())
+    project.dataset("photos", "in", 4, channels=1)
+    in_the_way = project.root / "reports"
+    in_the_way.write_text("so that the parts are left behind")
+    assert project.run("check", "photos").status == 1
+    left, kept = project.root / ".checkpoints", project.root / "kept"
+    shutil.copytree(left, kept)
+    in_the_way.unlink()
+    project.must_run("check", "photos")
+    whole = outputs(project)
+
+    damages: list[tuple[str, Callable[[Path], object], list[str]]] = [
+        ("000001.parquet", Path.unlink, ["000001.parquet is damaged or missing"]),
+        ("000002.parquet", Path.unlink, []),  # as if it had never come that far
+        ("000002.parquet", lambda part: part.write_bytes(part.read_bytes()[:-500]), ["000002.parquet is damaged"]),
+        ("000000.parquet", lambda part: part.write_bytes(bit_flipped(part.read_bytes(), 5000)), ["000000.parquet is"]),
+        ("000001.parquet.xxh3", lambda checksum: checksum.write_bytes(b"\xff"), ["000001.parquet is damaged"]),
+    ]
+    for name, damage, said in damages:
+        shutil.copytree(kept, left, dirs_exist_ok=True)
+        (file,) = left.rglob(name)
+        damage(file)
+        ran = project.must_run("check", "photos")
+        assert outputs(project) == whole
+        lines = [line for line in ran.out.splitlines() if "damaged" in line]
+        assert len(lines) == len(said) and all(words in line for words, line in zip(said, lines, strict=True))
+        assert not list(left.rglob("*.parquet*"))
+
+
+def test_a_source_that_changes_while_it_is_read(monkeypatch: pytest.MonkeyPatch, project: Project) -> None:
+    folder = class_folders(project.root / "in", {"a": 3, "b": 3})
+    monkeypatch.chdir(project.root)
+    source = open_source(folder)
+    (folder / "b/002.png").unlink()
+    with pytest.raises(UserError, match=r"5 of 6 images: the source has changed; run it again"):
+        list(Inspected("photos", source).tables())
+
+
 def test_facts_of_another_source_are_not_used(project: Project) -> None:
     folder = class_folders(project.root / "in", {"a": 3, "b": 3})
     (folder / "a/000.png").write_bytes(b"")
@@ -611,6 +663,7 @@ def test_a_source_that_can_not_be_opened(project: Project, source: str, words: s
 # The workers evaluate Python: a function of this module would make each of them import it
 EXIT = "__import__('os')._exit(9)"
 CRASH = "__import__('os').kill(__import__('os').getpid(), __import__('signal').SIGSEGV)"
+KILL = "__import__('os').kill(__import__('os').getpid(), 9)"
 HANG = "__import__('time').sleep(60)"
 
 
@@ -651,6 +704,128 @@ def test_a_decoder_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     tasks = [HANG if number == 4 else str(number) for number in range(10)]
     results = list(workers.ordered_map(partial(map, eval), tasks, len, crashed))
     assert results == [0, 1, 2, 3, "not decoded in 3 s", 5, 6, 7, 8, 9]
+
+
+def once(does: str, marker: Path) -> str:
+    """A task that does something the first time; later its result is 7."""
+    return f"(lambda mark: 7 if mark.exists() else (mark.touch(), {does}))(__import__('pathlib').Path({str(marker)!r}))"
+
+
+def test_a_worker_that_was_killed_says_nothing_about_the_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(workers, "CHUNK_ITEMS", 4)
+    tasks = [str(number) for number in range(12)]
+    tasks[5], tasks[6], tasks[10] = once(KILL, tmp_path / "5"), CRASH, once("bytearray(2**60)", tmp_path / "10")
+    tasks[7] = f"{once(KILL, tmp_path / '7')} if __import__('pathlib').Path({str(tmp_path / '5')!r}).exists() else 0"
+    results = list(workers.ordered_map(partial(map, eval), tasks, len, crashed))
+    assert results == [0, 1, 2, 3, 4, 7, "its decoder crashed", 7, 8, 9, 7, 11]
+
+
+@pytest.mark.parametrize(("task", "words"), [("KILL", "its worker was killed"), ("bytearray(2**60)", "refused memory")])
+def test_too_little_memory_for_one_worker_stops_the_stage(task: str, words: str) -> None:
+    tasks = ["1", KILL if task == "KILL" else task, "3"]
+    results = workers.ordered_map(partial(map, eval), tasks, len, crashed, lambda task: f"number {tasks.index(task)}")
+    with pytest.raises(UserError, match=rf"^number 1: not enough memory .* {words}, with .* MB"):
+        list(results)
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="needs Linux")
+def test_workers_are_the_first_to_go_when_memory_is_short() -> None:
+    tasks = ["int(open('/proc/self/oom_score_adj').read())"]
+    assert list(workers.ordered_map(partial(map, eval), tasks, len, crashed)) == [1000]
+
+
+@contextmanager
+def memory_group(limit: int) -> Iterator[list[str]]:
+    """What to put before a command so that it runs in a control group of so many bytes of memory."""
+    top = Path("/sys/fs/cgroup")
+    version_2 = (top / "cgroup.controllers").exists()
+    group = (top if version_2 else top / "memory") / f"test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error.strerror}")
+    try:
+        try:
+            (group / ("memory.max" if version_2 else "memory.limit_in_bytes")).write_text(str(limit))
+        except OSError as error:
+            pytest.skip(f"no control group limits memory here: {error.strerror}")
+        for swap in ("memory.swap.max", "memory.memsw.limit_in_bytes"):
+            with suppress(OSError):
+                (group / swap).write_text("0" if version_2 else str(limit))
+        yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+
+
+def test_an_image_that_a_memory_limit_is_too_low_for_is_not_blamed(project: Project) -> None:
+    folder = class_folders(project.root / "in", {"a": 30, "b": 30})
+    Image.linear_gradient("L").resize((9400, 9400)).convert("RGB").save(folder / "b/015.jpg")
+    project.dataset("photos", "in", max_quarantined=1)
+    environment = {"PYTHONPATH": str(REPOSITORY)}
+    with memory_group(300 * 1024**2) as limited:
+        ran = run([*limited, *project.command("check", "photos")], project.root, **environment)
+    failed_in_one_line(ran, "b/015.jpg", "not enough memory", "its worker was killed", "MB", "more")
+    no_output(project)
+    project.must_run("check", "photos")
+    resumed = outputs(project)
+    assert checked(project, "photos").rows["b/015.jpg"]["status"] != "quarantined"
+    project.must_run("check", "photos")
+    assert outputs(project) == resumed
+
+
+# Prints what is found of an image in processes that may take some more MB of address space than they have
+REFUSED = """
+import os, resource, sys
+from pathlib import Path
+from pipeline.checking import facts
+from pipeline.images.items import Item
+
+content = Path(sys.argv[1]).read_bytes()
+size = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
+for more in map(int, sys.argv[2:]):
+    if not os.fork():
+        resource.setrlimit(resource.RLIMIT_AS, (size + more * 2**20,) * 2)
+        try:
+            print(next(facts.inspect([facts.Task(Item("x", "a", None), content, False)]))["reason"], flush=True)
+        except KeyError:
+            print("whole", flush=True)
+        except MemoryError:
+            print("refused", flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [("JPEG", {"progressive": True}), ("PNG", {"compress_level": 1}), ("WEBP", {"method": 0}), ("AVIF", {"speed": 10})],
+)
+def test_a_refusal_of_memory_says_nothing_about_the_image(tmp_path: Path, form: str, options: dict[str, Any]) -> None:
+    """Whatever the decoder makes of it: many hide it behind another error."""
+    image = Image.linear_gradient("L").resize((1500, 1400)).convert("RGB")
+    (tmp_path / "image").write_bytes(encoded(image, form, **options))
+    limits = [*map(str, range(2, 42, 3)), "400"]
+    ran = run([sys.executable, "-c", REFUSED, str(tmp_path / "image"), *limits], tmp_path, PYTHONPATH=str(REPOSITORY))
+    found = ran.out.split()
+    assert set(found) == {"whole", "refused"} and found[0] == "refused" and found[-1] == "whole", ran.err
+
+
+def test_an_image_that_wants_too_much_is_blamed_where_there_is_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = facts.Task(Item("a/1.png", "a", None), encoded(picture(1), "PNG"), False)
+
+    def greedy(*_: object) -> None:
+        raise MemoryError
+
+    for does in ("png.load", "upright_pixels"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"pipeline.images.decode.{does}", greedy)
+            (found,) = facts.inspect([task])
+            assert (found["issues"], found["reason"]) == (["too_large"], "needs more memory than a worker may take")
+            patched.setattr(memory, "would_give", lambda size=0: False)
+            with pytest.raises(MemoryError):
+                list(facts.inspect([task]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")

@@ -377,7 +377,7 @@ def test_second_stage_beside_a_running_one(things: Project) -> None:
 
 
 def test_stage_whose_dvc_had_ended_before_it_looked(things: Project) -> None:
-    things.experiment("things-long", "things", epochs=10**6)
+    things.experiment("things-long", "things", epochs=10**4)
     command = shlex.join(things.command("train", "things-long"))
     ran = run(
         ["setsid", "sh", "-c", f"{command} &"], things.root,

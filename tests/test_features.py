@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import Project
+from samples import bit_flipped
 from test_training import files, stage
 from things import batches, fresh, pack, recipe
 from things import one_thread as one_thread
@@ -66,6 +67,30 @@ def test_views_are_shared_by_every_head(photos: Project, monkeypatch: pytest.Mon
     for other in ({"normalize": "imagenet"}, {"augment": {}}, {"seed": 5}):  # other features: of their own
         stage(photos, monkeypatch, "things-c", **{**deeper, **other, "epochs": 1})
     assert len(list((photos.root / ".checkpoints").glob("features@*"))) == 4
+
+
+def test_features_that_are_damaged_are_computed_again(
+    photos: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything = {**PLAIN, "views": 2}
+    whole = files(stage(photos, monkeypatch, "things-a", **everything))
+    (folder,) = (photos.root / ".checkpoints").glob("features@*")
+    views = files(folder)
+    capsys.readouterr()
+    for name, damage in (
+        ("view-1.npy", lambda data: bit_flipped(data, len(data) // 2)),
+        ("view-2.npy", lambda data: data[:-4]),
+        ("val/view-0.npy", lambda data: b""),
+        ("view-2.npy.xxh3", lambda data: bit_flipped(data, 3)),
+    ):
+        (folder / name).write_bytes(damage(views[name]))
+        assert files(stage(photos, monkeypatch, "things-a", **everything)) == whole
+        lines = [line for line in capsys.readouterr().out.splitlines() if "damaged" in line]
+        assert len(lines) == 1 and name.removesuffix(".xxh3") in lines[0]
+        assert files(folder) == views
+    (folder / "view-1.npy").unlink()
+    assert files(stage(photos, monkeypatch, "things-a", **everything)) == whole
+    assert files(folder) == views
 
 
 def test_as_many_views_as_epochs_is_the_published_recipe(photos: Project, monkeypatch: pytest.MonkeyPatch) -> None:

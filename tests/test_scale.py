@@ -21,6 +21,8 @@ from servers import Server
 from servers import sshd as sshd
 
 from pipeline.system import workers
+from pipeline.system.workers.apart import apply_apart
+from pipeline.system.workers.pool import Crashed, Short
 
 EXIT = "__import__('os')._exit(9)"
 
@@ -217,6 +219,20 @@ def test_an_image_that_kills_every_worker_is_given_up(
     results = list(workers.ordered_map(partial(map, eval), tasks, len, crashed))
     given_up = {5: "its decoder crashed", 9: "not decoded in 5 s"}
     assert results == [given_up.get(number, number) for number in range(14)]
+
+
+def test_a_process_of_its_own_tells_why_it_ended() -> None:
+    """Which Dask does not: where its workers were killed, it is not the image's fault."""
+    assert apply_apart(partial(map, eval), ["1 + 1", "2 * 3"], 60) == [2, 6]
+    for task, ends, words in (
+        (EXIT, Crashed, ""),
+        ("__import__('os').kill(__import__('os').getpid(), 9)", Short, "was killed, with .* MB"),
+        ("bytearray(2**60)", MemoryError, ""),
+    ):
+        with pytest.raises(ends, match=words):
+            apply_apart(partial(map, eval), [task], 60)
+    with pytest.raises(TimeoutError):
+        apply_apart(partial(map, eval), ["__import__('time').sleep(99)"], 1)
 
 
 def test_a_scheduler_that_is_not_there(photos: Path, project: Project) -> None:

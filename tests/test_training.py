@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Project, Ran, failed_in_one_line
+from samples import bit_flipped
 from things import ADAM, CHANGES, CLASSES, CPU, DROPOUT, MLP, SGD, batches, digest, everything, fit, fresh, pack, recipe
 from things import one_thread as one_thread
 from things import packed as packed
@@ -252,12 +253,43 @@ def test_checkpoint_leaves_out_frozen_weights_and_keeps_statistics(packed: Packe
     loop.train(Frozen(), recipe(epochs=1), batches(packed, "train"), None, 1, saved)
     state = torch.load(saved, weights_only=True)
     assert set(state["model"]) == {name for name in Frozen().state_dict() if not name.startswith("1.")}
-    whole = saved.read_bytes()
-    for damaged in (b"", whole[:500]):
+    with pytest.raises(UserError, match="of another training") as raised:
+        loop.train(
+            nn.Sequential(nn.Flatten(), nn.Linear(90, 3)), recipe(epochs=2), batches(packed, "train"), None, 1, saved
+        )
+    assert "\n" not in str(raised.value)
+
+
+def test_a_checkpoint_that_is_damaged_is_set_aside(
+    things: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything: dict[str, Any] = {"network": DROPOUT, "epochs": 3}
+    whole = files(stage(things, monkeypatch, "things-cnn", **everything))
+
+    def after_two(logger: live.Logger, history: list[loop.Row]) -> None:
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(live.Logger, "log", after_two)
+        with pytest.raises(KeyboardInterrupt):
+            stage(things, patched, "things-cnn", **everything)
+    capsys.readouterr()
+    (saved,) = (things.root / ".checkpoints/things-cnn").glob("*.pt")
+    good, sealed = saved.read_bytes(), (seal := saved.with_name(f"{saved.name}.xxh3")).read_bytes()
+    for damaged in (b"", good[:500], *(bit_flipped(good, len(good) * part // 10) for part in range(1, 10, 2))):
+        saved.parent.mkdir(exist_ok=True)
         saved.write_bytes(damaged)
-        with pytest.raises(UserError, match="no whole checkpoint") as raised:
-            loop.train(Frozen(), recipe(epochs=2), batches(packed, "train"), None, 1, saved)
-        assert "\n" not in str(raised.value)
+        seal.write_bytes(sealed)
+        assert files(stage(things, monkeypatch, "things-cnn", **everything)) == whole
+        out = capsys.readouterr().out
+        assert out.count(f"{saved.name} is damaged: set aside") == 1 and "resuming" not in out
+
+    saved.parent.mkdir()
+    saved.write_bytes(good)
+    seal.write_bytes(b"0" * 32 + b"\n" + sealed[:33])  # as if killed just before the next checkpoint took its place
+    assert files(stage(things, monkeypatch, "things-cnn", **everything)) == whole
+    assert "resuming after epoch 2 of 3" in capsys.readouterr().out
 
 
 # --- Losses that are no numbers --------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ SUFFIXES = {
 }  # fmt: skip
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 PER_PIXEL = 20  # bytes of memory that a decoder needs at most, measured over all formats
+LIBRARY = 64 * 1024**2  # bytes that it takes to load a decoder; without it Pillow does not know a format
 TOO_LARGE = ("decompressed data too large", "too much memory")  # what Pillow says
 TRUNCATED = ("truncated", "not enough image data", "reached eof", "unexpected end")
 ORIENTATION = 0x0112  # EXIF tag
@@ -74,12 +75,13 @@ def decode(content: Read, path: str) -> Decoded:
     stored_as = magic.image_format(content)
     if stored_as is None:
         raise Unusable(*magic.describe(content))
-    pixels_needed = MOST_PIXELS
+    needed = LIBRARY
     try:
         found = INSPECT[stored_as](content)
+        needed = MOST_PIXELS * PER_PIXEL  # as long as its size is not known
         image = Image.open(io.BytesIO(content), formats=[stored_as])
         limit_pixels(image.width, image.height)
-        pixels_needed = image.width * image.height
+        needed = image.width * image.height * PER_PIXEL
         pixels = None
         if stored_as == "JPEG":
             loaded, pixels = jpeg.load(content, image)
@@ -91,10 +93,10 @@ def decode(content: Read, path: str) -> Decoded:
         if loaded.mode not in MODES:
             raise Unusable("unreadable", f"colour mode {loaded.mode}")
         limit_pixels(loaded.width, loaded.height)  # a frame may stretch the canvas
-    except (Unusable, UnidentifiedImageError) as error:
-        raise unusable(error) from None
+    except Unusable:
+        raise
     except Exception as error:  # decoders raise whatever they like, also where memory is refused to them
-        if not memory.would_give(pixels_needed * PER_PIXEL):
+        if not memory.would_give(LIBRARY if isinstance(error, UnidentifiedImageError) else needed):
             raise MemoryError from None
         raise unusable(error) from None
     return Decoded(loaded, image.format or stored_as, [*oddities(loaded, stored_as, path), *found], pixels)
@@ -102,8 +104,6 @@ def decode(content: Read, path: str) -> Decoded:
 
 def unusable(error: Exception) -> Unusable:
     """The issue code for what a decoder raised."""
-    if isinstance(error, Unusable):
-        return error
     if isinstance(error, MemoryError):
         return Unusable("too_large", TOO_MUCH)
     reason = " ".join(str(error).split()) or type(error).__name__

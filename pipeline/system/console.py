@@ -55,9 +55,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # it may know ASCII only
-    signal.signal(signal.SIGTERM, terminate)
-    starter.end_with_dvc()
     try:
+        signal.signal(signal.SIGTERM, terminate)
+        starter.end_with_dvc()
         status = main() or 0
     except UserError as error:
         say(f"error: {error}", file=sys.stderr)

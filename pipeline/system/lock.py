@@ -30,9 +30,8 @@ def alone(stage: str) -> Iterator[None]:
     end = time.monotonic() + PATIENCE
     while (file := take(path)) is None:
         if time.monotonic() > end:
-            owner = path.read_text() if path.exists() else ""
             raise UserError(
-                f"{stage} is being run by another process ({owner or 'unknown'}), which writes the same files:"
+                f"{stage} is being run by {owner(path)}, which writes the same files:"
                 " wait until it has ended, or end it, then run this again"
             )
         time.sleep(0.1)
@@ -64,3 +63,10 @@ def take(path: Path) -> int | None:
     os.ftruncate(file, 0)
     os.write(file, f"process {os.getpid()} on {os.uname().nodename}".encode())
     return file
+
+
+def owner(path: Path) -> str:
+    try:
+        return path.read_text() or "another process"
+    except FileNotFoundError:  # it has just ended
+        return "another process"
