@@ -14,9 +14,9 @@ from pathlib import Path
 from torch import nn
 
 from benchmarks.job import Job, Stopwatch, read, tell
-from pipeline.dataset.packed import Packed
+from pipeline.dataset.packed import PackedDataset
 from pipeline.evaluation.inference import evaluate
-from pipeline.training.engine import Engine
+from pipeline.training.trainer import Trainer
 
 
 def main() -> None:
@@ -28,19 +28,19 @@ def main() -> None:
     with train:
         fit(job, engine, model)
     with evaluation:
-        _, accuracy = evaluate(model, test, job.recipe.test_flip)
+        _, accuracy = evaluate(model, test, job.recipe.tta)
     tell(
         job, seconds=train.seconds, load_seconds=load.seconds, evaluation_seconds=evaluation.seconds, accuracy=accuracy
     )
 
 
-def loaded(job: Job) -> Engine:
-    engine = Engine(Packed(job.packed), job.recipe, job.weights)
+def loaded(job: Job) -> Trainer:
+    engine = Trainer(PackedDataset(job.packed), job.recipe, job.weights)
     engine.rows, engine.validation_rows = job.train_rows, job.train_rows[:0]
     return engine
 
 
-def fit(job: Job, engine: Engine, model: nn.Module) -> None:
+def fit(job: Job, engine: Trainer, model: nn.Module) -> None:
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
         engine.fit(model, job.seed, Path(folder, "checkpoint.pt"), Path(folder, "features"))
 

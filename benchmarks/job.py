@@ -46,7 +46,7 @@ class Job:
     @property
     def train_rows(self) -> np.ndarray:
         """Rows of the packed images to train on, in file order: `images` of them evenly spaced, or repeated."""
-        sides = ["train", "val"] if self.recipe.whole_train else ["train"]
+        sides = ["train", "val"] if self.recipe.train_on_val else ["train"]
         return self.thinned(np.flatnonzero(self.index["split"].isin(sides)), self.images)
 
     @property

@@ -21,7 +21,7 @@ from benchmarks.side_by_side import REPOSITORY
 from pipeline.config import params
 from pipeline.study import with_all_studies
 from pipeline.system.console import UserError
-from pipeline.system.outputs import whole, write_json
+from pipeline.system.outputs import atomic_write, write_json
 
 CACHE = Path(".checkpoints/benchmarks")
 STAND_INS = {"cifar10": "cifar10-jpeg"}  # in DATA_MIRROR, for what may not be there
@@ -80,7 +80,7 @@ def files_of(source: Path) -> list[Path]:
 
 def prepare(project: Path, name: str, dataset: dict[str, Any], large: bool) -> None:
     """A project with packed images and, where they are large, the files that the usual loop opens."""
-    with whole(project) as folder:
+    with atomic_write(project) as folder:
         (folder / "data/decisions").mkdir(parents=True)
         write_json(folder / "params.yaml", {"seed": params.load().seed, "datasets": {name: dataset}})
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "DVC_ROOT": str(folder.resolve())}
@@ -106,6 +106,6 @@ def weights(experiment: str, network: Any, project: Path) -> tuple[str, bool]:
     file = project / f"{network.backbone}-random.pth"
     if not file.exists():
         torch.manual_seed(0)
-        with whole(file) as partial:
+        with atomic_write(file) as partial:
             torch.save(torchvision.models.get_model(network.backbone, weights=None).state_dict(), partial)
     return file.name, True

@@ -28,7 +28,7 @@ from benchmarks.job import Job, Stopwatch, read, tell
 STATISTICS = {"symmetric": ((0.5,) * 3, (0.5,) * 3), "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
-PLAIN = {"ema": None, "clip_norm": None, "label_smoothing": 0, "class_weights": "none", "unfreeze_every": None}
+PLAIN = {"ema": None, "grad_clip": None, "label_smoothing": 0, "class_weights": "none", "unfreeze_every": None}
 
 
 def main() -> None:
@@ -157,24 +157,24 @@ def mini_batches(job: Job) -> None:
     for _ in range(job.recipe.epochs):
         with train:
             model.train()
-            hits = torch.zeros((), dtype=torch.int64, device=job.device)
+            correct = torch.zeros((), dtype=torch.int64, device=job.device)
             for images, labels in train_loader:
                 images, labels = images.to(job.device), labels.to(job.device)
-                scores = model(images)
-                loss = criterion(scores, labels)
+                logits = model(images)
+                loss = criterion(logits, labels)
                 if l1:
                     loss = loss + l1 * sum(weight.abs().sum() for weight in trained if weight.ndim > 1)
-                hits += (scores.argmax(1) == labels).sum()
+                correct += (logits.argmax(1) == labels).sum()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            hits.item()
+            correct.item()
         with evaluation, torch.no_grad():
             model.eval()
-            hits = torch.zeros((), dtype=torch.int64, device=job.device)
+            correct = torch.zeros((), dtype=torch.int64, device=job.device)
             for images, labels in test_loader:
-                hits += (model(images.to(job.device)).argmax(1) == labels.to(job.device)).sum()
-            accuracy = hits.item() / len(test_data)
+                correct += (model(images.to(job.device)).argmax(1) == labels.to(job.device)).sum()
+            accuracy = correct.item() / len(test_data)
     tell(
         job, seconds=train.seconds, load_seconds=load.seconds, evaluation_seconds=evaluation.seconds, accuracy=accuracy
     )
@@ -202,9 +202,9 @@ def gradient_descent(job: Job) -> None:
 
     with train:
         for _ in range(job.recipe.epochs):
-            scores = forward(images)
-            own = scores[torch.arange(len(scores), device=job.device), labels]
-            loss = (scores.exp().sum(-1).log() - own).mean()
+            logits = forward(images)
+            own = logits[torch.arange(len(logits), device=job.device), labels]
+            loss = (logits.exp().sum(-1).log() - own).mean()
             loss.backward()
             with torch.no_grad():
                 for parameter in parameters:

@@ -27,7 +27,7 @@ from pipeline.images.tables import STATUSES, write_tables
 from pipeline.system import workers
 from pipeline.system.console import UserError, only_argument, run, say
 from pipeline.system.lock import alone
-from pipeline.system.outputs import whole, write_json
+from pipeline.system.outputs import atomic_write, write_json
 
 LISTED = 50  # broken images named when there are too many
 
@@ -102,7 +102,7 @@ def draw_contact_sheets(path: Path, inspected: Inspected, classes: list[str]) ->
     for table in inspected.tables(["label", "thumbnail"]):
         for row in table.filter(pc.is_valid(table["thumbnail"])).to_pylist():
             tiles[row["label"]].append(np.asarray(Image.open(io.BytesIO(row["thumbnail"]))))
-    with whole(path) as folder:
+    with atomic_write(path) as folder:
         folder.mkdir()
         for number, label in enumerate(classes):
             sheets.draw_contact_sheet(folder / sheets.file_name(number, label), tiles[label])

@@ -20,7 +20,7 @@ from pipeline.fetching.checksums import Wanted
 from pipeline.fetching.mirrors import fetch_all, user_mirror
 from pipeline.system.console import UserError, name_in, run, say
 from pipeline.system.lock import alone
-from pipeline.system.outputs import remove, whole
+from pipeline.system.outputs import atomic_write, remove
 
 RAW = Path("data/raw")
 WEIGHTS = Path("data/weights")
@@ -75,7 +75,7 @@ def download_weights(experiment: str) -> None:
 def fetch_weights(experiment: str, network: Network) -> None:
     folder = WEIGHTS / experiment
     if not isinstance(network, Transfer) or network.weights is None:
-        with whole(folder) as partial:
+        with atomic_write(folder) as partial:
             partial.mkdir()
             (partial / "none.txt").write_text("Random weights to start from.\n")  # DVC warns of an empty folder
         return
@@ -153,7 +153,7 @@ def holds_just(folder: Path, files: list[Wanted]) -> bool:
 
 
 def publish(complete: Path, folder: Path) -> None:
-    with whole(folder) as partial:
+    with atomic_write(folder) as partial:
         shutil.move(complete, partial)
 
 

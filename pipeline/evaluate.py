@@ -23,48 +23,48 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
     from pipeline.config.experiments import Experiment
-    from pipeline.dataset.packed import Packed
+    from pipeline.dataset.packed import PackedDataset
 
 SAMPLES = 24  # images on the grid of sample predictions
 
 
 def main() -> None:
     name = only_argument("EXPERIMENT")
-    recipe = params.load().experiment(name)
+    config = params.load().experiment(name)
     with alone(f"evaluate@{name}"):
-        evaluate(name, recipe)
+        evaluate(name, config)
 
 
-def evaluate(name: str, recipe: Experiment) -> None:
+def evaluate(name: str, config: Experiment) -> None:
     from pipeline.dataset.batches import Batches, resident_budget
-    from pipeline.dataset.packed import Packed
+    from pipeline.dataset.packed import PackedDataset
     from pipeline.evaluation.inference import answers
     from pipeline.evaluation.model import Model
-    from pipeline.system.device import make_deterministic, place
+    from pipeline.system.device import make_deterministic, select_device
 
-    device, threads = place(recipe.compute)
+    device, threads = select_device(config.compute)
     make_deterministic(device, threads)
-    packed = Packed(Path("data/packed", recipe.dataset))
+    packed = PackedDataset(Path("data/packed", config.dataset))
     packed.verify()
     model = Model(Path("models", name))
     if model.classes != packed.classes:
-        raise UserError(f"models/{name} knows other classes than data/packed/{recipe.dataset}: run dvc repro")
+        raise UserError(f"models/{name} knows other classes than data/packed/{config.dataset}: run dvc repro")
     if model.shape[:3] != (packed.meta["channels"], packed.meta["height"], packed.meta["width"]):
-        raise UserError(f"models/{name} takes images of another size than data/packed/{recipe.dataset}: run dvc repro")
-    if (trainings := 1 + len(model.other_seeds())) != recipe.seeds:
+        raise UserError(f"models/{name} takes images of another size than data/packed/{config.dataset}: run dvc repro")
+    if (trainings := 1 + len(model.other_seeds())) != config.seeds:
         raise UserError(
-            f"models/{name} holds {trainings} trainings, params.yaml wants seeds = {recipe.seeds}: run dvc repro"
+            f"models/{name} holds {trainings} trainings, params.yaml wants seeds = {config.seeds}: run dvc repro"
         )
     rows = packed.rows("test")
     if not len(rows):
-        raise UserError(f"{recipe.dataset} has no test images: raise datasets.{recipe.dataset}.split.test")
+        raise UserError(f"{config.dataset} has no test images: raise datasets.{config.dataset}.split.test")
     data = Batches(packed, rows, model.mean, model.std, device, resident_budget(device))
     labels, network = data.labels.cpu(), model.network.to(device)
-    given = answers(network, data, model.test_flip)
+    given = answers(network, data, model.tta)
     accuracies = [given.accuracy(labels)]
     for file in model.other_seeds():
         model.load(file)
-        accuracies.append(answers(network, data, model.test_flip).accuracy(labels))
+        accuracies.append(answers(network, data, model.tta).accuracy(labels))
 
     loss = given.loss()
     if not math.isfinite(loss):
@@ -126,7 +126,7 @@ def write_confusion(path: Path, counts: csr_array, classes: list[str]) -> None:
 
 
 def over_seeds(accuracies: list[float]) -> dict[str, float]:
-    """Mean and sample standard deviation, where a recipe was trained with several seeds."""
+    """Mean and sample standard deviation, where a config was trained with several seeds."""
     if len(accuracies) == 1:
         return {}
     return {
@@ -136,7 +136,7 @@ def over_seeds(accuracies: list[float]) -> dict[str, float]:
     }
 
 
-def draw_samples(path: Path, packed: Packed, rows: np.ndarray, predictions: pd.DataFrame) -> None:
+def draw_samples(path: Path, packed: PackedDataset, rows: np.ndarray, predictions: pd.DataFrame) -> None:
     """Evenly spaced test images, titled green where the prediction is right and red where it is wrong."""
     tiles = []
     for position in np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).round().astype(int):

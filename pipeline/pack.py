@@ -24,7 +24,7 @@ from pipeline.images.tables import read_manifest
 from pipeline.system import workers
 from pipeline.system.console import UserError, only_argument, progress, run, say
 from pipeline.system.lock import alone
-from pipeline.system.outputs import whole, write_json
+from pipeline.system.outputs import atomic_write, write_json
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def pack(name: str, dataset: Dataset) -> None:
     height, width = dataset.height_width
     shape = (len(table), height, width, dataset.channels)
 
-    with whole(Path("data/packed", name)) as folder:
+    with atomic_write(Path("data/packed", name)) as folder:
         folder.mkdir()
         statistics = write_images(folder / "images.npy", source, list(table.path), list(table.split == "train"), shape)
         table.to_parquet(folder / "index.parquet", index=False, write_page_checksum=True)

@@ -22,7 +22,7 @@ from pipeline.page.thumbnails import thumbnails
 from pipeline.splitting.decisions import HEADER, read_rows
 from pipeline.system.console import only_argument, run, say
 from pipeline.system.lock import alone
-from pipeline.system.outputs import whole
+from pipeline.system.outputs import atomic_write
 
 TEMPLATES = Path(__file__).parent / "page"
 SHOWN = ["path", "status", "issues", "reason", "width", "height", "bytes", "format", "mode"]
@@ -64,7 +64,7 @@ def report(name: str, dataset: Dataset) -> None:
         by_class=charts.by_class(checked, classes),
         balance=charts.balance(splits, classes),
     )
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(page, encoding="utf-8")
     say(f"{name}: {len(checked)} files, {len(sections)} kinds of findings: open {path} in a browser")
 

@@ -1,4 +1,4 @@
-"""Published studies, and strong recipes for the same data: list them, or add some to params.yaml.
+"""Published studies, and strong experiments for the same data: list them, or add some to params.yaml.
 
 usage: python -m pipeline.study [EXPERIMENT …]
 
@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.config import params
 from pipeline.config.fields import hint
 from pipeline.system.console import UserError, run, say
-from pipeline.system.outputs import whole
+from pipeline.system.outputs import atomic_write
 
 FILES = Path(__file__).parents[1] / "studies"
 
@@ -37,7 +37,7 @@ def main() -> None:
     document = parse_yaml_for_update(params.FILE.read_text(), params.FILE)
     added = [key for name in names for key in add(document, name, studies)]
     if added:
-        with whole(params.FILE) as partial:
+        with atomic_write(params.FILE) as partial:
             partial.write_text(dumps_yaml(document))
     say(f"added to {params.FILE}: {', '.join(added)}" if added else f"{params.FILE} has them already")
     say(f"run: dvc repro {' '.join(f'evaluate@{name}' for name in names)}")

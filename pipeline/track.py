@@ -103,9 +103,9 @@ def log_live(name: str, fingerprint: str) -> None:
             run_id = tracker.live(experiment.dataset, name, fingerprint)
         if run_id is None:
             return
-        recipe = experiment.model_dump(mode="json", exclude_unset=True)
+        config = experiment.model_dump(mode="json", exclude_unset=True)
         with tracker.unless_deleted(run_id):
-            tracker.log_params(run_id, {**recipe, "seed": everything.seed_of(name)})
+            tracker.log_params(run_id, {**config, "seed": everything.seed_of(name)})
             for row in rows_of(sys.stdin):
                 tracker.log_history(run_id, [row], int(time.time() * 1000))
     except Deleted as gone:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import params
 from pipeline.system.console import UserError, only_argument, run, say
 from pipeline.system.lock import alone
-from pipeline.system.outputs import remove, whole, write_json
+from pipeline.system.outputs import atomic_write, remove, write_json
 from pipeline.training import live
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.config.experiments import Experiment
     from pipeline.training.distributed import Group
-    from pipeline.training.engine import Engine
+    from pipeline.training.trainer import Trainer
 
 CHECKPOINTS = Path(".checkpoints")
 CODE = ("train.py", "networks/*.py", "training/**/*.py")  # what decides the result, beside data and params
@@ -32,50 +32,50 @@ CODE = ("train.py", "networks/*.py", "training/**/*.py")  # what decides the res
 def main() -> None:
     name = only_argument("EXPERIMENT")
     everything = params.load()
-    recipe, seed = everything.experiment(name), everything.seed_of(name)
+    config, seed = everything.experiment(name), everything.seed_of(name)
 
     from pipeline.training import distributed
 
-    with alone(f"train@{name}") if distributed.writes(recipe.compute) else nullcontext():
-        distributed.run(recipe.compute, train, name, recipe, seed)
+    with alone(f"train@{name}") if distributed.writes(config.compute) else nullcontext():
+        distributed.run(config.compute, train, name, config, seed)
 
 
-def train(name: str, recipe: Experiment, seed: int, group: Group) -> None:
+def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     """Train as one of a group of processes, the first of which writes the outputs."""
     import torch
     from safetensors.torch import save
 
-    from pipeline.dataset.packed import Packed
-    from pipeline.training.engine import Engine
+    from pipeline.dataset.packed import PackedDataset
+    from pipeline.training.trainer import Trainer
 
-    packed_folder, weights = Path("data/packed", recipe.dataset), pretrained(name, recipe)
-    packed = Packed(packed_folder)
+    packed_folder, weights = Path("data/packed", config.dataset), pretrained(name, config)
+    packed = PackedDataset(packed_folder)
     if not group.local_rank:  # one process on each machine
         packed.verify()
-    engine = Engine(packed, recipe, weights, group)
+    engine = Trainer(packed, config, weights, group)
     files = [packed_folder / "meta.json", packed_folder / "index.parquet", *([weights] if weights else [])]
-    inputs = [recipe.model_dump(mode="json"), seed, [sha256(file) for file in files], code()]
+    inputs = [config.model_dump(mode="json"), seed, [sha256(file) for file in files], code()]
     environment = [engine.device.type, engine.threads, torch.__version__]
     identity = fingerprint(name, inputs)
-    group.agree(fingerprint(identity, environment))
+    group.check_all_equal(fingerprint(identity, environment))
     # what features are made of, so that every head on the same ones finds them
-    parts = dict.fromkeys(("normalize", "augment", "precision", "whole_train", "train_fraction"), True)
-    made_of = recipe.model_dump(mode="json", include={"network": {"backbone"}, **parts})
+    parts = dict.fromkeys(("normalize", "augment", "precision", "train_on_val", "train_fraction"), True)
+    made_of = config.model_dump(mode="json", include={"network": {"backbone"}, **parts})
 
     histories, states = [], {}
     with live.Logger(name, identity) as logger:
-        for number in range(recipe.seeds):
+        for number in range(config.seeds):
             model = engine.network(seed + number)
             if not number:
                 about = describe(model, engine)
                 trainable, all_ = about["trainable_parameters"], about["parameters"]
                 say(f"{name}: {trainable:,} of {all_:,} parameters, {engine}")
             saved = CHECKPOINTS / name / f"{fingerprint(identity, environment, number)}.pt"
-            owner = None if recipe.views else name
+            owner = None if config.views else name
             features = CHECKPOINTS / f"features@{fingerprint(made_of, seed + number, inputs[2:], environment, owner)}"
             watch = {} if number else {"on_epoch": logger.log}
             histories.append(engine.fit(model, seed + number, saved, features, **watch))
-            if not recipe.views and not group.rank:
+            if not config.views and not group.rank:
                 remove(features)
             file = f"seed-{seed + number}.safetensors" if number else "model.safetensors"
             states[file] = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
@@ -83,7 +83,7 @@ def train(name: str, recipe: Experiment, seed: int, group: Group) -> None:
     if group.rank:
         return
 
-    with whole(Path("models", name)) as folder:
+    with atomic_write(Path("models", name)) as folder:
         folder.mkdir()
         for file, state in states.items():
             # `save_file` makes a file that only its owner may read, whatever the umask
@@ -93,13 +93,13 @@ def train(name: str, recipe: Experiment, seed: int, group: Group) -> None:
     remove(CHECKPOINTS / name)
 
 
-def describe(model: nn.Module, engine: Engine) -> dict[str, Any]:
+def describe(model: nn.Module, engine: Trainer) -> dict[str, Any]:
     """What prediction needs to know of a model beside its weights."""
-    recipe, packed = engine.recipe, engine.packed
-    preprocessing = {"mean": engine.mean, "std": engine.std, "test_flip": recipe.test_flip}
+    config, packed = engine.config, engine.packed
+    preprocessing = {"mean": engine.mean, "std": engine.std, "tta": config.tta}
     return {
-        "dataset": recipe.dataset,
-        "network": recipe.network.model_dump(mode="json"),
+        "dataset": config.dataset,
+        "network": config.network.model_dump(mode="json"),
         "shape": engine.shape._asdict(),
         "classes": packed.classes,
         "preprocessing": {**packed.meta["preprocessing"], **preprocessing},
@@ -113,9 +113,9 @@ def print_row(row: dict[str, Any]) -> None:
     say(", ".join(f"{key} {value:.4f}" for key, value in shown.items()))
 
 
-def pretrained(name: str, recipe: Experiment) -> Path | None:
+def pretrained(name: str, config: Experiment) -> Path | None:
     """The file that the stage `weights` fetched, if the network starts from one."""
-    if not getattr(recipe.network, "weights", None):
+    if not getattr(config.network, "weights", None):
         return None
     file = next(Path("data/weights", name).glob("[!.]*"), None)
     if file is None:
@@ -124,7 +124,7 @@ def pretrained(name: str, recipe: Experiment) -> Path | None:
 
 
 def write_history(path: Path, history: list[Any]) -> None:
-    with whole(path) as partial, partial.open("w", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)

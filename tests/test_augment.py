@@ -31,26 +31,26 @@ EVERYTHING = {
     "crop_padding": 4,
     "brightness": 0.4,
     "saturation": 0.4,
-    "erase": {"probability": 0.5},
+    "random_erasing": {"probability": 0.5},
     "randaugment": {},
     "mixup": 0.2,
     "cutmix": 1.0,
 }
 
 
-def recipe(**keys: Any) -> Augment:
+def config(**keys: Any) -> Augment:
     return Augment.model_validate(keys)
 
 
 def drawn(count: int = 10_000, seed: int = 3, **keys: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """A table of draws, and its columns by name."""
-    draws = draw(recipe(**keys), count, Generator().manual_seed(seed))
+    draws = draw(config(**keys), count, Generator().manual_seed(seed))
     assert draws.shape[0] == count and draws.dtype == torch.float32
-    return draws, named(draws, recipe(**keys))
+    return draws, named(draws, config(**keys))
 
 
 def changed(images: Tensor, seed: int = 3, **keys: Any) -> Tensor:
-    return augment(images.clone(), recipe(**keys), drawn(len(images), seed, **keys)[0])
+    return augment(images.clone(), config(**keys), drawn(len(images), seed, **keys)[0])
 
 
 def scene(height: int, width: int) -> Tensor:
@@ -72,8 +72,8 @@ def test_nothing_to_change_draws_nothing_and_changes_nothing() -> None:
     images = noise(5)
     draws, columns = drawn(5)
     assert draws.shape == (5, 0) and columns == {}
-    assert augment(images.clone(), recipe(), draws).equal(images)
-    mixed, own = mix(images, images.flip(0), recipe(), draws)
+    assert augment(images.clone(), config(), draws).equal(images)
+    mixed, own = mix(images, images.flip(0), config(), draws)
     assert mixed.equal(images) and own.equal(torch.ones(5))
 
 
@@ -100,8 +100,8 @@ def test_an_image_does_not_depend_on_its_batch(keys: dict[str, Any], tolerance: 
     partners = images.flip(0)
 
     def both(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        mixed, own = mix(images[rows], partners[rows], recipe(**keys), draws[rows])
-        return augment(images[rows].clone(), recipe(**keys), draws[rows]), mixed, own
+        mixed, own = mix(images[rows], partners[rows], config(**keys), draws[rows])
+        return augment(images[rows].clone(), config(**keys), draws[rows]), mixed, own
 
     together, alone = both(slice(0, 8)), [both(slice(row, row + 1)) for row in range(8)]
     for whole, singles in zip(together, zip(*alone, strict=True), strict=True):
@@ -112,8 +112,8 @@ def test_an_image_does_not_depend_on_its_batch(keys: dict[str, Any], tolerance: 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_nothing_is_read_from_the_device(channels: int) -> None:
     images, draws = noise(8, channels=channels).to("meta"), drawn(8, **EVERYTHING, contrast=0.4)[0].to("meta")
-    assert augment(images, recipe(**EVERYTHING, contrast=0.4), draws).shape == images.shape  # meta has no values
-    mixed, own = mix(images, images, recipe(**EVERYTHING, contrast=0.4), draws)
+    assert augment(images, config(**EVERYTHING, contrast=0.4), draws).shape == images.shape  # meta has no values
+    mixed, own = mix(images, images, config(**EVERYTHING, contrast=0.4), draws)
     assert mixed.shape == images.shape and own.shape == (8,)
 
 
@@ -131,7 +131,7 @@ def test_nothing_is_read_from_the_device(channels: int) -> None:
             "brightness": st.floats(0, 100),
             "contrast": st.floats(0, 100),
             "saturation": st.floats(0, 100),
-            "erase": st.fixed_dictionaries({"probability": st.floats(0, 1)}),
+            "random_erasing": st.fixed_dictionaries({"probability": st.floats(0, 1)}),
             "randaugment": st.fixed_dictionaries({"operations": st.integers(1, 14), "magnitude": st.integers(0, 30)}),
             "mixup": st.floats(0, 100),
             "cutmix": st.floats(0, 100),
@@ -142,8 +142,8 @@ def test_nothing_is_read_from_the_device(channels: int) -> None:
 def test_every_recipe_keeps_shape_and_range(keys: dict[str, Any], shape: tuple[int, ...]) -> None:
     images = torch.rand(shape) * 255
     draws, _ = drawn(shape[0], **keys)
-    result = augment(images.clone(), recipe(**keys), draws)
-    mixed, own = mix(result, images, recipe(**keys), draws)
+    result = augment(images.clone(), config(**keys), draws)
+    mixed, own = mix(result, images, config(**keys), draws)
     for each in (result, mixed):
         assert each.shape == shape and each.dtype == torch.float32
         assert each.min() >= 0 and each.max() < 255.01  # NaN would fail
@@ -324,15 +324,15 @@ def test_operations_of_randaugment_follow_one_another() -> None:
     """Two rounds with one operation each are what one round does twice."""
     image, keys = scene(24, 24).round(), {"randaugment": {"operations": 2, "magnitude": 12}}
     draws, columns = drawn(200, **keys)
-    results = augment(image.repeat(200, 1, 1, 1), recipe(**keys), draws)
+    results = augment(image.repeat(200, 1, 1, 1), config(**keys), draws)
     once = {"randaugment": {"operations": 1, "magnitude": 12}}
     single, names = drawn(500, **once)
     row_of = {tuple(drawn): row for drawn, row in zip(names["operations"].tolist(), single, strict=True)}
     for result, drawn_twice in zip(results, columns["operations"].tolist(), strict=True):
         first, second = tuple(drawn_twice[:2]), tuple(drawn_twice[2:])
         if second[0] >= Operation.BRIGHTNESS:  # else what moves pixels would come first, by design
-            expected = augment(image.clone(), recipe(**once), row_of[first][None])
-            expected = augment(expected, recipe(**once), row_of[second][None])
+            expected = augment(image.clone(), config(**once), row_of[first][None])
+            expected = augment(expected, config(**once), row_of[second][None])
             assert torch.allclose(result, expected[0], atol=0.01)
 
 
@@ -341,7 +341,7 @@ def test_operations_of_randaugment_follow_one_another() -> None:
 
 def test_erased_is_a_black_rectangle_of_the_area_that_was_asked_for() -> None:
     images = torch.full((400, 3, 60, 50), 9.0)
-    keys = {"erase": {"probability": 0.4, "area": [0.1, 0.2]}}
+    keys = {"random_erasing": {"probability": 0.4, "area": [0.1, 0.2]}}
     erased = changed(images, **keys) == 0
     fractions = []
     for each in erased:
@@ -360,7 +360,7 @@ def test_erased_is_a_black_rectangle_of_the_area_that_was_asked_for() -> None:
 def test_mixup_is_a_weighted_mean() -> None:
     images, partners = noise(50), noise(50).flip(0)
     draws, columns = drawn(50, mixup=1.0)
-    mixed, own = mix(images, partners, recipe(mixup=1.0), draws)
+    mixed, own = mix(images, partners, config(mixup=1.0), draws)
     assert own.equal(columns["mixup"][:, 0])
     weight = own.view(-1, 1, 1, 1)
     assert torch.allclose(mixed, weight * images + (1 - weight) * partners, atol=1e-3)
@@ -369,7 +369,7 @@ def test_mixup_is_a_weighted_mean() -> None:
 def test_cutmix_takes_a_rectangle_from_the_partner() -> None:
     images, partners = torch.zeros(300, 3, 20, 30), torch.ones(300, 3, 20, 30)
     draws, columns = drawn(300, cutmix=1.0)
-    mixed, own = mix(images, partners, recipe(cutmix=1.0), draws)
+    mixed, own = mix(images, partners, config(cutmix=1.0), draws)
     assert torch.allclose(1 - mixed.mean((1, 2, 3)), own, atol=1e-6)  # the share that is left, to the pixel
     wanted = columns["cutmix"][:, 0]
     assert (own >= wanted - 1e-6).all()  # never more than was drawn: a part may lie outside
@@ -382,7 +382,7 @@ def test_cutmix_takes_a_rectangle_from_the_partner() -> None:
 def test_of_mixup_and_cutmix_each_image_gets_one() -> None:
     images, partners = torch.zeros(400, 1, 20, 30), torch.ones(400, 1, 20, 30)
     draws, columns = drawn(400, mixup=1.0, cutmix=1.0)
-    mixed, own = mix(images, partners, recipe(mixup=1.0, cutmix=1.0), draws)
+    mixed, own = mix(images, partners, config(mixup=1.0, cutmix=1.0), draws)
     assert torch.allclose(1 - mixed.mean((1, 2, 3)), own, atol=1e-5)
     is_cut, is_mixed = columns["mixup"][:, 0] == 1, columns["cutmix"][:, 0] == 1
     assert (is_cut ^ is_mixed).all() and 150 < is_cut.sum() < 250
@@ -445,7 +445,7 @@ def test_shares_follow_the_beta_distribution(key: str, alpha: float) -> None:
 
 
 def test_erased_rectangles_follow_their_distribution() -> None:
-    sides = drawn(erase={"probability": 0.3, "area": [0.1, 0.4]})[1]["erase"]
+    sides = drawn(random_erasing={"probability": 0.3, "area": [0.1, 0.4]})[1]["random_erasing"]
     chosen = sides[sides[:, 0] > 0]
     assert abs(len(chosen) / len(sides) - 0.3) < 0.015
     assert follows(chosen[:, 0] * chosen[:, 1], between(0.1, 0.4))

@@ -65,8 +65,8 @@ def train(project: Project, *arguments: str) -> Ran:
 
 
 def test_training_is_compared_with_the_usual_loop_and_the_limit(mnist: Project) -> None:
-    mnist.experiment("tiny-mlp", "tiny", whole_train=True, normalize="none", epochs=30, batch_size=16)
-    figures = told(train(mnist, "--recipe", "tiny-mlp", "--epochs", "20"))
+    mnist.experiment("tiny-mlp", "tiny", train_on_val=True, normalize="none", epochs=30, batch_size=16)
+    figures = told(train(mnist, "--config", "tiny-mlp", "--epochs", "20"))
     assert set(figures) >= KEYS
     assert (figures["images"], figures["test_images"], figures["epochs"]) == (60, 20, 20)
     assert figures["steps"] == 20 * 4
@@ -77,7 +77,7 @@ def test_training_is_compared_with_the_usual_loop_and_the_limit(mnist: Project) 
 
 def made_job(project: Project, name: str = "tiny-job", **more: Any) -> Path:
     """The file of a job, and beside it packed images."""
-    project.experiment(name, "tiny", whole_train=True, normalize="none", **more)
+    project.experiment(name, "tiny", train_on_val=True, normalize="none", **more)
     project.command("train")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project.root)
@@ -135,7 +135,7 @@ def test_a_job_runs_on_a_bare_machine(mnist: Project, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys; sys.modules.update(dict.fromkeys({sorted(installed() - needed_by(*BARE))}))"
     )
-    arguments = ["--recipe", str(job), "--epochs", "60", "--rounds", "1", "--images", "120", "--json"]
+    arguments = ["--config", str(job), "--epochs", "60", "--rounds", "1", "--images", "120", "--json"]
     command = [sys.executable, "-m", "benchmarks.train", *arguments]
     figures = told(run(command, tmp_path, PYTHONPATH=f"{tmp_path}:{REPOSITORY}"))
     assert set(figures) >= KEYS and (figures["images"], figures["steps"]) == (120, 60)
@@ -162,7 +162,7 @@ def test_convolutions_and_files_that_are_decoded_each_time(project: Project) -> 
         normalize="imagenet",
         shuffle=True,
     )
-    figures = told(train(project, "--recipe", "photos-cnn", "--epochs", "1", "--workers", "1"))
+    figures = told(train(project, "--config", "photos-cnn", "--epochs", "1", "--workers", "1"))
     assert set(figures) >= KEYS
     (job,) = project.root.glob(".checkpoints/benchmarks/*/photos-cnn.json")
     assert len(list((job.parent / "files").rglob("*.png"))) == 40
@@ -170,11 +170,11 @@ def test_convolutions_and_files_that_are_decoded_each_time(project: Project) -> 
 
 def test_a_mistake_is_told_in_one_line(mnist: Project) -> None:
     mnist.experiment("tiny-mlp", "tiny")
-    failed_in_one_line(train(mnist, "--recipe", "tiny-mpl"), "tiny-mpl", "tiny-mlp")
-    failed_in_one_line(train(mnist, "--recipe", "absent.json"), "absent.json")
+    failed_in_one_line(train(mnist, "--config", "tiny-mpl"), "tiny-mpl", "tiny-mlp")
+    failed_in_one_line(train(mnist, "--config", "absent.json"), "absent.json")
     mnist.dataset("absent", "data/raw/absent")
     mnist.experiment("absent-mlp", "absent")
-    failed_in_one_line(train(mnist, "--recipe", "absent-mlp"), "absent", "dvc repro download@absent")
+    failed_in_one_line(train(mnist, "--config", "absent-mlp"), "absent", "dvc repro download@absent")
 
 
 def test_start_up_of_stages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +222,7 @@ def test_every_measured_study_is_an_experiment() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
         known = with_all_studies(params.read()).experiments
-    assert {row.recipe for rows in document.STUDIES.values() for row in rows} <= set(known)
+    assert {row.config for rows in document.STUDIES.values() for row in rows} <= set(known)
 
 
 def test_the_usual_loop_trains_the_networks_of_the_studies() -> None:
@@ -242,14 +242,14 @@ def test_the_usual_loop_trains_the_networks_of_the_studies() -> None:
         return [str(layer) for layer in layers if isinstance(layer, kept)]
 
     for name in ("mnist-mlp", "cifar10-sigmoid", "cifar10-dropout", "cifar10-batchnorm", "cats-dogs-cnn"):
-        recipe = known.experiment(name)
-        dataset = known.dataset(recipe.dataset)
+        config = known.experiment(name)
+        dataset = known.dataset(config.dataset)
         shape = (dataset.channels, *dataset.height_width)
         job: Any = SimpleNamespace(
-            recipe=named(recipe.model_dump(mode="json")), shape=shape, meta={"classes": list(range(10))}
+            config=named(config.model_dump(mode="json")), shape=shape, meta={"classes": list(range(10))}
         )
-        assert described(usual_loops.network(job)) == described(build(recipe.network, Shape(*shape, 10)))
+        assert described(usual_loops.network(job)) == described(build(config.network, Shape(*shape, 10)))
     for name, said in (("digits-cnn", "no study has such a network"), ("mnist-cnn", "no study has a loop with .*ema")):
-        job = SimpleNamespace(recipe=named(known.experiment(name).model_dump(mode="json")), meta={"classes": [0]})
+        job = SimpleNamespace(config=named(known.experiment(name).model_dump(mode="json")), meta={"classes": [0]})
         with pytest.raises(SystemExit, match=said):
             usual_loops.network(job) if name == "digits-cnn" else usual_loops.mini_batches(job)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from things import ADAM, SGD, digest, pack, recipe
+from things import ADAM, SGD, config, digest, pack
 from torch import nn
 
-from pipeline.dataset.packed import Packed
+from pipeline.dataset.packed import PackedDataset
 from pipeline.training import loop
-from pipeline.training.engine import Engine
 from pipeline.training.step import WARM_UP, Step
+from pipeline.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -21,17 +21,17 @@ CNN = {"name": "cnn", "convolutions": [4], "padding": 1, "batch_norm": True, "hi
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
-    return Packed(pack(tmp_path_factory.mktemp("cuda") / "packed", count=10 * WARM_UP * 8))
+def packed(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
+    return PackedDataset(pack(tmp_path_factory.mktemp("cuda") / "packed", count=10 * WARM_UP * 8))
 
 
 def fit(
-    packed: Packed, folder: Path, resident_mb: int = 100, graphs: bool = True, on_epoch: Any = len, **more: Any
+    packed: PackedDataset, folder: Path, cache_mb: int = 100, cuda_graphs: bool = True, on_epoch: Any = len, **more: Any
 ) -> Any:
-    compute = {"device": "cuda", "resident_mb": resident_mb, "graphs": graphs, **more.pop("compute", {})}
-    engine = Engine(packed, recipe(compute=compute, **more))
+    compute = {"device": "cuda", "cache_mb": cache_mb, "cuda_graphs": cuda_graphs, **more.pop("compute", {})}
+    engine = Trainer(packed, config(compute=compute, **more))
     model: nn.Module = engine.network(1)
-    saved = folder / f"{resident_mb}-{graphs}.pt"
+    saved = folder / f"{cache_mb}-{cuda_graphs}.pt"
     history: list[loop.Row] = engine.fit(model, 1, saved, folder / "features", on_epoch)
     return digest(model.cpu()), history
 
@@ -46,18 +46,22 @@ def losses(history: list[loop.Row]) -> list[Any]:
     [
         {"optimizer": SGD},
         {"optimizer": ADAM, "schedule": {"name": "one_cycle"}, "ema": 0.9},
-        {"optimizer": SGD, "augment": {"rotation": 10.0, "horizontal_flip": 0.5, "mixup": 0.4}, "clip_norm": 1.0},
+        {"optimizer": SGD, "augment": {"rotation": 10.0, "horizontal_flip": 0.5, "mixup": 0.4}, "grad_clip": 1.0},
         {"optimizer": {**ADAM, "name": "adamw"}, "regularization": {"l1": 1e-3}, "label_smoothing": 0.1},
-        {"optimizer": SGD, "precision": "bf16", "accumulate": 2},
+        {"optimizer": SGD, "precision": "bf16", "grad_accum_steps": 2},
     ],
     ids=["sgd", "one-cycle", "augmented", "l1", "bf16"],
 )
 def test_a_graph_trains_as_launches_one_by_one(
-    packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: dict[str, Any], more: dict[str, Any]
+    packed: PackedDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    network: dict[str, Any],
+    more: dict[str, Any],
 ) -> None:
     replay, replays = torch.cuda.CUDAGraph.replay, []
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph)))
-    _, expected = fit(packed, tmp_path, graphs=False, epochs=3, network=network, **more)
+    _, expected = fit(packed, tmp_path, cuda_graphs=False, epochs=3, network=network, **more)
     assert not replays
     _, history = fit(packed, tmp_path, epochs=3, network=network, **more)
     assert len(set(replays)) == 1 and len(replays) > 3 * WARM_UP
@@ -67,19 +71,19 @@ def test_a_graph_trains_as_launches_one_by_one(
 @pytest.mark.parametrize(
     "more",
     [
-        {"network": {"name": "speedrun", "widths": [8, 8]}, "optimizer": {"name": "muon", "lr": 0.01}},
+        {"network": {"name": "airbench", "widths": [8, 8]}, "optimizer": {"name": "muon", "lr": 0.01}},
         {"network": {"name": "mlp"}, "batch_size": "full"},
         {"network": CNN, "augment": {"randaugment": {"operations": 2, "magnitude": 9}, "cutmix": 0.5}},
         {"network": CNN, "compute": {"device": "cuda:0"}},
     ],
-    ids=["speedrun", "full", "randaugment", "cuda:0"],
+    ids=["airbench", "full", "randaugment", "cuda:0"],
 )
-def test_what_else_has_to_lie_on_the_device(packed: Packed, tmp_path: Path, more: dict[str, Any]) -> None:
+def test_what_else_has_to_lie_on_the_device(packed: PackedDataset, tmp_path: Path, more: dict[str, Any]) -> None:
     _, history = fit(packed, tmp_path, epochs=2, **more)
     assert history[-1]["train_loss"] < history[0]["train_loss"]
 
 
-def test_a_killed_run_goes_on_at_the_rate_of_its_schedule(packed: Packed, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_at_the_rate_of_its_schedule(packed: PackedDataset, tmp_path: Path) -> None:
     """Its graph reads the rate from a tensor."""
     described = {"network": CNN, "optimizer": ADAM, "schedule": {"name": "one_cycle"}, "epochs": 4}
     _, expected = fit(packed, tmp_path / "a", **described)
@@ -94,7 +98,7 @@ def test_a_killed_run_goes_on_at_the_rate_of_its_schedule(packed: Packed, tmp_pa
     assert losses(history) == pytest.approx(losses(expected), rel=1e-4)
 
 
-def test_nothing_waits_for_the_device_inside_an_epoch(packed: Packed, tmp_path: Path, monkeypatch: Any) -> None:
+def test_nothing_waits_for_the_device_inside_an_epoch(packed: PackedDataset, tmp_path: Path, monkeypatch: Any) -> None:
     original = Step.__call__
 
     def step(*arguments: Any) -> Any:
@@ -105,14 +109,14 @@ def test_nothing_waits_for_the_device_inside_an_epoch(packed: Packed, tmp_path: 
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(Step, "__call__", step)
-    fit(packed, tmp_path, graphs=False, network=CNN, augment={"rotation": 10.0}, epochs=1)
+    fit(packed, tmp_path, cuda_graphs=False, network=CNN, augment={"rotation": 10.0}, epochs=1)
 
 
-def test_the_same_bytes_again(packed: Packed, tmp_path: Path) -> None:
+def test_the_same_bytes_again(packed: PackedDataset, tmp_path: Path) -> None:
     described = {"network": {**CNN, "dropout": 0.3}, "augment": {"horizontal_flip": 0.5}, "epochs": 2}
     assert fit(packed, tmp_path / "a", **described) == fit(packed, tmp_path / "b", **described)
 
 
-def test_streamed_images_train_as_resident_ones(packed: Packed, tmp_path: Path) -> None:
+def test_streamed_images_train_as_resident_ones(packed: PackedDataset, tmp_path: Path) -> None:
     described = {"network": CNN, "augment": {"rotation": 10.0}, "epochs": 2}
-    assert fit(packed, tmp_path, resident_mb=0, **described) == fit(packed, tmp_path, **described)
+    assert fit(packed, tmp_path, cache_mb=0, **described) == fit(packed, tmp_path, **described)

@@ -23,7 +23,7 @@ from things import one_thread as one_thread
 from things import pack
 
 from pipeline import evaluate, predict, train
-from pipeline.dataset.packed import Packed
+from pipeline.dataset.packed import PackedDataset
 from pipeline.evaluation.model import Model
 from pipeline.system.console import UserError, run
 from pipeline.training import live
@@ -184,7 +184,7 @@ DAMAGES: dict[str, dict[str, Damage]] = {
         "without preprocessing": says(preprocessing=None),
         "fewer means": says(preprocessing={"mean": [0.5], "std": [1.0]}),
         "std of zero": says(preprocessing={"mean": [0.5] * 3, "std": [0.0] * 3}),
-        "flip as text": says(preprocessing={"mean": [0.5] * 3, "std": [1.0] * 3, "test_flip": "no"}),
+        "flip as text": says(preprocessing={"mean": [0.5] * 3, "std": [1.0] * 3, "tta": "no"}),
         "without a count": says(parameters=None),
         "network is text": says(network="mlp"),
         "unknown network": says(network={"name": "perceptron"}),
@@ -283,6 +283,6 @@ def open_all(folder: Path) -> None:
     if (folder / "model.json").exists():
         Model(folder)
         return
-    packed = Packed(folder)
+    packed = PackedDataset(folder)
     packed.verify()
     assert len(packed.index) == len(packed.labels) == len(packed.images)

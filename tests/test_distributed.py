@@ -24,11 +24,11 @@ import torch.distributed as dist
 from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, failed_in_one_line, run
 from safetensors.torch import load_file
 from test_training import stage
-from things import CPU, DROPOUT, MLP, batches, fresh, pack, recipe
+from things import CPU, DROPOUT, MLP, batches, config, fresh, pack
 from things import one_thread as one_thread
 
 from pipeline.config.experiments import Compute
-from pipeline.dataset.packed import Packed
+from pipeline.dataset.packed import PackedDataset
 from pipeline.system import device
 from pipeline.system.console import UserError
 from pipeline.training import distributed, loop
@@ -128,18 +128,18 @@ def history(project: Project, name: str) -> pd.DataFrame:
 class Apart(Group):
     """A member of a group whose others are elsewhere."""
 
-    def once(self, do: Callable[[], Any]) -> Any:
+    def on_first(self, do: Callable[[], Any]) -> Any:
         return do()
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
 @pytest.mark.parametrize("augment", [{}, {"mixup": 0.2}])
 def test_shares_put_together_are_the_batches_of_one_process(
-    tmp_path: Path, world: int, augment: dict[str, float]
+    tmp_path: Path, world_size: int, augment: dict[str, float]
 ) -> None:
     """And so are the images that they are mixed with."""
-    packed = Packed(pack(tmp_path / "packed"))
-    data, experiment = batches(packed, "train"), recipe(augment=augment)
+    packed = PackedDataset(pack(tmp_path / "packed"))
+    data, experiment = batches(packed, "train"), config(augment=augment)
 
     def of(group: Group) -> list[Any]:
         model = fresh(packed, experiment)
@@ -148,7 +148,9 @@ def test_shares_put_together_are_the_batches_of_one_process(
 
     alone = of(Group())
     assert [whole for _, _, whole in alone] == [8, 8, 8, 7]
-    for (batch, others, whole), *shares in zip(alone, *(of(Apart(rank, world)) for rank in range(world)), strict=True):
+    for (batch, others, whole), *shares in zip(
+        alone, *(of(Apart(rank, world_size)) for rank in range(world_size)), strict=True
+    ):
         assert {share[2] for share in shares} == {whole}
         for column, values in enumerate(batch):
             assert torch.cat([share[0][column] for share in shares]).equal(values)
@@ -160,12 +162,12 @@ def test_shares_put_together_are_the_batches_of_one_process(
 
 
 def test_no_share_of_a_batch_is_too_small_for_batch_norm(tmp_path: Path) -> None:
-    packed = Packed(pack(tmp_path / "packed"))
+    packed = PackedDataset(pack(tmp_path / "packed"))
     data = batches(packed, "train")
-    experiment = recipe(network=DROPOUT, batch_size=7)  # 31 images: the last 3 join the batch before
+    experiment = config(network=DROPOUT, batch_size=7)  # 31 images: the last 3 join the batch before
     training = loop.Training(fresh(packed, experiment), experiment, data, None, 1, tmp_path / "a.pt", 1, Apart(1, 2))
     assert [whole for _, _, whole in training.batches(data, 1)] == [7, 7, 7, 10]
-    small = recipe(network=DROPOUT, batch_size=3)
+    small = config(network=DROPOUT, batch_size=3)
     with pytest.raises(UserError, match=r"batch_size = 3: .*; expected 4 or more"):
         loop.Training(fresh(packed, small), small, data, None, 1, tmp_path / "a.pt", 1, Apart(1, 2))
 
@@ -220,9 +222,9 @@ def test_one_device_is_not_several(name: str) -> None:
 
 
 def test_views_are_computed_by_one_process() -> None:
-    frozen = {"name": "transfer", "backbone": "squeezenet1_1", "freeze": True}
+    frozen = {"name": "torchvision", "backbone": "squeezenet1_1", "freeze": True}
     with pytest.raises(ValueError, match="views = 2 is for one device; compute has 4"):
-        recipe(network=frozen, views=2, compute={"devices": 2, "nodes": 2})
+        config(network=frozen, views=2, compute={"devices": 2, "nodes": 2})
 
 
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,8 +242,8 @@ def test_no_graph_is_captured_of_several_processes() -> None:
     class OnCuda:
         device = torch.device("cuda")
 
-    assert device.captures(recipe(), OnCuda())
-    assert not device.captures(recipe(compute={"devices": 2}), OnCuda())
+    assert device.captures(config(), OnCuda())
+    assert not device.captures(config(compute={"devices": 2}), OnCuda())
 
 
 # --- The same weights ------------------------------------------------------------------------------------------------
@@ -262,7 +264,7 @@ def test_two_processes_train_as_one_with_two_parts_of_a_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     more = {"network": {**MLP, "hidden": [12, 9]}, "epochs": 5, "optimizer": {"name": "adam", "lr": 0.01}}
-    stage(things, monkeypatch, "things-parts", compute={"device": "cpu", "threads": 1}, accumulate=2, **more)
+    stage(things, monkeypatch, "things-parts", compute={"device": "cpu", "threads": 1}, grad_accum_steps=2, **more)
     stage(things, monkeypatch, "things-whole", compute={"device": "cpu", "threads": 1}, **more)
     things.experiment("things-two", "things", compute=TWO, **more)
     first, second = started_by_srun(things, "things-two", [things.root] * 2)
@@ -311,7 +313,7 @@ def test_addresses_of_lost_processes_are_forgotten(monkeypatch: pytest.MonkeyPat
 
 def test_lost_processes_change_nothing(things: Project) -> None:
     """Neither the loss of the launcher, with a new run, nor the loss of a worker, in the same run."""
-    more = {"network": DROPOUT, "epochs": EPOCHS, "keep": "best", "compute": TWO}
+    more = {"network": DROPOUT, "epochs": EPOCHS, "checkpoint": "best", "compute": TWO}
     things.experiment("things-calm", "things", **more)
     things.experiment("things-lost", "things", **more)
     calm = things.must_run("train", "things-calm")
@@ -441,7 +443,7 @@ def test_two_machines_train_as_one(
     things: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two_machines: list[str]
 ) -> None:
     """The first as DVC starts it, the second by torchrun, with its own copy of the data; the first has the results."""
-    stage(things, monkeypatch, "things-parts", compute={"device": "cpu", "threads": 1}, accumulate=2)
+    stage(things, monkeypatch, "things-parts", compute={"device": "cpu", "threads": 1}, grad_accum_steps=2)
     things.experiment("things-two", "things", compute={"device": "cpu", "threads": 1, "nodes": 2})
     things.command("train")
     other = tmp_path / "other"

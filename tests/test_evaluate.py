@@ -80,8 +80,8 @@ def write_model(root: Path, brightness: dict[str, float], side: int = SIDE) -> N
 def answer(value: float, brightness: dict[str, float] = BRIGHTNESS) -> tuple[str, float]:
     """What the model must say of an image: class and probability."""
     value = round(255 * value) / 255
-    scores = np.array([SHARPNESS * (2 * centre * value - centre**2) for centre in brightness.values()])
-    probabilities = np.exp(scores) / np.exp(scores).sum()
+    logits = np.array([SHARPNESS * (2 * centre * value - centre**2) for centre in brightness.values()])
+    probabilities = np.exp(logits) / np.exp(logits).sum()
     return list(brightness)[probabilities.argmax()], probabilities.max()
 
 
@@ -152,8 +152,8 @@ def test_reports_are_what_scikit_learn_says_of_the_predictions(
 
     values = np.array([round(255 * value) / 255 for _, _, value in mixed])
     centres = np.array(list(BRIGHTNESS.values()))
-    scores = SHARPNESS * (2 * values[:, None] * centres - centres**2)
-    probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    logits = SHARPNESS * (2 * values[:, None] * centres - centres**2)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert written["loss"] == pytest.approx(metrics.log_loss(truth, probabilities, labels=classes), rel=1e-4)
 
     report = metrics.classification_report(truth, predicted, output_dict=True)
@@ -336,10 +336,10 @@ def test_class_names_of_all_kinds(project: Project, evaluated: Evaluate) -> None
     write_model(project.root, names)
     folder = evaluated()
     table = pd.read_csv(folder / "confusion_matrix.csv", dtype={"actual": str, "predicted": str})
-    hits = table[table.actual == table.predicted]
-    assert list(map(exact, hits.actual)) == list(names)
-    assert list(hits.actual)[-2:] == ["'=1+1", "''-\x1b[2J\n\u202e"]
-    assert list(hits["count"]) == [1] * len(names)
+    correct = table[table.actual == table.predicted]
+    assert list(map(exact, correct.actual)) == list(names)
+    assert list(correct.actual)[-2:] == ["'=1+1", "''-\x1b[2J\n\u202e"]
+    assert list(correct["count"]) == [1] * len(names)
     assert list(read_predictions(folder).predicted) == list(names)
     assert names.keys() < json.loads((folder / "classification_report.json").read_text()).keys()
     lines = (folder / "classification_report.txt").read_text().split("\n")

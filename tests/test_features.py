@@ -11,17 +11,17 @@ import torch
 from conftest import Project
 from samples import bit_flipped
 from test_training import files, stage
-from things import batches, fresh, pack, recipe
+from things import batches, config, fresh, pack
 from things import one_thread as one_thread
 
 from pipeline.dataset.batches import Batches
-from pipeline.dataset.packed import Packed
+from pipeline.dataset.packed import PackedDataset
 from pipeline.training import loop
 from pipeline.training.features import Features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FROZEN = {"name": "transfer", "backbone": "squeezenet1_1", "freeze": True}
+FROZEN = {"name": "torchvision", "backbone": "squeezenet1_1", "freeze": True}
 PLAIN = {"network": FROZEN, "augment": {"rotation": 20, "horizontal_flip": 0.5}, "epochs": 3, "batch_size": 8}
 
 
@@ -39,8 +39,8 @@ def cached(project: Project) -> dict[str, int]:
 
 
 def test_head_trains_on_features_as_in_the_whole_network(photos: Project, tmp_path: Path) -> None:
-    packed = Packed(photos.root / "data/packed/things")
-    described = recipe(**PLAIN)
+    packed = PackedDataset(photos.root / "data/packed/things")
+    described = config(**PLAIN)
     whole, train, val = fresh(packed, described), batches(packed, "train"), batches(packed, "val")
     expected = loop.train(whole, described, train, val, 1, tmp_path / "whole.pt")
 
@@ -119,17 +119,17 @@ def test_images_that_never_change_go_through_the_backbone_once(
 def test_a_head_is_not_judged_by_mirrored_features(photos: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     histories = []
     for flip in (False, True):
-        stage(photos, monkeypatch, "things-a", **PLAIN, test_flip=flip)
+        stage(photos, monkeypatch, "things-a", **PLAIN, tta=flip)
         histories.append(pd.read_csv(photos.root / "reports/things-a/history.csv"))
     assert histories[0].equals(histories[1])
 
 
 def test_features_of_a_view_do_not_depend_on_what_was_asked_before(photos: Project, tmp_path: Path) -> None:
-    packed = Packed(photos.root / "data/packed/things")
-    model: Any = fresh(packed, recipe(**PLAIN))
+    packed = PackedDataset(photos.root / "data/packed/things")
+    model: Any = fresh(packed, config(**PLAIN))
 
     def features(folder: str, *epochs: int) -> torch.Tensor:
-        data = Features(model.backbone, batches(packed, "train"), recipe(**PLAIN), 1, tmp_path / folder)
+        data = Features(model.backbone, batches(packed, "train"), config(**PLAIN), 1, tmp_path / folder)
         for epoch in epochs:
             data.view(epoch)
         (found,) = data.batches([torch.arange(len(data))])

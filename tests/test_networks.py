@@ -24,10 +24,10 @@ from pipeline.config.experiments import Experiment
 from pipeline.evaluation.model import Model
 from pipeline.networks import Shape, build
 from pipeline.networks.resnet import Block
-from pipeline.networks.transfer import load_weights
+from pipeline.networks.torchvision import load_weights
 from pipeline.study import with_all_studies
 from pipeline.system.console import UserError
-from pipeline.training import engine, live
+from pipeline.training import live, trainer
 
 PHOTOS = Shape(channels=3, height=224, width=224, classes=2)
 SQUEEZENET = "weights/squeezenet1_1-imagenet-features.pth"
@@ -164,10 +164,10 @@ def test_pooling_before_an_activation_changes_nothing(activation: str) -> None:
 
 def test_smallest_image_that_a_cnn_takes_is_as_its_message_says() -> None:
     described = network("cnn", convolutions=[2, 2, 2])
-    problem = described.misfit(21, 21)
+    problem = described.incompatible_size(21, 21)
     assert problem is not None
     assert "at least 22 pixels" in problem
-    assert described.misfit(22, 22) is None
+    assert described.incompatible_size(22, 22) is None
     assert build(described, Shape(1, 22, 22, 2))(torch.zeros(1, 1, 22, 22)).shape == (1, 2)
 
 
@@ -184,7 +184,7 @@ def test_same_seed_same_weights() -> None:
 
 SMALL = {
     "resnet": {"widths": [4, 6], "blocks": 2, "dropout": 0.1},
-    "speedrun": {"widths": [6, 8]},
+    "airbench": {"widths": [6, 8]},
 }
 
 
@@ -213,8 +213,8 @@ def learn(model: nn.Module, images: torch.Tensor, steps: int, precision: torch.d
     model.train()
     for _ in range(steps):
         with torch.autocast("cpu", precision, enabled=precision is not None):
-            scores = model(images)
-        loss = F.cross_entropy(scores.float(), labels)
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -234,7 +234,7 @@ def test_resnet_of_the_paper_has_its_number_of_parameters() -> None:
 
 def test_speedrun_network_of_the_paper_has_its_number_of_parameters() -> None:
     """arXiv 2404.00498: biases of the whitening, six convolutions, biases of their norms, a linear layer."""
-    model = build(network("speedrun"), Shape(3, 32, 32, 10))
+    model = build(network("airbench"), Shape(3, 32, 32, 10))
     convolutions = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
     learnt = 24 + convolutions + 2 * (64 + 256 + 256) + 10 * 256
     assert parameters(model, trained=True) == learnt
@@ -270,7 +270,7 @@ def test_resnet_dropout_stands_inside_each_block_and_none_by_default() -> None:
 
 @pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 28), (1, 9)])
 def test_whitening_makes_patches_uncorrelated_with_variance_one(channels: int, side: int) -> None:
-    model = build(network("speedrun"), Shape(channels, side, side, 10))
+    model = build(network("airbench"), Shape(channels, side, side, 10))
     images = photos(channels, side)
     model.initialize(images)
     filters = model.whitening.weight
@@ -285,13 +285,13 @@ def test_whitening_makes_patches_uncorrelated_with_variance_one(channels: int, s
 
 def test_whitening_of_images_without_content() -> None:
     """A blank corner of all images, or one colour all over, has no variance to divide by."""
-    model = build(network("speedrun"), Shape(3, 9, 9, 2))
+    model = build(network("airbench"), Shape(3, 9, 9, 2))
     model.initialize(torch.zeros(4, 3, 9, 9))
     assert bool(model(torch.zeros(4, 3, 9, 9)).isfinite().all())
 
 
 def test_convolutions_of_the_speedrun_network_start_as_the_identity() -> None:
-    model = build(network("speedrun", widths=[10, 5]), Shape(1, 12, 12, 2))
+    model = build(network("airbench", widths=[10, 5]), Shape(1, 12, 12, 2))
     images = photos(8, 6)
     first, *_, second, _, _ = model.groups[:7]
     assert torch.allclose(first(images)[:, :8], images)
@@ -303,7 +303,7 @@ def test_convolutions_of_the_speedrun_network_start_as_the_identity() -> None:
 
 
 def test_scores_of_the_speedrun_network_are_scaled() -> None:
-    model = build(network("speedrun", widths=[5]), Shape(1, 12, 12, 2)).eval()
+    model = build(network("airbench", widths=[5]), Shape(1, 12, 12, 2)).eval()
     images = photos(1, 12)
     features = model.groups(F.gelu(model.whitening(images))).flatten(2).max(2).values
     assert torch.allclose(model(images), features @ model.head.weight.T / 9)
@@ -340,26 +340,26 @@ def test_small_networks_repeat_to_the_bit(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "widths", "least"),
-    [("resnet", [2], 1), ("resnet", [2] * 4, 8), ("speedrun", [2], 3), ("speedrun", [2] * 3, 9)],
+    [("resnet", [2], 1), ("resnet", [2] * 4, 8), ("airbench", [2], 3), ("airbench", [2] * 3, 9)],
 )
 def test_smallest_image_that_a_small_network_takes_is_as_its_message_says(
     name: str, widths: list[int], least: int
 ) -> None:
     described = network(name, widths=widths)
-    assert described.misfit(least, least + 5) is None
+    assert described.incompatible_size(least, least + 5) is None
     model = build(described, Shape(1, least, least, 2))
     assert model(torch.zeros(2, 1, least, least)).shape == (2, 2)
     for height, width in ((least - 1, 99), (99, least - 1)):
-        assert f"at least {least} pixels" in (described.misfit(height, width) or "")
+        assert f"at least {least} pixels" in (described.incompatible_size(height, width) or "")
 
 
 def test_stage_train_whitens_training_images_of_all_classes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Filters come from normalised images spread over the whole training set, and from no others."""
     monkeypatch.setattr(live, "SHORT", 1e9)
-    monkeypatch.setattr(engine, "SEEN_VALUES", 6 * 10 * 12)
+    monkeypatch.setattr(trainer, "SEEN_VALUES", 6 * 10 * 12)
     project.params["experiments"] = {}
     project.dataset("things", "data/raw/things", [10, 12], channels=1)
-    project.experiment("things-fast", "things", network={"name": "speedrun", "widths": [4]}, epochs=1)
+    project.experiment("things-fast", "things", network={"name": "airbench", "widths": [4]}, epochs=1)
     project.command("train")
     labels = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
     pixels = np.random.default_rng(1).integers(0, 256, (20, 10, 12, 1)).astype(np.uint8)
@@ -375,7 +375,7 @@ def test_stage_train_whitens_training_images_of_all_classes(project: Project, mo
     monkeypatch.setattr(sys, "argv", ["train", "things-fast"])
     train.main()
     seen = (torch.from_numpy(pixels[:12:2]).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3
-    expected = build(network("speedrun", widths=[4]), Shape(1, 10, 12, 2))
+    expected = build(network("airbench", widths=[4]), Shape(1, 10, 12, 2))
     expected.initialize(seen)
     trained = Model(Path("models/things-fast"))
     assert torch.allclose(trained.network.whitening.weight, expected.whitening.weight, atol=1e-4)
@@ -430,7 +430,7 @@ def test_backbone_learns_unless_it_is_frozen() -> None:
 
 @pytest.mark.parametrize("backbone", ["googlenet", "inception_v3"])
 def test_backbone_with_means_of_its_own_keeps_them_when_the_model_is_read_again(backbone: str) -> None:
-    """A model is read without the file of weights: only the recipe tells that it started from them."""
+    """A model is read without the file of weights: only the config tells that it started from them."""
     with torch.device("meta"):
         pretrained = build(transfer(backbone, weights="IMAGENET1K_V1"), Shape(3, 96, 96, 2))
         assert pretrained.backbone.transform_input

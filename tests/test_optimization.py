@@ -1,4 +1,4 @@
-"""What a recipe says of optimization is what is done: each key against torch's own, or against the definition."""
+"""What a config says of optimization is what is done: each key against torch's own, or against the definition."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
-from things import ADAM, CLASSES, DROPOUT, batches, digest, everything, fit, fresh, recipe
+from things import ADAM, CLASSES, DROPOUT, batches, config, digest, everything, fit, fresh
 from things import one_thread as one_thread
 from things import packed as packed
 from torch import Tensor, nn
@@ -22,11 +22,11 @@ from torch.optim import lr_scheduler
 
 from pipeline.config.experiments import Experiment, Optimizer, Schedule
 from pipeline.dataset.augmentation import mix
-from pipeline.dataset.packed import Packed
+from pipeline.dataset.packed import PackedDataset
 from pipeline.evaluation import inference
 from pipeline.system.console import UserError
 from pipeline.training import loop, objective, optimizers
-from pipeline.training.optimizers import blocks, blocks_behind, make_optimizers, restore, set_rate
+from pipeline.training.optimizers import blocks, blocks_behind, make_optimizers, restore, set_lr
 from pipeline.training.schedule import factor
 
 STEPS = 50
@@ -77,18 +77,18 @@ def test_muon_takes_the_matrices_between_the_first_and_the_last() -> None:
     assert sum(len(group["params"]) for group in adamw.param_groups) == 7
 
 
-def test_muon_wants_layers_between_the_first_and_the_last(packed: Packed, tmp_path: Path) -> None:
+def test_muon_wants_layers_between_the_first_and_the_last(packed: PackedDataset, tmp_path: Path) -> None:
     for hidden in ([], [12]):
         described = {"network": {"name": "mlp", "hidden": hidden}, "optimizer": {"name": "muon", "lr": 0.02}}
         with pytest.raises(UserError, match=r"optimizer\.name = 'muon' .* a deeper network, or adamw"):
             fit(packed, tmp_path / "a.pt", **described)
 
 
-def test_muon_takes_filters_as_matrices(packed: Packed, tmp_path: Path) -> None:
+def test_muon_takes_filters_as_matrices(packed: PackedDataset, tmp_path: Path) -> None:
     network = {"name": "cnn", "convolutions": [3, 4], "padding": 1, "hidden": []}
     described = {"name": "muon", "lr": 0.02, "momentum": 0.9}
     model, _ = fit(packed, tmp_path / "a.pt", optimizer=described, network=network, epochs=1, batch_size="full")
-    usual = fresh(packed, recipe(network=network))
+    usual = fresh(packed, config(network=network))
     images, labels = everything(batches(packed, "train"))
     F.cross_entropy(usual(images), labels).backward()
     before = usual[3].weight.detach().clone()
@@ -100,11 +100,13 @@ def test_muon_takes_filters_as_matrices(packed: Packed, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("momentum", "used"), [({}, 0.95), ({"momentum": 0.0}, 0.0), ({"momentum": 0.6}, 0.6)])
-def test_muon_steps_as_torchs_own(packed: Packed, tmp_path: Path, momentum: dict[str, float], used: float) -> None:
+def test_muon_steps_as_torchs_own(
+    packed: PackedDataset, tmp_path: Path, momentum: dict[str, float], used: float
+) -> None:
     described = {"name": "muon", "lr": 0.02, "weight_decay": 0.1, **momentum}
     network = {"name": "mlp", "hidden": [12, 10]}
     model, _ = fit(packed, tmp_path / "a.pt", optimizer=described, network=network, epochs=3, batch_size="full")
-    usual = fresh(packed, recipe(network=network))
+    usual = fresh(packed, config(network=network))
     options = {"lr": 0.02, "weight_decay": 0.1}
     muon = torch.optim.Muon([usual[3].weight], momentum=used, adjust_lr_fn="match_rms_adamw", **options)
     rest = [weight for weight in usual.parameters() if weight is not usual[3].weight]
@@ -119,14 +121,14 @@ def test_muon_steps_as_torchs_own(packed: Packed, tmp_path: Path, momentum: dict
         assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-def test_muon_does_not_depend_on_the_order_in_memory(packed: Packed) -> None:
+def test_muon_does_not_depend_on_the_order_in_memory(packed: PackedDataset) -> None:
     """On a GPU, filters are in channels_last order."""
     described = Optimizer(name="muon", lr=0.02)
     network = {"name": "cnn", "convolutions": [3, 4, 5], "padding": 1, "pool": 1}
     images, labels = everything(batches(packed, "train"))
     trained = []
     for order in (torch.contiguous_format, torch.channels_last):
-        model = fresh(packed, recipe(network=network)).to(memory_format=order)
+        model = fresh(packed, config(network=network)).to(memory_format=order)
         assert model[2].weight.is_contiguous(memory_format=order)
         made = make_optimizers(model, described)
         for _ in range(3):
@@ -134,7 +136,7 @@ def test_muon_does_not_depend_on_the_order_in_memory(packed: Packed) -> None:
             F.cross_entropy(model(images), labels).backward()
             optimizers.step(made)
         trained.append(model)
-    start = fresh(packed, recipe(network=network))
+    start = fresh(packed, config(network=network))
     for first, second, before in zip(*(model.parameters() for model in (*trained, start)), strict=True):
         assert (first - second).norm() < 0.02 * (first - before).norm()  # Muon computes in bfloat16
 
@@ -143,12 +145,12 @@ def test_rates_that_a_graph_reads_outlive_a_resumption() -> None:
     """It would go on reading the tensor that it has captured."""
     model, described = three_layers(), Optimizer(name="adam", lr=0.5)
     (held,) = make_optimizers(model, described)
-    set_rate([held], 0.1)
+    set_lr([held], 0.1)
     (resumed,) = make_optimizers(model, described, capturable=True)
     rates_before = [group["lr"] for group in resumed.param_groups]
     restore(resumed, held.state_dict())
     assert all(group["lr"] is rate for group, rate in zip(resumed.param_groups, rates_before, strict=True))
-    set_rate([resumed], 0.2)
+    set_lr([resumed], 0.2)
     assert [rate.item() for rate in rates_before] == [pytest.approx(0.1)] * len(rates_before)
 
 
@@ -191,7 +193,7 @@ def test_schedules_are_torchs(schedule: Any, usual: Callable[[Any], Any]) -> Non
     ours = make_optimizers(model, Optimizer(name="sgd", lr=0.3))
     scheduler = usual(theirs)
     for step in range(STEPS):
-        set_rate(ours, factor(schedule, step / STEPS))
+        set_lr(ours, factor(schedule, step / STEPS))
         assert ours[0].param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-6)
         theirs.step()
         scheduler.step()
@@ -220,7 +222,7 @@ def test_warm_up_rises_to_the_whole_rate_and_every_step_has_one(name: Any) -> No
     assert max(rates) <= 1 and rates[top] > 0.95 and min(rates) >= 0
 
 
-def test_rate_follows_the_schedule_in_every_step(packed: Packed, tmp_path: Path) -> None:
+def test_rate_follows_the_schedule_in_every_step(packed: PackedDataset, tmp_path: Path) -> None:
     """Gradient 1 everywhere: what a weight moves by is its learning rate."""
 
     class Slope(nn.Module):
@@ -232,8 +234,8 @@ def test_rate_follows_the_schedule_in_every_step(packed: Packed, tmp_path: Path)
         def forward(self, images: Tensor) -> Tensor:
             if self.training:
                 self.seen.append(self.weight.item())
-            scores = torch.zeros(len(images), 3)
-            return scores + (self.weight - self.weight.detach()) * 0 + Steep.apply(self.weight)
+            logits = torch.zeros(len(images), 3)
+            return logits + (self.weight - self.weight.detach()) * 0 + Steep.apply(self.weight)
 
     class Steep(torch.autograd.Function):
         """Nothing, with a gradient of one."""
@@ -247,7 +249,7 @@ def test_rate_follows_the_schedule_in_every_step(packed: Packed, tmp_path: Path)
             return torch.ones(1)
 
     model = Slope()
-    described = recipe(epochs=2, optimizer={"name": "sgd", "lr": 0.4}, schedule={"name": "linear"})
+    described = config(epochs=2, optimizer={"name": "sgd", "lr": 0.4}, schedule={"name": "linear"})
     loop.train(model, described, batches(packed, "train"), None, 1, tmp_path / "saved.pt")
     moved = -np.diff([*model.seen, model.weight.item()])
     assert moved == pytest.approx([0.4 * (1 - step / 8) for step in range(8)], rel=1e-5)
@@ -259,8 +261,8 @@ def test_rate_follows_the_schedule_in_every_step(packed: Packed, tmp_path: Path)
 @pytest.mark.parametrize(("l1", "l2", "biases"), [(0.3, 0, True), (0, 0.2, True), (0.3, 0.2, False)])
 def test_gradient_of_the_penalty_against_finite_differences(l1: float, l2: float, biases: bool) -> None:
     model = three_layers().double()
-    described = recipe(regularization={"l1": l1, "l2": l2, "biases": biases}).regularization
-    value = objective.penalty(model, described)
+    described = config(regularization={"l1": l1, "l2": l2, "biases": biases}).regularization
+    value = objective.regularization_loss(model, described)
     assert value is not None
     value.backward()
     for name, weight in model.named_parameters():
@@ -272,13 +274,13 @@ def test_gradient_of_the_penalty_against_finite_differences(l1: float, l2: float
             for sign in (1, -1):
                 with torch.no_grad():
                     weight.view(-1)[index] += sign * 1e-6
-                    expected += sign * objective.penalty(model, described).item() / 2e-6  # type: ignore[union-attr]
+                    expected += sign * objective.regularization_loss(model, described).item() / 2e-6  # type: ignore[union-attr]
                     weight.view(-1)[index] -= sign * 1e-6
             assert found.view(-1)[index].item() == pytest.approx(expected, abs=1e-6), name
             assert bool(expected) == (biases or not name.endswith("bias"))
 
 
-def test_label_smoothing_and_class_weights(packed: Packed, tmp_path: Path) -> None:
+def test_label_smoothing_and_class_weights(packed: PackedDataset, tmp_path: Path) -> None:
     labels = torch.tensor([CLASSES.index(label) for label in packed.index.label[:31]])
     counts = torch.bincount(labels)
     for more, weights in (
@@ -288,40 +290,40 @@ def test_label_smoothing_and_class_weights(packed: Packed, tmp_path: Path) -> No
     ):
         _, history = fit(packed, tmp_path / f"{sorted(more)}.pt", batch_size="full", epochs=1, **more)
         images, _ = everything(batches(packed, "train"))
-        scores = fresh(packed, recipe())(images)
+        logits = fresh(packed, config())(images)
         smoothing = more.get("label_smoothing", 0.0)
-        expected = F.cross_entropy(scores, labels, weights, label_smoothing=smoothing, reduction="sum") / 31
+        expected = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum") / 31
         assert history[0]["train_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_balanced_weights_do_not_depend_on_classes_without_images() -> None:
-    weights = objective.class_weights(recipe(class_weights="balanced"), torch.tensor([0, 0, 0, 2]), 3)
+    weights = objective.class_weights(config(class_weights="balanced"), torch.tensor([0, 0, 0, 2]), 3)
     assert weights is not None
     assert weights[[0, 2]].tolist() == pytest.approx([4 / 6, 2])
 
 
 @pytest.mark.parametrize("how", ["mixup", "cutmix"])
-def test_loss_of_mixed_images_counts_both_labels(packed: Packed, tmp_path: Path, how: str) -> None:
-    described = recipe(augment={how: 1.0}, batch_size="full", epochs=1)
+def test_loss_of_mixed_images_counts_both_labels(packed: PackedDataset, tmp_path: Path, how: str) -> None:
+    described = config(augment={how: 1.0}, batch_size="full", epochs=1)
     model, data = fresh(packed, described), batches(packed, "train")
     images, labels = everything(data)
     mixed, share = mix(images, images.flip(0), described.augment, data.draw(described.augment, seed=1, epoch=1))
     assert share.min() < 0.5 < share.max()
-    scores = model(mixed)
-    own, other = (F.cross_entropy(scores, of, reduction="none") for of in (labels, labels.flip(0)))
+    logits = model(mixed)
+    own, other = (F.cross_entropy(logits, of, reduction="none") for of in (labels, labels.flip(0)))
     expected = (share * own + (1 - share) * other).mean().item()
     history = loop.train(model, described, data, None, 1, tmp_path / "saved.pt")
     assert history[0]["train_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_clipped_gradients(packed: Packed, tmp_path: Path) -> None:
+def test_clipped_gradients(packed: PackedDataset, tmp_path: Path) -> None:
     norms = []
     for clip in (None, 0.01):
         described = {"name": "sgd", "lr": 1.0}
         model, _ = fit(
-            packed, tmp_path / f"{clip}.pt", clip_norm=clip, epochs=1, batch_size="full", optimizer=described
+            packed, tmp_path / f"{clip}.pt", grad_clip=clip, epochs=1, batch_size="full", optimizer=described
         )
-        before = fresh(packed, recipe())
+        before = fresh(packed, config())
         moved = [(new - old).flatten() for new, old in zip(model.parameters(), before.parameters(), strict=True)]
         norms.append(torch.cat(moved).norm().item())
     assert norms[0] > 0.1
@@ -331,11 +333,11 @@ def test_clipped_gradients(packed: Packed, tmp_path: Path) -> None:
 # --- Parts of batches ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("more", [{}, {"regularization": {"l1": 0.01}}, {"clip_norm": 0.1}, {"label_smoothing": 0.1}])
-def test_parts_of_a_batch_add_up(packed: Packed, tmp_path: Path, more: dict[str, Any]) -> None:
-    at_once, history = fit(packed, tmp_path / "a.pt", accumulate=1, **more)
+@pytest.mark.parametrize("more", [{}, {"regularization": {"l1": 0.01}}, {"grad_clip": 0.1}, {"label_smoothing": 0.1}])
+def test_parts_of_a_batch_add_up(packed: PackedDataset, tmp_path: Path, more: dict[str, Any]) -> None:
+    at_once, history = fit(packed, tmp_path / "a.pt", grad_accum_steps=1, **more)
     for parts in (2, 3, 8):
-        model, same = fit(packed, tmp_path / f"{parts}.pt", accumulate=parts, **more)
+        model, same = fit(packed, tmp_path / f"{parts}.pt", grad_accum_steps=parts, **more)
         for ours, theirs in zip(model.parameters(), at_once.parameters(), strict=True):
             assert torch.allclose(ours, theirs, atol=1e-5)
         assert [row["val_loss"] for row in same] == pytest.approx([row["val_loss"] for row in history], rel=1e-4)
@@ -360,15 +362,15 @@ class Hungry(nn.Module):
 @pytest.mark.parametrize("more", [{}, {"unfreeze_every": 1}])
 @pytest.mark.parametrize("spared", [0, 6])
 def test_batches_are_divided_when_memory_runs_out(
-    packed: Packed, tmp_path: Path, capsys: pytest.CaptureFixture[str], spared: int, more: dict[str, Any]
+    packed: PackedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], spared: int, more: dict[str, Any]
 ) -> None:
     model = Hungry(most=2, spared=spared)
-    loop.train(model, recipe(epochs=3, **more), batches(packed, "train"), None, 1, tmp_path / "a.pt")
+    loop.train(model, config(epochs=3, **more), batches(packed, "train"), None, 1, tmp_path / "a.pt")
     said = capsys.readouterr().out
     assert "not enough memory for a batch of 8: going on in 2 parts" in said and "in 4 parts" in said
-    if not spared:  # from the first step on: to the byte what a recipe with as many parts gives
+    if not spared:  # from the first step on: to the byte what a config with as many parts gives
         expected = Hungry(most=100, spared=0)
-        described = recipe(epochs=3, accumulate=4, **more)
+        described = config(epochs=3, grad_accum_steps=4, **more)
         loop.train(expected, described, batches(packed, "train"), None, 1, tmp_path / "b.pt")
         assert digest(model) == digest(expected)
     else:
@@ -382,22 +384,24 @@ def test_batches_are_divided_when_memory_runs_out(
         (2, "not enough memory for a batch of 8 in 2 parts: expected accumulate above 2, or a smaller batch"),
     ],
 )
-def test_there_is_an_end_to_smaller_parts(packed: Packed, tmp_path: Path, parts: Any, said: str) -> None:
+def test_there_is_an_end_to_smaller_parts(packed: PackedDataset, tmp_path: Path, parts: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        loop.train(Hungry(0, 0), recipe(accumulate=parts), batches(packed, "train"), None, 1, tmp_path / "saved.pt")
+        loop.train(
+            Hungry(0, 0), config(grad_accum_steps=parts), batches(packed, "train"), None, 1, tmp_path / "saved.pt"
+        )
 
 
 def test_more_parts_than_images() -> None:
-    with pytest.raises(ValidationError, match="accumulate = 9 parts of batch_size = 8"):
-        recipe(accumulate=9)
+    with pytest.raises(ValidationError, match="grad_accum_steps = 9 parts of batch_size = 8"):
+        config(grad_accum_steps=9)
 
 
 # --- What is kept ----------------------------------------------------------------------------------------------------
 
 
-def test_average_of_the_weights(packed: Packed, tmp_path: Path) -> None:
+def test_average_of_the_weights(packed: PackedDataset, tmp_path: Path) -> None:
     averaged, history = fit(packed, tmp_path / "a.pt", ema=0.2, network=DROPOUT, batch_size="full", epochs=3)
-    expected = copy.deepcopy(fresh(packed, recipe(network=DROPOUT)))
+    expected = copy.deepcopy(fresh(packed, config(network=DROPOUT)))
     for epochs, decay in enumerate((1 / 10, 2 / 11, 0.2), start=1):
         model, _ = fit(packed, tmp_path / f"{epochs}.pt", network=DROPOUT, batch_size="full", epochs=epochs)
         for average, value in zip(expected.state_dict().values(), model.state_dict().values(), strict=True):
@@ -410,13 +414,13 @@ def test_average_of_the_weights(packed: Packed, tmp_path: Path) -> None:
     assert history[-1]["val_loss"] == pytest.approx(loss)  # it is the average that is validated
 
 
-def test_best_epoch_is_kept_and_training_ends_when_nothing_gets_better(packed: Packed, tmp_path: Path) -> None:
+def test_best_epoch_is_kept_and_training_ends_when_nothing_gets_better(packed: PackedDataset, tmp_path: Path) -> None:
     steep = {"name": "sgd", "lr": 0.9, "momentum": 0.9}  # wild enough to get worse
     _, all_of_it = fit(packed, tmp_path / "a.pt", optimizer=steep, epochs=12)
     losses = [row["val_loss"] for row in all_of_it]
     best = int(np.argmin(losses))  # type: ignore[arg-type]
     assert 0 < best < 11
-    model, history = fit(packed, tmp_path / "b.pt", optimizer=steep, epochs=12, keep="best")
+    model, history = fit(packed, tmp_path / "b.pt", optimizer=steep, epochs=12, checkpoint="best")
     assert history == all_of_it
     assert inference.evaluate(model, batches(packed, "val"))[0] == losses[best]
     ends = next(
@@ -428,19 +432,19 @@ def test_best_epoch_is_kept_and_training_ends_when_nothing_gets_better(packed: P
     assert shorter == all_of_it[: ends + 1]
 
 
-@pytest.mark.parametrize("chooses", [{"keep": "best"}, {"patience": 3}])
+@pytest.mark.parametrize("chooses", [{"checkpoint": "best"}, {"patience": 3}])
 def test_choosing_needs_validation_images(chooses: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="picks on validation images"):
-        recipe(whole_train=True, **chooses)
+        config(train_on_val=True, **chooses)
 
 
-def test_everything_survives_an_interruption(packed: Packed, tmp_path: Path) -> None:
+def test_everything_survives_an_interruption(packed: PackedDataset, tmp_path: Path) -> None:
     described = {
-        "network": DROPOUT, "optimizer": {**ADAM, "layer_decay": 0.5}, "epochs": 5, "ema": 0.9, "keep": "best",
-        "schedule": {"name": "one_cycle"}, "patience": 4, "unfreeze_every": 1, "clip_norm": 1.0,
+        "network": DROPOUT, "optimizer": {**ADAM, "layer_decay": 0.5}, "epochs": 5, "ema": 0.9, "checkpoint": "best",
+        "schedule": {"name": "one_cycle"}, "patience": 4, "unfreeze_every": 1, "grad_clip": 1.0,
     }  # fmt: skip
     expected, history = fit(packed, tmp_path / "a.pt", **described)
-    experiment = recipe(**described)
+    experiment = config(**described)
 
     def stop(rows: list[loop.Row]) -> None:
         if len(rows) == 3:
@@ -457,9 +461,9 @@ def test_everything_survives_an_interruption(packed: Packed, tmp_path: Path) -> 
 # --- Some of the network ---------------------------------------------------------------------------------------------
 
 
-def test_blocks_thaw_from_the_head_on(packed: Packed, tmp_path: Path) -> None:
+def test_blocks_thaw_from_the_head_on(packed: PackedDataset, tmp_path: Path) -> None:
     described = {"network": {"name": "mlp", "hidden": [8, 7]}, "unfreeze_every": 2, "optimizer": ADAM}
-    start = fresh(packed, recipe(**described))
+    start = fresh(packed, config(**described))
     assert len(blocks(start)) == 3
     for epochs, moved in ((1, [2]), (2, [2]), (3, [1, 2]), (5, [0, 1, 2])):
         model, _ = fit(packed, tmp_path / f"{epochs}.pt", epochs=epochs, **described)
@@ -471,17 +475,17 @@ def test_blocks_thaw_from_the_head_on(packed: Packed, tmp_path: Path) -> None:
         assert changed == moved
 
 
-def test_what_never_trains_does_not_thaw(packed: Packed, tmp_path: Path) -> None:
+def test_what_never_trains_does_not_thaw(packed: PackedDataset, tmp_path: Path) -> None:
     described = {"network": {"name": "mlp", "hidden": [8, 7]}, "unfreeze_every": 1}
-    model = fresh(packed, recipe(**described))
+    model = fresh(packed, config(**described))
     still = blocks(model)[1].weight.requires_grad_(False)
     before = still.clone()
-    loop.train(model, recipe(**described, epochs=3), batches(packed, "train"), None, 1, tmp_path / "a.pt")
+    loop.train(model, config(**described, epochs=3), batches(packed, "train"), None, 1, tmp_path / "a.pt")
     assert still.equal(before) and not still.requires_grad
     assert blocks(model)[0].weight.grad is not None
 
 
-def test_statistics_of_frozen_norms_stay(packed: Packed, tmp_path: Path) -> None:
+def test_statistics_of_frozen_norms_stay(packed: PackedDataset, tmp_path: Path) -> None:
     model, _ = fit(packed, tmp_path / "a.pt", network=DROPOUT, unfreeze_every=2, epochs=2)
     norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
     assert norm.num_batches_tracked.item() == 0
@@ -491,7 +495,7 @@ def test_statistics_of_frozen_norms_stay(packed: Packed, tmp_path: Path) -> None
 def test_blocks_of_a_pretrained_network() -> None:
     from pipeline.networks import Shape, build
 
-    described = recipe(network={"name": "transfer", "backbone": "resnet18", "head": {"hidden": [4]}})
+    described = config(network={"name": "torchvision", "backbone": "resnet18", "head": {"hidden": [4]}})
     model = build(described.network, Shape(3, 32, 32, 2))
     names = {id(module): name for name, module in model.named_modules()}
     assert [names[id(block)] for block in blocks(model)] == [
@@ -502,7 +506,7 @@ def test_blocks_of_a_pretrained_network() -> None:
 # --- Precision, mirrors ----------------------------------------------------------------------------------------------
 
 
-def test_half_precision_is_near_and_keeps_whole_weights(packed: Packed, tmp_path: Path) -> None:
+def test_half_precision_is_near_and_keeps_whole_weights(packed: PackedDataset, tmp_path: Path) -> None:
     exact, history = fit(packed, tmp_path / "a.pt", network=DROPOUT)
     model, near = fit(packed, tmp_path / "b.pt", network=DROPOUT, precision="bf16")
     assert digest(model) != digest(exact)
@@ -510,20 +514,20 @@ def test_half_precision_is_near_and_keeps_whole_weights(packed: Packed, tmp_path
     assert near[-1]["train_loss"] == pytest.approx(history[-1]["train_loss"], abs=0.05)
 
 
-def test_mirrored_images_have_their_say(packed: Packed, tmp_path: Path) -> None:
-    model, history = fit(packed, tmp_path / "a.pt", test_flip=True)
+def test_mirrored_images_have_their_say(packed: PackedDataset, tmp_path: Path) -> None:
+    model, history = fit(packed, tmp_path / "a.pt", tta=True)
     images, labels = everything(batches(packed, "val"))
     with torch.no_grad():
-        scores = (model(images) + model(images.flip(-1))) / 2
-    assert history[-1]["val_loss"] == pytest.approx(F.cross_entropy(scores, labels).item(), rel=1e-5)
-    expected = scores.log_softmax(1)
+        logits = (model(images) + model(images.flip(-1))) / 2
+    assert history[-1]["val_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    expected = logits.log_softmax(1)
     given = inference.answers(model, batches(packed, "val"), flip=True)
     assert torch.allclose(given.truth, expected.gather(1, labels[:, None]).squeeze(1), atol=1e-5)
     assert torch.allclose(given.best, expected.max(1).values, atol=1e-5)
     assert given.named.equal(expected.argmax(1))
 
 
-def test_compiled_network_trains_alike(packed: Packed, tmp_path: Path) -> None:
+def test_compiled_network_trains_alike(packed: PackedDataset, tmp_path: Path) -> None:
     expected, history = fit(packed, tmp_path / "a.pt", epochs=1)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     model, near = fit(packed, tmp_path / "b.pt", epochs=1, compile=True)
@@ -534,8 +538,8 @@ def test_compiled_network_trains_alike(packed: Packed, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"views": 2}, {"unfreeze_every": 1, "network": {"name": "transfer", "backbone": "alexnet", "freeze": True}}],
+    [{"views": 2}, {"unfreeze_every": 1, "network": {"name": "torchvision", "backbone": "alexnet", "freeze": True}}],
 )
 def test_keys_that_do_not_go_with_the_network(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        Experiment.model_validate({**recipe().model_dump(), **wrong})
+        Experiment.model_validate({**config().model_dump(), **wrong})

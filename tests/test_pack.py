@@ -33,18 +33,20 @@ AS_STORED = {
 }  # fmt: skip
 
 
-class Packed(NamedTuple):
+class PackedDataset(NamedTuple):
     images: np.ndarray
     index: pd.DataFrame
     meta: dict[str, Any]
 
 
-def packed(project: Project, name: str = "photos") -> Packed:
+def packed(project: Project, name: str = "photos") -> PackedDataset:
     folder = project.root / "data/packed" / name
     assert sorted(path.name for path in folder.iterdir()) == ["images.npy", "index.parquet", "meta.json"]
     assert [path.name for path in folder.parent.iterdir() if ".partial" in path.name] == []
     images = np.load(folder / "images.npy", mmap_mode="r")
-    return Packed(images, pd.read_parquet(folder / "index.parquet"), json.loads((folder / "meta.json").read_text()))
+    return PackedDataset(
+        images, pd.read_parquet(folder / "index.parquet"), json.loads((folder / "meta.json").read_text())
+    )
 
 
 def prepare(project: Project, name: str = "photos", *stages: str) -> None:

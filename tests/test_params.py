@@ -56,7 +56,7 @@ FULL: dict[str, Any] = {
         },
         "mnist-transfer": {
             "dataset": "mnist",
-            "network": {"name": "transfer", "backbone": "alexnet", "weights": {"file": "w.pth", "sha256": "0"}},
+            "network": {"name": "torchvision", "backbone": "alexnet", "weights": {"file": "w.pth", "sha256": "0"}},
             "optimizer": {"name": "adamw", "lr": 1},
             "epochs": 1,
             "batch_size": 1,
@@ -186,11 +186,11 @@ def test_values_arrive_as_written(here: Path) -> None:
         ("experiments mnist-cnn augment scale", [1.2], ["augment.scale: [1.2]", "[smallest, largest]"]),
         ("experiments mnist-cnn augment scale", [0.8, "1"], ["augment.scale.1 = '1'", "number"]),
         (
-            "experiments mnist-cnn augment erase",
+            "experiments mnist-cnn augment random_erasing",
             {"probability": 2},
             ["erase.probability = 2", "less than or equal to 1"],
         ),
-        ("experiments mnist-cnn augment erase", {"area": [0, 1]}, ["erase.area.0 = 0", "greater than 0"]),
+        ("experiments mnist-cnn augment random_erasing", {"area": [0, 1]}, ["erase.area.0 = 0", "greater than 0"]),
         (
             "experiments mnist-cnn augment randaugment",
             {"magnitude": 31},
@@ -347,9 +347,9 @@ def test_the_least_image_size_that_is_told_is_the_least(
 ) -> None:
     network = CNN(name="cnn", convolutions=[4] * convolutions, kernel=kernel, padding=padding, pool=pool)
     fits = next(side for side in range(1, 1000) if min(convolved(network, side, side)) >= 1)
-    assert network.misfit(fits, fits) is None
+    assert network.incompatible_size(fits, fits) is None
     if fits > 1:
-        assert f"at least {fits} pixels" in (network.misfit(fits - 1, 1000) or "")
+        assert f"at least {fits} pixels" in (network.incompatible_size(fits - 1, 1000) or "")
 
 
 VALUES = st.recursive(

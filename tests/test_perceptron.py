@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from things import ADAM, SGD, digest, fit, recipe
+from things import ADAM, SGD, config, digest, fit
 from things import one_thread as one_thread
 from things import packed as packed
 
-from pipeline.dataset.packed import Packed
+from pipeline.dataset.packed import PackedDataset
 from pipeline.training import perceptron
-from pipeline.training.engine import Engine
 from pipeline.training.perceptron import Perceptron
+from pipeline.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +36,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         {"optimizer": {"name": "sgd", "lr": 0.1}},
         {"optimizer": {"name": "sgd", "lr": 0.1, "layer_decay": 0.5}, "schedule": {"name": "cosine"}},
         {"optimizer": {**SGD, "weight_decay": 0.1, "nesterov": True}},
-        {"optimizer": ADAM, "ema": 0.9, "keep": "best"},
+        {"optimizer": ADAM, "ema": 0.9, "checkpoint": "best"},
         {"optimizer": {**ADAM, "weight_decay": 0.1, "layer_decay": 0.5}, "schedule": {"name": "cosine"}},
         {"optimizer": {**ADAM, "name": "adamw", "weight_decay": 0.1, "decay_biases": False}},
         {"optimizer": ADAM, "network": {**DEEP, "log_softmax": True}},
@@ -47,7 +47,12 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 )
 @pytest.mark.parametrize("way", ["at once", "in blocks", "by oneDNN"])
 def test_weights_and_losses_are_those_of_autograd(
-    packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: list[int], more: dict[str, Any], way: str
+    packed: PackedDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    used: list[int],
+    more: dict[str, Any],
+    way: str,
 ) -> None:
     described = {"network": DEEP, "epochs": 3, **more}
     if way == "in blocks":  # of three images
@@ -71,10 +76,10 @@ def test_weights_and_losses_are_those_of_autograd(
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_images_that_are_normalised_once(packed: Packed, tmp_path: Path) -> None:
+def test_images_that_are_normalised_once(packed: PackedDataset, tmp_path: Path) -> None:
     """As where all of them, unchanged, are the batch of every step."""
     described = {"network": DEEP, "batch_size": "full", "optimizer": {"name": "sgd", "lr": 0.1}}
-    engine = Engine(packed, recipe(**described, compute={"device": "cpu", "threads": 1}))
+    engine = Trainer(packed, config(**described, compute={"device": "cpu", "threads": 1}))
     model = engine.network(1)
     history = engine.fit(model, 1, tmp_path / "a.pt", tmp_path / "features")
     assert engine.data.normalized is not None
@@ -92,16 +97,16 @@ def test_images_that_are_normalised_once(packed: Packed, tmp_path: Path) -> None
         {"regularization": {"l2": 0.1}},
         {"label_smoothing": 0.1},
         {"class_weights": "balanced"},
-        {"clip_norm": 1.0},
+        {"grad_clip": 1.0},
         {"precision": "bf16"},
-        {"accumulate": 2},
+        {"grad_accum_steps": 2},
         {"unfreeze_every": 1},
         {"augment": {"mixup": 0.2}},
         {"optimizer": {"name": "muon", "lr": 0.01}},
     ],
 )
 def test_what_is_not_written_out_goes_by_autograd(
-    packed: Packed, tmp_path: Path, used: list[int], more: dict[str, Any]
+    packed: PackedDataset, tmp_path: Path, used: list[int], more: dict[str, Any]
 ) -> None:
     fit(packed, tmp_path / "saved.pt", **{"network": DEEP, "epochs": 1, **more})
     assert not used

@@ -318,7 +318,7 @@ def test_an_image_whose_scores_are_no_numbers(trained: Project, asked: Predict, 
     ran = asked(black, white, model=str(model))
     assert ran.status == 1
     assert names(ran) == [black] and "nan" not in ran.out
-    assert ran.err == f"{white}: the network's scores of it are no finite numbers\n"
+    assert ran.err == f"{white}: the network's logits of it are no finite numbers\n"
     answers = json.loads(asked("--json", "--grid", str(tmp_path / "grid.png"), black, white, model=str(model)).out)
     assert ["error" in answer for answer in answers] == [False, True]
 

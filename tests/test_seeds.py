@@ -1,4 +1,4 @@
-"""A recipe trained with several seeds: never one lucky run."""
+"""A config trained with several seeds: never one lucky run."""
 
 from __future__ import annotations
 

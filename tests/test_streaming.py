@@ -21,17 +21,17 @@ import hashlib, sys
 from pathlib import Path
 from benchmarks.job import peak_bytes
 from pipeline.config.experiments import Experiment
-from pipeline.dataset.packed import Packed
-from pipeline.training.engine import Engine
-recipe = Experiment.model_validate(
+from pipeline.dataset.packed import PackedDataset
+from pipeline.training.trainer import Trainer
+config = Experiment.model_validate(
     dict(
         dataset="things", network=dict(name="mlp", hidden=[]), epochs=1, batch_size=50,
         optimizer=dict(name="sgd", lr=0.01), augment=dict(horizontal_flip=0.5),
-        compute=dict(resident_mb=int(sys.argv[2])),
+        compute=dict(cache_mb=int(sys.argv[2])),
     )
 )
 folder = Path(sys.argv[1])
-engine = Engine(Packed(folder), recipe)
+engine = Trainer(PackedDataset(folder), config)
 model = engine.network(1)
 engine.fit(model, 1, folder / "saved.pt", folder / "features")
 weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
@@ -40,9 +40,9 @@ print(hashlib.sha256(weights).hexdigest())
 """
 
 
-def trained(folder: Path, resident_mb: int) -> tuple[bool, int, str]:
+def trained(folder: Path, cache_mb: int) -> tuple[bool, int, str]:
     (folder / "saved.pt").unlink(missing_ok=True)
-    command = [sys.executable, "-c", TRAIN, str(folder), str(resident_mb)]
+    command = [sys.executable, "-c", TRAIN, str(folder), str(cache_mb)]
     done = subprocess.run(
         command, env={**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=True
     )

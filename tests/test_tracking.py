@@ -65,11 +65,11 @@ def test_a_data_set_is_an_experiment_and_an_experiment_a_run(logged: tuple[Any, 
 @pytest.mark.parametrize("name", [MLP, CNN])
 def test_parameters_are_those_of_params_yaml(digits: Clone, logged: tuple[Any, dict[str, Any]], name: str) -> None:
     everything = YAML(typ="safe").load((digits.root / "params.yaml").read_text())
-    recipe = everything["experiments"][name]
+    config = everything["experiments"][name]
     params = logged[1][name].data.params
-    assert params["optimizer.lr"] == str(recipe["optimizer"]["lr"])
-    assert params["network.hidden"] == str(recipe["network"]["hidden"])
-    assert params["epochs"] == str(recipe["epochs"]) and params["seed"] == str(everything["seed"])
+    assert params["optimizer.lr"] == str(config["optimizer"]["lr"])
+    assert params["network.hidden"] == str(config["network"]["hidden"])
+    assert params["epochs"] == str(config["epochs"]) and params["seed"] == str(everything["seed"])
     assert params["dataset"] == "digits"
     about = json.loads((digits.root / f"models/{name}/model.json").read_text())
     assert params["parameters"] == str(about["parameters"])
@@ -137,13 +137,13 @@ class Results(Project):
         (folder / "history.csv").write_text("\n".join([header, *rows]) + "\n")
         metrics = {"accuracy": accuracy, "loss": 1.5, "macro_f1": 0.25, "parameters": 9, "trainable_parameters": 8}
         (folder / "metrics.json").write_text(json.dumps(metrics))
-        recipe = {"dataset": "digits", "optimizer": {"name": "adam", "lr": 0.01}, "epochs": epochs}
+        config = {"dataset": "digits", "optimizer": {"name": "adam", "lr": 0.01}, "epochs": epochs}
         model = {"path": f"models/{name}", "md5": f"{name}-{epochs}"}
         self.lock(
             {
                 "pack@digits": {"outs": [{"path": "data/packed/digits", "md5": "abc.dir"}]},
                 f"train@{name}": {
-                    "params": {"params.yaml": {f"experiments.{name}": recipe, "seed": seed}},
+                    "params": {"params.yaml": {f"experiments.{name}": config, "seed": seed}},
                     "outs": [model],
                 },
                 f"evaluate@{name}": {"deps": [model], "outs": []},

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from conftest import Project, Ran, failed_in_one_line
 from samples import bit_flipped
-from things import ADAM, CHANGES, CLASSES, CPU, DROPOUT, MLP, SGD, batches, digest, everything, fit, fresh, pack, recipe
+from things import ADAM, CHANGES, CLASSES, CPU, DROPOUT, MLP, SGD, batches, config, digest, everything, fit, fresh, pack
 from things import one_thread as one_thread
 from things import packed as packed
 from torch import Tensor, nn
@@ -27,14 +27,14 @@ from torch import Tensor, nn
 from pipeline import train
 from pipeline.config.experiments import Compute, Normalization, Optimizer
 from pipeline.dataset.batches import Batches, Rows
-from pipeline.dataset.packed import Packed
+from pipeline.dataset.packed import PackedDataset
 from pipeline.evaluation import inference
 from pipeline.system import memory
 from pipeline.system.console import UserError, run
-from pipeline.system.device import make_deterministic, place
+from pipeline.system.device import make_deterministic, select_device
 from pipeline.training import live, loop
-from pipeline.training.engine import Engine
 from pipeline.training.optimizers import make_optimizers
+from pipeline.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,39 +59,39 @@ pytestmark = pytest.mark.usefixtures("one_thread")
     ],
 )
 def test_losses_are_those_of_the_usual_loop(
-    packed: Packed, tmp_path: Path, described: dict[str, Any], usual: Callable[[Any], torch.optim.Optimizer]
+    packed: PackedDataset, tmp_path: Path, described: dict[str, Any], usual: Callable[[Any], torch.optim.Optimizer]
 ) -> None:
     model, history = fit(packed, tmp_path / "saved.pt", optimizer=described, epochs=3, shuffle=False)
 
-    expected = fresh(packed, recipe())
+    expected = fresh(packed, config())
     optimizer = usual(expected.parameters())
     mean, std = (torch.tensor(packed.meta[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     images = (torch.tensor(np.array(packed.images)).permute(0, 3, 1, 2) / 255 - mean) / std
     labels = torch.tensor([CLASSES.index(label) for label in packed.index.label])
     train_rows, val_rows = range(31), slice(31, 38)
     for row in history:
-        total, hits = 0.0, 0
+        total, correct = 0.0, 0
         for start in range(0, 31, 8):
             rows = list(train_rows[start : start + 8])
-            scores = expected(images[rows])
-            loss = nn.CrossEntropyLoss()(scores, labels[rows])
+            logits = expected(images[rows])
+            loss = nn.CrossEntropyLoss()(logits, labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             total += loss.item() * len(rows)
-            hits += int((scores.argmax(1) == labels[rows]).sum())
+            correct += int((logits.argmax(1) == labels[rows]).sum())
         assert row["train_loss"] == pytest.approx(total / 31, rel=1e-4)
-        assert row["train_accuracy"] == pytest.approx(hits / 31)
+        assert row["train_accuracy"] == pytest.approx(correct / 31)
         with torch.no_grad():
-            scores = expected(images[val_rows])
-        assert row["val_loss"] == pytest.approx(F.cross_entropy(scores, labels[val_rows]).item(), rel=1e-4)
-        assert row["val_accuracy"] == (scores.argmax(1) == labels[val_rows]).double().mean().item()
+            logits = expected(images[val_rows])
+        assert row["val_loss"] == pytest.approx(F.cross_entropy(logits, labels[val_rows]).item(), rel=1e-4)
+        assert row["val_accuracy"] == (logits.argmax(1) == labels[val_rows]).double().mean().item()
     for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5)
     assert history[-1]["train_loss"] < history[0]["train_loss"]  # and it learns
 
 
-def test_log_softmax_at_the_end_changes_no_loss(packed: Packed, tmp_path: Path) -> None:
+def test_log_softmax_at_the_end_changes_no_loss(packed: PackedDataset, tmp_path: Path) -> None:
     _, plain = fit(packed, tmp_path / "a.pt")
     _, with_it = fit(packed, tmp_path / "b.pt", network={**MLP, "log_softmax": True})
     for row, other in zip(plain, with_it, strict=True):
@@ -99,9 +99,9 @@ def test_log_softmax_at_the_end_changes_no_loss(packed: Packed, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("biases", [True, False])
-def test_l1_adds_its_sign_to_the_gradient(packed: Packed, tmp_path: Path, biases: bool) -> None:
+def test_l1_adds_its_sign_to_the_gradient(packed: PackedDataset, tmp_path: Path, biases: bool) -> None:
     one_step = {"optimizer": {"name": "sgd", "lr": 0.5}, "batch_size": "full", "epochs": 1, "shuffle": False}
-    start = fresh(packed, recipe())
+    start = fresh(packed, config())
     plain, unpenalised = fit(packed, tmp_path / "a.pt", **one_step)
     model, penalised = fit(packed, tmp_path / "b.pt", **one_step, regularization={"l1": 0.01, "biases": biases})
     for (name, before), without, with_it in zip(
@@ -132,20 +132,20 @@ class Watched(nn.Module):
         return self.linear(images.flatten(1))
 
 
-def watch(packed: Packed, saved: Path, seed: int = 1, **more: Any) -> list[Tensor]:
+def watch(packed: PackedDataset, saved: Path, seed: int = 1, **more: Any) -> list[Tensor]:
     model = Watched(int(np.prod(packed.images.shape[1:])))
-    loop.train(model, recipe(normalize="none", **more), batches(packed, "train", normalize="none"), None, seed, saved)
+    loop.train(model, config(normalize="none", **more), batches(packed, "train", normalize="none"), None, seed, saved)
     return model.seen
 
 
-def test_file_order_without_shuffle(packed: Packed, tmp_path: Path) -> None:
+def test_file_order_without_shuffle(packed: PackedDataset, tmp_path: Path) -> None:
     seen = watch(packed, tmp_path / "saved.pt", shuffle=False)
     assert [len(batch) for batch in seen] == [8, 8, 8, 7] * 2
     in_order = torch.tensor(packed.images[:31]).permute(0, 3, 1, 2)
     assert torch.cat(seen).equal(torch.cat([in_order, in_order]))
 
 
-def test_shuffled_anew_every_epoch_and_every_image_once(packed: Packed, tmp_path: Path) -> None:
+def test_shuffled_anew_every_epoch_and_every_image_once(packed: PackedDataset, tmp_path: Path) -> None:
     seen = torch.cat(watch(packed, tmp_path / "a.pt")).flatten(1)
     epochs = seen[:31], seen[31:]
     in_order = torch.tensor(packed.images[:31]).permute(0, 3, 1, 2).flatten(1)
@@ -158,11 +158,11 @@ def test_shuffled_anew_every_epoch_and_every_image_once(packed: Packed, tmp_path
 
 
 @pytest.mark.parametrize(("size", "sizes"), [("full", [31]), (31, [31]), (1000, [31]), (30, [30, 1]), (1, [1] * 31)])
-def test_sizes_of_batches(packed: Packed, tmp_path: Path, size: Any, sizes: list[int]) -> None:
+def test_sizes_of_batches(packed: PackedDataset, tmp_path: Path, size: Any, sizes: list[int]) -> None:
     assert [len(batch) for batch in watch(packed, tmp_path / "saved.pt", batch_size=size, epochs=1)] == sizes
 
 
-def test_last_image_joins_the_batch_before_it_under_batch_norm(packed: Packed, tmp_path: Path) -> None:
+def test_last_image_joins_the_batch_before_it_under_batch_norm(packed: PackedDataset, tmp_path: Path) -> None:
     described = {"name": "mlp", "hidden": [4], "batch_norm": True}
     steps = []
     for size in (30, 10):  # 31 images
@@ -184,15 +184,15 @@ class WithFrozenNorm(Watched):
         return self
 
 
-def test_frozen_batch_norm_takes_a_batch_of_one(packed: Packed, tmp_path: Path) -> None:
+def test_frozen_batch_norm_takes_a_batch_of_one(packed: PackedDataset, tmp_path: Path) -> None:
     model = WithFrozenNorm(90)
-    loop.train(model, recipe(batch_size=30, epochs=1), batches(packed, "train"), None, 1, tmp_path / "saved.pt")
+    loop.train(model, config(batch_size=30, epochs=1), batches(packed, "train"), None, 1, tmp_path / "saved.pt")
     assert [len(batch) for batch in model.seen] == [30, 1]
 
 
 @pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adam"])
 def test_same_seed_same_bytes_also_after_an_interruption(
-    packed: Packed, tmp_path: Path, optimizer: dict[str, Any]
+    packed: PackedDataset, tmp_path: Path, optimizer: dict[str, Any]
 ) -> None:
     everything = {"network": DROPOUT, "augment": CHANGES, "optimizer": optimizer, "epochs": 4}
     model, history = fit(packed, tmp_path / "a.pt", **everything)
@@ -208,7 +208,7 @@ def test_same_seed_same_bytes_also_after_an_interruption(
         if len(history) == 2:
             raise Interruption
 
-    experiment = recipe(**everything)
+    experiment = config(**everything)
     trained, validation = batches(packed, "train"), batches(packed, "val")
     saved = tmp_path / "interrupted.pt"
     with pytest.raises(Interruption):
@@ -223,18 +223,20 @@ def test_same_seed_same_bytes_also_after_an_interruption(
 
 
 @pytest.mark.parametrize("change", [{"network": {**DROPOUT, "dropout": 0.0}}, {"augment": {}}])
-def test_dropout_and_augmentation_take_part(packed: Packed, tmp_path: Path, change: dict[str, Any]) -> None:
+def test_dropout_and_augmentation_take_part(packed: PackedDataset, tmp_path: Path, change: dict[str, Any]) -> None:
     everything = {"network": DROPOUT, "augment": CHANGES}
     with_it, _ = fit(packed, tmp_path / "a.pt", **everything)
     without, _ = fit(packed, tmp_path / "b.pt", **{**everything, **change})
     assert digest(with_it) != digest(without)
 
 
-def test_augmentation_comes_before_normalisation_and_leaves_validation_alone(packed: Packed, tmp_path: Path) -> None:
+def test_augmentation_comes_before_normalisation_and_leaves_validation_alone(
+    packed: PackedDataset, tmp_path: Path
+) -> None:
     model = Watched(90)
     images: list[Tensor] = []
     model.register_forward_pre_hook(lambda module, inputs: images.append(inputs[0].clone()) or None)
-    experiment = recipe(augment={"rotation": 180}, epochs=1, batch_size="full", shuffle=False)
+    experiment = config(augment={"rotation": 180}, epochs=1, batch_size="full", shuffle=False)
     validation = batches(packed, "val")
     loop.train(model, experiment, batches(packed, "train"), validation, 1, tmp_path / "saved.pt")
     mean, std = (torch.tensor(packed.meta[key]) for key in ("mean", "std"))
@@ -243,19 +245,19 @@ def test_augmentation_comes_before_normalisation_and_leaves_validation_alone(pac
     assert images[1].equal(everything(validation)[0])
 
 
-def test_checkpoint_leaves_out_frozen_weights_and_keeps_statistics(packed: Packed, tmp_path: Path) -> None:
+def test_checkpoint_leaves_out_frozen_weights_and_keeps_statistics(packed: PackedDataset, tmp_path: Path) -> None:
     class Frozen(nn.Sequential):
         def __init__(self) -> None:
             norm = nn.BatchNorm1d(90)
             super().__init__(nn.Flatten(), nn.Linear(90, 90).requires_grad_(False), norm, nn.Linear(90, 3))
 
     saved = tmp_path / "saved.pt"
-    loop.train(Frozen(), recipe(epochs=1), batches(packed, "train"), None, 1, saved)
+    loop.train(Frozen(), config(epochs=1), batches(packed, "train"), None, 1, saved)
     state = torch.load(saved, weights_only=True)
     assert set(state["model"]) == {name for name in Frozen().state_dict() if not name.startswith("1.")}
     with pytest.raises(UserError, match="of another training") as raised:
         loop.train(
-            nn.Sequential(nn.Flatten(), nn.Linear(90, 3)), recipe(epochs=2), batches(packed, "train"), None, 1, saved
+            nn.Sequential(nn.Flatten(), nn.Linear(90, 3)), config(epochs=2), batches(packed, "train"), None, 1, saved
         )
     assert "\n" not in str(raised.value)
 
@@ -295,9 +297,9 @@ def test_a_checkpoint_that_is_damaged_is_set_aside(
 # --- Losses that are no numbers --------------------------------------------------------------------------------------
 
 
-def test_loss_that_is_no_number_stops_and_keeps_the_last_good_state(packed: Packed, tmp_path: Path) -> None:
+def test_loss_that_is_no_number_stops_and_keeps_the_last_good_state(packed: PackedDataset, tmp_path: Path) -> None:
     saved = tmp_path / "saved.pt"
-    experiment = recipe(epochs=5, batch_size="full", optimizer={"name": "sgd", "lr": 0.01})
+    experiment = config(epochs=5, batch_size="full", optimizer={"name": "sgd", "lr": 0.01})
     model = fresh(packed, experiment)
     good = []
 
@@ -316,10 +318,10 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_good_state(packed: Pack
     assert digest(restored) == good[1]
 
 
-def test_the_step_whose_loss_is_no_number_is_named(packed: Packed, tmp_path: Path) -> None:
+def test_the_step_whose_loss_is_no_number_is_named(packed: PackedDataset, tmp_path: Path) -> None:
     trained = batches(packed, "train")
     with pytest.raises(UserError, match="in epoch 1, step 3 of 4: try a lower"):
-        loop.train(Poisoned(trained, 16), recipe(shuffle=False), trained, None, 1, tmp_path / "saved.pt")
+        loop.train(Poisoned(trained, 16), config(shuffle=False), trained, None, 1, tmp_path / "saved.pt")
 
 
 class Poisoned(nn.Module):
@@ -335,7 +337,7 @@ class Poisoned(nn.Module):
         return self.linear(images.flatten(1)) / torch.where(is_it, 0.0, 1.0)
 
 
-def test_weights_that_the_last_step_ruined_are_no_good_state(packed: Packed, tmp_path: Path) -> None:
+def test_weights_that_the_last_step_ruined_are_no_good_state(packed: PackedDataset, tmp_path: Path) -> None:
     """The loss of the first epoch is that of the weights before its one step."""
     huge = {"name": "sgd", "lr": 1e38, "weight_decay": 1e3}
     with pytest.raises(UserError, match=r"in epoch 1: try a lower optimizer\.lr"):
@@ -343,10 +345,10 @@ def test_weights_that_the_last_step_ruined_are_no_good_state(packed: Packed, tmp
     assert not (tmp_path / "saved.pt").exists()
 
 
-def test_loss_on_validation_images_counts(packed: Packed, tmp_path: Path) -> None:
+def test_loss_on_validation_images_counts(packed: PackedDataset, tmp_path: Path) -> None:
     broken = batches(packed, "val")
     broken.normalize.shift.fill_(torch.nan)
-    experiment = recipe()
+    experiment = config()
     with pytest.raises(UserError, match="loss on validation images became nan in epoch 1"):
         loop.train(fresh(packed, experiment), experiment, batches(packed, "train"), broken, 1, tmp_path / "saved.pt")
     assert not (tmp_path / "saved.pt").exists()
@@ -368,7 +370,7 @@ def test_loss_on_validation_images_counts(packed: Packed, tmp_path: Path) -> Non
     ],
 )
 def test_normalisation(tmp_path: Path, channels: int, chosen: Any, mean: Any, std: Any) -> None:
-    packed = Packed(pack(tmp_path / "packed", channels=channels))
+    packed = PackedDataset(pack(tmp_path / "packed", channels=channels))
     images, labels = everything(batches(packed, "train", normalize=chosen))
     values = torch.tensor(packed.images[:31]).permute(0, 3, 1, 2).double() / 255
     if chosen == "dataset":
@@ -388,20 +390,22 @@ def test_normalisation(tmp_path: Path, channels: int, chosen: Any, mean: Any, st
 def test_normalisation_of_another_number_of_channels(
     tmp_path: Path, channels: int, mean: list[float], std: list[float]
 ) -> None:
-    packed = Packed(pack(tmp_path / "packed", channels=channels))
+    packed = PackedDataset(pack(tmp_path / "packed", channels=channels))
     with pytest.raises(UserError, match=f"{len(mean)} means and {len(std)} stds for {channels} channels"):
         packed.normalization(Normalization(mean=mean, std=std))
 
 
-def test_images_stay_where_memory_for_twice_as_much_is_left(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_stay_where_memory_for_twice_as_much_is_left(
+    packed: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = 31 * 90  # bytes of the images that train
     for left, resident in ((2 * size, True), (2 * size - 2, False)):
         monkeypatch.setattr(memory, "available", lambda left=left: left)
-        engine = Engine(packed, recipe(compute={"device": "cpu"}))
+        engine = Trainer(packed, config(compute={"device": "cpu"}))
         assert (engine.data.pixels.resident is not None) == resident
 
 
-def test_images_reach_another_device_in_parts(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_reach_another_device_in_parts(packed: PackedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each through memory that can't be swapped, of which there may be little. (`meta` has no values.)"""
     monkeypatch.setattr("pipeline.dataset.batches.PART", 10 * 90)
     read: list[int] = []
@@ -437,7 +441,7 @@ def test_memory_that_a_container_or_a_job_may_take(tmp_path: Path) -> None:
 
 
 def test_streamed_and_resident_images_train_alike(
-    packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    packed: PackedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     described = {"network": DROPOUT, "augment": CHANGES, "optimizer": ADAM}
     resident = batches(packed, "train")
@@ -454,8 +458,8 @@ def test_streamed_and_resident_images_train_alike(
     assert digest(model) == digest(expected)
 
 
-def test_images_are_made_in_chunks_as_all_at_once(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
-    images, experiment = batches(packed, "train"), recipe(augment=CHANGES).augment
+def test_images_are_made_in_chunks_as_all_at_once(packed: PackedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, experiment = batches(packed, "train"), config(augment=CHANGES).augment
     (pixels,) = images.batches([torch.arange(11)])
     draws = images.draw(experiment, seed=1, epoch=1)[:11]
     expected = images.images(pixels, experiment, draws)
@@ -469,7 +473,9 @@ def test_images_are_made_in_chunks_as_all_at_once(packed: Packed, monkeypatch: p
     )
 
 
-def test_mixing_in_chunks_as_all_at_once(packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixing_in_chunks_as_all_at_once(
+    packed: PackedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     described = {"augment": {"mixup": 0.5}, "epochs": 1}
     _, (expected,) = fit(packed, tmp_path / "a.pt", **described)
     monkeypatch.setattr("pipeline.dataset.batches.CHUNK", 3 * 6 * 5 * 3)
@@ -477,7 +483,7 @@ def test_mixing_in_chunks_as_all_at_once(packed: Packed, tmp_path: Path, monkeyp
     assert row == pytest.approx(expected, rel=1e-5)
 
 
-def test_packed_file_that_is_cut_short(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_file_that_is_cut_short(packed: PackedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("things.BUDGET", 0)
     streamed = batches(packed, "train")
     with packed.file.open("r+b") as file:
@@ -486,13 +492,13 @@ def test_packed_file_that_is_cut_short(packed: Packed, monkeypatch: pytest.Monke
         everything(streamed)
 
 
-def test_rows_of_a_split_come_in_file_order_and_leave_out_the_rest(packed: Packed) -> None:
+def test_rows_of_a_split_come_in_file_order_and_leave_out_the_rest(packed: PackedDataset) -> None:
     assert packed.rows("train", "val").tolist() == list(range(38))
     assert packed.rows("val").tolist() == list(range(31, 38))
     assert packed.rows().tolist() == []
 
 
-def test_fractions_of_a_split_are_nested_and_have_every_class(packed: Packed) -> None:
+def test_fractions_of_a_split_are_nested_and_have_every_class(packed: PackedDataset) -> None:
     rows = [set(packed.rows("train", "val", fraction=fraction)) for fraction in (0.01, 0.25, 0.5, 1)]
     assert rows[0] < rows[1] < rows[2] < rows[3] == set(range(38))
     for some, fraction in zip(rows, (0.01, 0.25, 0.5, 1), strict=True):
@@ -500,15 +506,15 @@ def test_fractions_of_a_split_are_nested_and_have_every_class(packed: Packed) ->
         assert chosen.to_dict() == np.ceil(fraction * whole).to_dict()
 
 
-def test_training_does_not_change_the_images(packed: Packed, tmp_path: Path) -> None:
+def test_training_does_not_change_the_images(packed: PackedDataset, tmp_path: Path) -> None:
     trained = batches(packed, "train")
-    loop.train(fresh(packed, recipe()), recipe(augment=CHANGES), trained, None, 1, tmp_path / "saved.pt")
+    loop.train(fresh(packed, config()), config(augment=CHANGES), trained, None, 1, tmp_path / "saved.pt")
     assert trained.pixels.resident is not None
     assert trained.pixels.resident.equal(torch.tensor(packed.images[:31]))
 
 
-def test_large_images_are_evaluated_in_small_batches(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = fresh(packed, recipe())
+def test_large_images_are_evaluated_in_small_batches(packed: PackedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fresh(packed, config())
     sizes: list[int] = []
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     at_once = inference.answers(model, batches(packed, "train", "val"))
@@ -529,17 +535,17 @@ def test_large_images_are_evaluated_in_small_batches(packed: Packed, monkeypatch
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "meta", "xla", "cpu:x"])
 def test_device_that_is_not_there(name: str) -> None:
     with pytest.raises(UserError, match=r"compute\.device = ") as raised:
-        place(Compute(device=name))
+        select_device(Compute(device=name))
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 500
 
 
 def test_threads_are_as_many_as_the_recipe_says() -> None:
-    device, threads = place(Compute(device="cpu", threads=3))
+    device, threads = select_device(Compute(device="cpu", threads=3))
     assert (device, threads) == (CPU, 3)
     make_deterministic(device, threads)
     assert torch.get_num_threads() == 3
-    assert place(Compute())[1] == 3
+    assert select_device(Compute())[1] == 3
 
 
 def test_optimizer_leaves_frozen_weights_alone() -> None:
@@ -598,7 +604,7 @@ def test_stage_writes_the_same_bytes_twice(things: Project, monkeypatch: pytest.
     assert about["classes"] == CLASSES
     assert about["shape"] == {"channels": 3, "height": 6, "width": 5, "classes": 3}
     meta = json.loads((things.root / "data/packed/things/meta.json").read_text())
-    assert about["preprocessing"] == {"crop": "no", "mean": meta["mean"], "std": meta["std"], "test_flip": False}
+    assert about["preprocessing"] == {"crop": "no", "mean": meta["mean"], "std": meta["std"], "tta": False}
     history = pd.read_csv(things.root / "reports/things-cnn/history.csv")
     assert list(history) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
     assert list(history.epoch) == [1, 2]
@@ -612,7 +618,7 @@ def test_stage_writes_the_same_bytes_twice(things: Project, monkeypatch: pytest.
 def test_stage_trains_on_validation_images_too_where_nothing_is_picked(
     things: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage(things, monkeypatch, "things-all", whole_train=True)
+    stage(things, monkeypatch, "things-all", train_on_val=True)
     assert "38 images" in capsys.readouterr().out
     history = pd.read_csv(things.root / "reports/things-all/history.csv")
     assert list(history) == ["epoch", "train_loss", "train_accuracy"]
@@ -622,7 +628,7 @@ def test_stage_trains_on_a_fraction_of_the_training_images(
     things: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage(things, monkeypatch, "things-half", train_fraction=0.5)
-    rows = Packed(things.root / "data/packed/things").rows("train", fraction=0.5)
+    rows = PackedDataset(things.root / "data/packed/things").rows("train", fraction=0.5)
     assert f"{len(rows)} images" in capsys.readouterr().out and len(rows) < 20
     assert "val_loss" in pd.read_csv(things.root / "reports/things-half/history.csv")
 
@@ -668,7 +674,7 @@ def test_stage_without_its_input(project: Project, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match=r"data/packed/things is not there: run dvc repro pack@things"):
         stage(project, monkeypatch, "things-mlp")
     pack(project.root / "data/packed/things", height=64, width=64)
-    squeezenet = {"name": "transfer", "backbone": "squeezenet1_1", "weights": "IMAGENET1K_V1"}
+    squeezenet = {"name": "torchvision", "backbone": "squeezenet1_1", "weights": "IMAGENET1K_V1"}
     with pytest.raises(UserError, match=r"data/weights/things-net holds no weights: run dvc repro weights@things-net"):
         stage(project, monkeypatch, "things-net", network=squeezenet)
 
@@ -733,14 +739,14 @@ def test_pretrained_features_tell_cats_from_dogs(
     """One linear layer on every fourth photo; on features that are not pretrained it gets about 60 % right."""
     name = "squeezenet1_1-imagenet-features.pth"
     weights = {"file": name, "sha256": hashlib.sha256((data_mirror / "weights" / name).read_bytes()).hexdigest()}
-    network = {"name": "transfer", "backbone": "squeezenet1_1", "weights": weights, "freeze": True}
+    network = {"name": "torchvision", "backbone": "squeezenet1_1", "weights": weights, "freeze": True}
     sample = data_mirror / "cats-dogs/cats-dogs-sample.zip"
     with zipfile.ZipFile(sample) as photos, zipfile.ZipFile(project.root / "photos.zip", "w") as some:
         for photo in photos.namelist()[::4]:
             some.writestr(photo, photos.read(photo))
     project.dataset("photos", "photos.zip", 128, split={"val": 0.1, "test": 0.25})
-    recipe = {"network": network, "optimizer": {"name": "adam", "lr": 0.003}, "epochs": 8, "views": 1}
-    project.experiment("photos-squeezenet", "photos", normalize="imagenet", batch_size=32, **recipe)
+    config = {"network": network, "optimizer": {"name": "adam", "lr": 0.003}, "epochs": 8, "views": 1}
+    project.experiment("photos-squeezenet", "photos", normalize="imagenet", batch_size=32, **config)
     project.command("check")
     monkeypatch.chdir(project.root)
     monkeypatch.setenv("DATA_MIRROR", str(data_mirror))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.config.experiments import Experiment
 from pipeline.dataset.batches import Batches
-from pipeline.dataset.packed import Packed
+from pipeline.dataset.packed import PackedDataset
 from pipeline.networks import Shape, build
 from pipeline.training import live, loop
 
@@ -68,16 +68,16 @@ def write_pixels(folder: Path, images: np.ndarray) -> str:
 
 
 @pytest.fixture
-def packed(tmp_path: Path) -> Packed:
-    return Packed(pack(tmp_path / "packed"))
+def packed(tmp_path: Path) -> PackedDataset:
+    return PackedDataset(pack(tmp_path / "packed"))
 
 
-def recipe(**more: Any) -> Experiment:
+def config(**more: Any) -> Experiment:
     plain = {"dataset": "things", "network": MLP, "optimizer": SGD, "epochs": 2, "batch_size": 8}
     return Experiment.model_validate({**plain, **more})
 
 
-def batches(packed: Packed, *splits: str, normalize: Any = "dataset") -> Batches:
+def batches(packed: PackedDataset, *splits: str, normalize: Any = "dataset") -> Batches:
     return Batches(packed, packed.rows(*splits), *packed.normalization(normalize), CPU, BUDGET)
 
 
@@ -87,15 +87,15 @@ def everything(data: Batches) -> tuple[Tensor, Tensor]:
     return data.images(pixels), data.labels
 
 
-def fresh(packed: Packed, experiment: Experiment, seed: int = 1) -> nn.Module:
+def fresh(packed: PackedDataset, experiment: Experiment, seed: int = 1) -> nn.Module:
     torch.manual_seed(seed)
     meta = packed.meta
     return build(experiment.network, Shape(meta["channels"], meta["height"], meta["width"], len(packed.classes)))
 
 
-def fit(packed: Packed, saved: Path, seed: int = 1, **more: Any) -> tuple[nn.Module, list[loop.Row]]:
+def fit(packed: PackedDataset, saved: Path, seed: int = 1, **more: Any) -> tuple[nn.Module, list[loop.Row]]:
     """Train in this process, on the images that train, and validate."""
-    experiment = recipe(**more)
+    experiment = config(**more)
     model = fresh(packed, experiment, seed)
     trained, validation = batches(packed, "train"), batches(packed, "val")
     return model, loop.train(model, experiment, trained, validation, seed, saved)

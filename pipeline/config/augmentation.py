@@ -1,4 +1,4 @@
-"""What a recipe may say about augmentation."""
+"""What a config may say about augmentation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Zoom = Annotated[float, Field(ge=0.01, le=100)]
 Limits = (BeforeValidator(as_pair), AfterValidator(smallest_first))  # of a tuple: it can be hashed, YAML's list can't
 
 
-class Erase(Strict):
+class RandomErasing(Strict):
     """Random erasing: a black rectangle at a random place."""
 
     probability: Probability = 0.5
@@ -55,7 +55,7 @@ class Augment(Strict):
     brightness: Change = 0.0
     contrast: Change = 0.0
     saturation: Change = 0.0
-    erase: Erase | None = None
+    random_erasing: RandomErasing | None = None
     randaugment: RandAugment | None = None
     mixup: Annotated[float, Field(ge=0, le=100)] = 0.0  # alpha of the Beta distribution of shares; 0: no mixing
     cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0

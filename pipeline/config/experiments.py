@@ -76,19 +76,19 @@ class Compute(Strict):
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, …
     threads: Literal["auto"] | Annotated[int, Field(gt=0, le=1024)] = "auto"
-    resident_mb: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"  # of images held on the device; others stream
-    graphs: bool = True  # CUDA graphs, where they can be had
+    cache_mb: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"  # of images held on the device; others stream
+    cuda_graphs: bool = True  # CUDA graphs, where they can be had
     devices: Annotated[int, Field(gt=0, le=1024)] = 1  # that train together, on each machine; one process each
     nodes: Annotated[int, Field(gt=0, le=1024)] = 1  # machines; see docs/scaling.md
 
     @property
-    def world(self) -> int:
+    def world_size(self) -> int:
         """Number of processes."""
         return self.devices * self.nodes
 
     @model_validator(mode="after")
     def several_devices_are_of_a_kind_that_can_be_joined(self) -> Compute:
-        if self.world > 1 and self.device not in ("auto", "cpu", "cuda"):
+        if self.world_size > 1 and self.device not in ("auto", "cpu", "cuda"):
             several = f"devices = {self.devices}, nodes = {self.nodes}"
             raise ValueError(f"device = {self.device!r} with {several}; expected auto, cuda or cpu")
         return self
@@ -105,7 +105,7 @@ class Experiment(Strict):
     shuffle: bool = True  # false: in file order
     seed: Seed | None = None  # instead of the pipeline's own
     seeds: Annotated[int, Field(gt=0, le=1000)] = 1  # trainings, with this seed and those after it; the first predicts
-    whole_train: bool = False  # train on val too, for studies that pick nothing
+    train_on_val: bool = False  # train on val too, for studies that pick nothing
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of every class, for learning curves
     normalize: Literal["none", "symmetric", "imagenet", "dataset"] | Normalization = "dataset"
     augment: Augment = Augment()
@@ -114,28 +114,42 @@ class Experiment(Strict):
     regularization: Regularization = Regularization()
     label_smoothing: Fraction = 0.0
     class_weights: Literal["none", "balanced"] = "none"
-    clip_norm: Annotated[float, Field(gt=0)] | None = None  # the largest norm of all gradients together
-    accumulate: Literal["auto"] | Positive = "auto"  # parts that a batch is computed in; auto: more as memory runs out
+    grad_clip: Annotated[float, Field(gt=0)] | None = None  # the largest norm of all gradients together
+    grad_accum_steps: Literal["auto"] | Positive = (
+        "auto"  # parts that a batch is computed in; auto: more as memory runs out
+    )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of an average of the weights, which is the result
     unfreeze_every: Positive | None = None  # epochs after which one more block trains, from the head on
-    keep: Literal["last", "best"] = "last"  # the epoch whose weights are kept; best: lowest loss on val
+    checkpoint: Literal["last", "best"] = "last"  # the epoch whose weights are kept; best: lowest loss on val
     patience: Positive | None = None  # epochs without a lower loss on val after which training ends
-    test_flip: bool = False  # predict the mean of an image and its mirror
+    tta: bool = False  # predict the mean of an image and its mirror
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     compile: bool = False  # by torch.compile; takes up to a minute before the first step
     compute: Compute = Compute()
 
     @model_validator(mode="after")
     def choices_need_validation_images(self) -> Experiment:
-        chooses = "keep = best" if self.keep == "best" else f"patience = {self.patience}" if self.patience else None
-        if chooses and self.whole_train:
-            raise ValueError(f"{chooses} picks on validation images, and whole_train trains on them; expected one")
+        chooses = (
+            "checkpoint = best"
+            if self.checkpoint == "best"
+            else f"patience = {self.patience}"
+            if self.patience
+            else None
+        )
+        if chooses and self.train_on_val:
+            raise ValueError(f"{chooses} picks on validation images, and train_on_val trains on them; expected one")
         return self
 
     @model_validator(mode="after")
     def parts_fit_the_batch(self) -> Experiment:
-        if isinstance(self.accumulate, int) and isinstance(self.batch_size, int) and self.accumulate > self.batch_size:
-            raise ValueError(f"accumulate = {self.accumulate} parts of batch_size = {self.batch_size}; expected fewer")
+        if (
+            isinstance(self.grad_accum_steps, int)
+            and isinstance(self.batch_size, int)
+            and self.grad_accum_steps > self.batch_size
+        ):
+            raise ValueError(
+                f"grad_accum_steps = {self.grad_accum_steps} parts of batch_size = {self.batch_size}; expected fewer"
+            )
         return self
 
     @model_validator(mode="after")
@@ -143,8 +157,8 @@ class Experiment(Strict):
         frozen = isinstance(self.network, Transfer) and self.network.freeze
         if self.views and not frozen:
             raise ValueError(f"views = {self.views} is for a frozen backbone; expected network.freeze: true")
-        if self.views and self.compute.world > 1:
-            raise ValueError(f"views = {self.views} is for one device; compute has {self.compute.world}")
+        if self.views and self.compute.world_size > 1:
+            raise ValueError(f"views = {self.views} is for one device; compute has {self.compute.world_size}")
         if self.unfreeze_every and frozen:
             raise ValueError("unfreeze_every and network.freeze exclude each other; expected one of them")
         return self

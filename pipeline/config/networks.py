@@ -1,4 +1,4 @@
-"""What a recipe may say about its network."""
+"""What a config may say about its network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MLP(Layers):
     log_softmax: bool = False  # as the last layer, for studies that have one
     initialization: Literal["default", "xavier_normal"] = "default"
 
-    def misfit(self, height: int, width: int) -> str | None:
+    def incompatible_size(self, height: int, width: int) -> str | None:
         return None
 
 
@@ -47,7 +47,7 @@ class CNN(Layers):
     padding: Annotated[int, Field(ge=0)] = 0
     pool: Positive = 2
 
-    def misfit(self, height: int, width: int) -> str | None:
+    def incompatible_size(self, height: int, width: int) -> str | None:
         if min(convolved(self, height, width)) >= 1:
             return None
         needed = 1
@@ -67,20 +67,20 @@ class ResNet(Strict):
     blocks: Positive = 1  # in each stage
     dropout: Fraction = 0.0  # inside each block
 
-    def misfit(self, height: int, width: int) -> str | None:
+    def incompatible_size(self, height: int, width: int) -> str | None:
         needed = 2 ** (len(self.widths) - 1)
         if min(height, width) >= needed:
             return None
         return f"nothing is left to halve in {len(self.widths)} stages; expected at least {needed} pixels a side"
 
 
-class Speedrun(Strict):
+class Airbench(Strict):
     """The small network of the CIFAR-10 speed runs."""
 
-    name: Literal["speedrun"]
+    name: Literal["airbench"]
     widths: Widths = [64, 256, 256]  # channels of each group of two convolutions, which halves the image
 
-    def misfit(self, height: int, width: int) -> str | None:
+    def incompatible_size(self, height: int, width: int) -> str | None:
         needed = 2 ** len(self.widths) + 1  # whitening takes one pixel a side
         if min(height, width) >= needed:
             return None
@@ -108,8 +108,8 @@ class Transfer(Strict):
     freeze: bool = False
     head: Head = Head()
 
-    def misfit(self, height: int, width: int) -> str | None:
+    def incompatible_size(self, height: int, width: int) -> str | None:
         return None  # only building the backbone tells: `networks.build` does
 
 
-Network = Annotated[MLP | CNN | ResNet | Speedrun | Transfer, Field(discriminator="name")]
+Network = Annotated[MLP | CNN | ResNet | Airbench | Transfer, Field(discriminator="name")]

@@ -124,7 +124,7 @@ def check_experiment(name: str, experiment: Experiment, params: Params) -> None:
             f"{hint(experiment.dataset, params.datasets)}; datasets has: {known}"
         )
     dataset = params.datasets[experiment.dataset]
-    problem = experiment.network.misfit(*dataset.height_width)
+    problem = experiment.network.incompatible_size(*dataset.height_width)
     if problem:
         size = "×".join(map(str, dataset.height_width))
         raise UserError(f"{where}.network can't take datasets.{experiment.dataset}.image_size = {size}: {problem}")

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from pipeline.dataset.augmentation import augment, draw
-from pipeline.dataset.packed import Packed
+from pipeline.dataset.packed import PackedDataset
 from pipeline.system import memory
 from pipeline.system.console import UserError
 
@@ -93,7 +93,7 @@ class Batches:
 
     def __init__(
         self,
-        packed: Packed,
+        packed: PackedDataset,
         rows: np.ndarray,
         mean: list[float],
         std: list[float],
@@ -121,24 +121,24 @@ class Batches:
         """What an epoch trains on: always the same pixels, augmented anew."""
         return self
 
-    def draw(self, recipe: Any, seed: int, epoch: int) -> Tensor:
+    def draw(self, config: Any, seed: int, epoch: int) -> Tensor:
         """What an epoch's images are augmented by: (N, K) float32 on the CPU."""
-        return draw(recipe, len(self), Generator().manual_seed(seed * 1_000_003 + epoch + AUGMENTATION))
+        return draw(config, len(self), Generator().manual_seed(seed * 1_000_003 + epoch + AUGMENTATION))
 
-    def mixes(self, recipe: Any) -> bool:
+    def mixes(self, config: Any) -> bool:
         """Whether images are mixed with others."""
-        return bool(recipe.mixup or recipe.cutmix)
+        return bool(config.mixup or config.cutmix)
 
-    def flips(self, recipe: Any) -> bool:
+    def flips(self, config: Any) -> bool:
         """Whether an image is judged together with its mirror image."""
-        return recipe.test_flip
+        return config.tta
 
     def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
         """For each list of positions, pixels (B, H, W, C) uint8, which hold until the next are asked for."""
         return self.pixels.batches(chosen) if self.normalized is None else iter([self.normalized])
 
-    def images(self, pixels: Tensor, recipe: Any = None, draws: Tensor | None = None) -> Tensor:
-        """From (B, H, W, C) uint8 to (B, C, H, W) float32, augmented as `recipe` says by `draws`, normalised.
+    def images(self, pixels: Tensor, config: Any = None, draws: Tensor | None = None) -> Tensor:
+        """From (B, H, W, C) uint8 to (B, C, H, W) float32, augmented as `config` says by `draws`, normalised.
 
         They hold until the next are asked for.
         """
@@ -147,20 +147,20 @@ class Batches:
         images = pixels.permute(0, 3, 1, 2)  # in the order of channels_last, which convolutions like best
         size = max(1, CHUNK // math.prod(images.shape[1:]))
         if self.device.type != "cpu" or len(images) <= size:
-            return self.prepared(images, recipe, draws)
+            return self.prepared(images, config, draws)
         if len(self.place) < len(images):
             with torch.inference_mode(False):  # images to train on may take its place
                 self.place = torch.empty_like(images, dtype=torch.float32)
         made = self.place[: len(images)]
         for start in range(0, len(images), size):
             chunk = slice(start, start + size)
-            made[chunk] = self.prepared(images[chunk], recipe, None if draws is None else draws[chunk])
+            made[chunk] = self.prepared(images[chunk], config, None if draws is None else draws[chunk])
         return made
 
-    def prepared(self, images: Tensor, recipe: Any, draws: Tensor | None) -> Tensor:
+    def prepared(self, images: Tensor, config: Any, draws: Tensor | None) -> Tensor:
         images = images.float()
         if draws is not None and draws.shape[1]:  # of no column nothing is random
-            images = augment(images, recipe, draws)
+            images = augment(images, config, draws)
         return self.normalize(images)
 
 

@@ -27,7 +27,7 @@ INDEX: dict[str, type] = {"path": str, "label": str, "split": str, "train_order"
 VERIFIED = 2**31  # bytes of images that are compared with their checksum: one or two seconds
 
 
-class Packed:
+class PackedDataset:
     """`data/packed/<data set>`: images, and for each its path, class and split.
 
     Raises UserError if it is not there, or where its files are damaged or do not belong together.
@@ -88,7 +88,7 @@ class Packed:
         return np.flatnonzero(mapped(self.split, splits.__contains__) & (self.train_order < fraction))
 
     def normalization(self, chosen: Any) -> tuple[list[float], list[float]]:
-        """Mean and std per channel, of values in [0, 1], for a name or an explicit choice in a recipe."""
+        """Mean and std per channel, of values in [0, 1], for a name or an explicit choice in a config."""
         if chosen == "dataset":
             return self.meta["mean"], self.meta["std"]
         mean, std = NORMALIZATIONS[chosen] if isinstance(chosen, str) else (chosen.mean, chosen.std)

@@ -40,14 +40,14 @@ def answers(model: nn.Module, data: Any, flip: bool = False) -> Answers:
         truth, best = torch.empty(count, device=device), torch.empty(count, device=device)
         named = torch.empty(count, dtype=torch.int64, device=device)
         for positions, pixels in zip(chosen, data.batches(chosen), strict=True):
-            given = scores(model, data.images(pixels), flip)
+            given = logits(model, data.images(pixels), flip)
             truth[positions] = given.gather(1, data.labels[positions, None]).squeeze(1)
             best[positions], named[positions] = given.max(dim=1)
         return Answers(truth.cpu(), named.cpu(), best.cpu())
 
 
-def scores(model: nn.Module, images: Tensor, flip: bool) -> Tensor:
-    """Log-probabilities (B, classes) float32; with `flip`, of the mean of each image's and its mirror's scores."""
+def logits(model: nn.Module, images: Tensor, flip: bool) -> Tensor:
+    """Log-probabilities (B, classes) float32; with `flip`, of the mean of each image's and its mirror's logits."""
     given = model(images)
     if flip:
         given = (given + model(images.flip(-1))) / 2

@@ -32,18 +32,18 @@ class Model:
                 raise intact.damaged(file, f"it has no {key}", self.stage)
         sizes = {key: about["shape"].get(key) for key in Shape._fields}
         counts = {key: about.get(key) for key in ("parameters", "trainable_parameters")}
-        mean, std, flip = (about["preprocessing"].get(key) for key in ("mean", "std", "test_flip"))
+        mean, std, flip = (about["preprocessing"].get(key) for key in ("mean", "std", "tta"))
         reason = intact.fault({**sizes, **counts}, about.get("classes"), mean, std)
         if not reason and len(about["classes"]) != sizes["classes"]:
             reason = f"{len(about['classes'])} classes, but shape.classes = {sizes['classes']}"
         if not reason and not isinstance(flip, bool | None):
-            reason = f"test_flip = {flip!r}; expected true or false"
+            reason = f"tta = {flip!r}; expected true or false"
         if reason:
             raise intact.damaged(file, reason, self.stage)
         self.classes: list[str] = about["classes"]
         self.mean: list[float] = mean
         self.std: list[float] = std
-        self.test_flip = bool(flip)
+        self.tta = bool(flip)
         self.shape = Shape(**sizes)
         try:
             network = TypeAdapter(dict[str, Network]).validate_python({"network": about["network"]})["network"]
@@ -78,7 +78,7 @@ class Model:
             raise intact.damaged(file, f"not of the network in model.json: {error}", self.stage) from None
 
     def other_seeds(self) -> list[Path]:
-        """Files with weights of the same recipe's trainings with other seeds, if there are any."""
+        """Files with weights of the same config's trainings with other seeds, if there are any."""
         return sorted(self.folder.glob("seed-*.safetensors"))
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
@@ -86,9 +86,9 @@ class Model:
         import torch
 
         from pipeline.dataset.batches import Normalize
-        from pipeline.evaluation.inference import scores
+        from pipeline.evaluation.inference import logits
 
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
         normalize = Normalize(self.mean, self.std, torch.device("cpu"))
         with torch.inference_mode():
-            return scores(self.network, normalize(images), self.test_flip).exp().numpy()
+            return logits(self.network, normalize(images), self.tta).exp().numpy()

@@ -19,7 +19,7 @@ from pipeline.fetching import http
 from pipeline.fetching.checksums import Failure, Wanted
 from pipeline.system.console import UserError, say
 from pipeline.system.credentials import hide_in, told
-from pipeline.system.outputs import named, remove, whole
+from pipeline.system.outputs import atomic_write, named, remove
 
 DIGITS = "scikit-learn:load_digits"
 APT = "apt:"
@@ -179,7 +179,7 @@ def unpackaged(package: str, waiting: Path) -> Path:
         raise Failure(f"expected {APT} and a Debian package's name, of lower-case letters, digits, '+', '-' and '.'")
     folder = waiting / f"apt-{package}"
     if not folder.exists():
-        with whole(folder) as partial:
+        with atomic_write(folder) as partial:
             partial.mkdir()
             options = [f"-oAcquire::http::Timeout={APT_PATIENCE}", "-oAcquire::Retries=1"]
             command = ["apt-get", "download", "-q", *options, "--", package]

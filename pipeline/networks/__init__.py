@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Shape(NamedTuple):
-    """What a network takes, (N, channels, height, width) float32, and gives, (N, classes) scores."""
+    """What a network takes, (N, channels, height, width) float32, and gives, (N, classes) logits."""
 
     channels: int
     height: int
@@ -19,7 +19,7 @@ class Shape(NamedTuple):
 
 
 def build(network: Any, shape: Shape, weights: Path | None = None) -> nn.Module:
-    """Build the network that a recipe describes (see `pipeline.config.networks.Network`).
+    """Build the network that a config describes (see `pipeline.config.networks.Network`).
 
     Its random weights come from torch's global generator; `weights` is a file with pretrained ones for a backbone.
     A network that has a method `initialize` is to be given normalised training images before it learns.
@@ -37,10 +37,10 @@ def build(network: Any, shape: Shape, weights: Path | None = None) -> nn.Module:
         from pipeline.networks.resnet import resnet
 
         return resnet(network, shape)
-    if network.name == "speedrun":
-        from pipeline.networks.speedrun import Speedrun
+    if network.name == "airbench":
+        from pipeline.networks.airbench import Airbench
 
-        return Speedrun(network, shape)
-    from pipeline.networks.transfer import Transfer
+        return Airbench(network, shape)
+    from pipeline.networks.torchvision import Transfer
 
     return Transfer(network, shape, weights)

@@ -10,7 +10,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": 
 
 
 def layers(described: Any, inputs: int, outputs: int) -> list[nn.Module]:
-    """Hidden layers of linear, batch norm, activation and dropout, then a linear one; see recipes.networks.Layers."""
+    """Hidden layers of linear, batch norm, activation and dropout, then a linear one; see config.networks.Layers."""
     modules: list[nn.Module] = []
     for size in described.hidden:
         modules.append(nn.Linear(inputs, size))

@@ -11,7 +11,7 @@ from pipeline.system import memory
 from pipeline.system.console import UserError
 
 
-def place(compute: Any, local_rank: int | None = None) -> tuple[torch.device, int]:
+def select_device(compute: Any, local_rank: int | None = None) -> tuple[torch.device, int]:
     """The device to train on and the number of CPU threads. Raises UserError for a device that is not there.
 
     `local_rank` is the number of this process among `compute.devices` that share the machine.
@@ -38,7 +38,7 @@ def place(compute: Any, local_rank: int | None = None) -> tuple[torch.device, in
 
 
 def make_deterministic(device: torch.device, threads: int, precision: str = "fp32") -> None:
-    """Same inputs, same bytes: fixed algorithms, a fixed number of threads, TF32 only where a recipe says so."""
+    """Same inputs, same bytes: fixed algorithms, a fixed number of threads, TF32 only where a config says so."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     # as use_deterministic_algorithms(True, warn_only=True), which also imports the compiler, in 4 seconds
     torch.set_deterministic_debug_mode("warn")
@@ -51,10 +51,10 @@ def make_deterministic(device: torch.device, threads: int, precision: str = "fp3
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
 
-def captures(recipe: Any, data: Any) -> bool:
+def captures(config: Any, data: Any) -> bool:
     """Whether a step runs as a CUDA graph: all that it does stays on one device."""
-    graphs = recipe.compute.graphs and recipe.compute.devices * recipe.compute.nodes == 1
-    return data.device.type == "cuda" and graphs and not recipe.compile and recipe.optimizer.name != "muon"
+    graphs = config.compute.cuda_graphs and config.compute.devices * config.compute.nodes == 1
+    return data.device.type == "cuda" and graphs and not config.compile and config.optimizer.name != "muon"
 
 
 def out_of_memory(error: RuntimeError) -> bool:

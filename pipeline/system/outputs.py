@@ -32,7 +32,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file or folder to; it becomes `path` only if the block succeeds.
 
     That is this process's own; those that killed processes have left are removed first. Raises whatever the block
@@ -100,7 +100,7 @@ def together(folder: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with keys in the order given."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json_text(value) + "\n")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import xxhash
 
-from pipeline.system.outputs import remove, whole
+from pipeline.system.outputs import atomic_write, remove
 
 
 @contextmanager
@@ -18,10 +18,10 @@ def sealed(path: Path) -> Iterator[Path]:
 
     Where it replaces another one, that is known until it is replaced: the process may be killed at any moment.
     """
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         yield partial
         checksums = [checksum(partial), *([checksum(path)] if is_sealed(path) else [])]
-        with whole(seal(path)) as new:
+        with atomic_write(seal(path)) as new:
             new.write_text("\n".join(checksums) + "\n")
 
 

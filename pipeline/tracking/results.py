@@ -72,15 +72,15 @@ def read_result(name: str) -> Result | None:
         say(f"{name}: {folder} is not here; dvc repro or git checkout brings it")
         return None
     locked_params = stages[f"train@{name}"]["params"]["params.yaml"]
-    recipe = locked_params[f"experiments.{name}"]
-    dataset = recipe["dataset"]
+    config = locked_params[f"experiments.{name}"]
+    dataset = config["dataset"]
     about = model / "model.json"
     with (folder / "history.csv").open(newline="") as file:
         history = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
     return Result(
         experiment=name,
         dataset=dataset,
-        params={"seed": locked_params["seed"], **recipe},
+        params={"seed": locked_params["seed"], **config},
         history=history,
         metrics=intact.read_description(folder / "metrics.json", f"evaluate@{name}"),
         digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),

@@ -34,12 +34,12 @@ class Group:
     """The processes that train one model, as one of them sees them. Alone, it imports and starts nothing of theirs."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     local_rank: int | None = None  # among those of this machine
 
     def connect(self, device: torch.device) -> None:
         """Wait for the others. Raises UserError if nobody says where to meet them."""
-        if self.world == 1:
+        if self.world_size == 1:
             return
         if "MASTER_ADDR" not in os.environ:
             raise UserError("MASTER_ADDR is not set: expected the address of the first machine, see docs/scaling.md")
@@ -50,35 +50,35 @@ class Group:
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             # it outlives a restart: the addresses of lost processes must not be taken for those of the new ones
             store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], launcher_store())
-        dist.init_process_group(backend, rank=self.rank, world_size=self.world, store=store)
+        dist.init_process_group(backend, rank=self.rank, world_size=self.world_size, store=store)
 
-    def share(self, batch: Tensor) -> Tensor:
+    def shard(self, batch: Tensor) -> Tensor:
         """This process's rows of a batch; shares differ by one row at most, and may be empty."""
-        return batch.tensor_split(self.world)[self.rank]
+        return batch.tensor_split(self.world_size)[self.rank]
 
     def add(self, values: Tensor) -> None:
         """Make `values` their sum over all processes."""
-        if self.world > 1:
+        if self.world_size > 1:
             dist.all_reduce(values)
 
-    def once(self, do: Callable[[], T]) -> T:
+    def on_first(self, do: Callable[[], T]) -> T:
         """What `do` returns in the first process, in all of them."""
-        if self.world == 1:
+        if self.world_size == 1:
             return do()
         answer = [do() if self.rank == 0 else None]
         dist.broadcast_object_list(answer)
         return answer[0]  # type: ignore[return-value]
 
-    def agree(self, on: str) -> None:
+    def check_all_equal(self, on: str) -> None:
         """Raises UserError in all processes unless they gave the same."""
-        if self.world == 1:
+        if self.world_size == 1:
             return
-        given: list[Any] = [None] * self.world
+        given: list[Any] = [None] * self.world_size
         dist.all_gather_object(given, on)
         for rank, other in enumerate(given):
             if other != given[0]:
                 raise UserError(
-                    f"process {rank} of {self.world} has other data, code, params.yaml, packages or threads than"
+                    f"process {rank} of {self.world_size} has other data, code, params.yaml, packages or threads than"
                     " the first: bring its clone to the same commit, and dvc pull the same data"
                 )
 
@@ -87,18 +87,18 @@ ALONE = Group()
 
 
 def run(compute: Any, train: Callable[..., None], *arguments: Any) -> None:
-    """Call `train(*arguments, group)` in as many processes as `compute` wants (see recipes.Compute).
+    """Call `train(*arguments, group)` in as many processes as `compute` wants (see experiments.Compute).
 
     That is this process, if one is enough or if torchrun or srun have started it as one of several; else new ones.
     Raises UserError for what any of them could not do, and where they are more or less than wanted.
     """
     group = started()
-    if group.world == 1 < compute.world:
+    if group.world_size == 1 < compute.world_size:
         launch(compute, train, *arguments)
         return
-    if group.world != compute.world:
+    if group.world_size != compute.world_size:
         raise UserError(
-            f"started as {group.world} processes, but params.yaml has"
+            f"started as {group.world_size} processes, but params.yaml has"
             f" compute.devices = {compute.devices} × compute.nodes = {compute.nodes}; expected as many"
         )
     join(group, train, *arguments)
@@ -134,7 +134,7 @@ def join(group: Group, train: Callable[..., None], *arguments: Any) -> None:
             if dist.is_initialized() and dist.get_backend() == dist.Backend.GLOO:
                 dist.destroy_process_group()
             raise
-    if group.world > 1:
+    if group.world_size > 1:
         dist.destroy_process_group()
 
 
@@ -159,7 +159,7 @@ def launch(compute: Any, train: Callable[..., None], *arguments: Any) -> None:
             **meeting_point(compute.nodes),
         )
         try:
-            errors = elastic_launch(config, work)(train, *arguments)
+            errors = elastic_launch(config, worker)(train, *arguments)
         except SignalException as stop:
             if stop.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
@@ -193,7 +193,7 @@ def silence() -> Iterator[None]:
         logging.disable(before)
 
 
-def work(train: Callable[..., None], *arguments: Any) -> str | None:
+def worker(train: Callable[..., None], *arguments: Any) -> str | None:
     """What each process does that `launch` starts. Returns the error that one of them has left, if any.
 
     A process can't return while others wait for it: it leaves its error in the store, which all can reach and which

@@ -26,10 +26,10 @@ class Features:
     where `views` says how many.
     """
 
-    def __init__(self, backbone: nn.Module, images: Batches, recipe: Any, seed: int, folder: Path) -> None:
-        self.backbone, self.images_of, self.recipe, self.seed, self.folder = backbone, images, recipe, seed, folder
+    def __init__(self, backbone: nn.Module, images: Batches, config: Any, seed: int, folder: Path) -> None:
+        self.backbone, self.images_of, self.config, self.seed, self.folder = backbone, images, config, seed, folder
         self.device, self.labels, self.classes = images.device, images.labels, images.classes
-        self.views = recipe.views if images.draw(recipe.augment, seed, 1).numel() else 1
+        self.views = config.views if images.draw(config.augment, seed, 1).numel() else 1
         self.file: Path | None = None
         self.checked: set[Path] = set()  # files that were whole when this process began to read them
         self.pixels: Rows
@@ -64,16 +64,16 @@ class Features:
         self.pixels = Rows(file, np.arange(len(self)), self.device, self.images_of.pixels.budget)
 
     def compute(self, file: Path, view: int) -> None:
-        images, recipe = self.images_of, self.recipe
+        images, config = self.images_of, self.config
         chosen = torch.arange(len(self), device=self.device).split(BATCH)
-        draws = images.draw(recipe.augment, self.seed, view).to(self.device) if view else None
+        draws = images.draw(config.augment, self.seed, view).to(self.device) if view else None
         self.backbone.eval()
         with sealed(file) as partial, partial.open("wb") as out, torch.inference_mode():
             described = f"view {view} through the backbone" if view else "validation images through the backbone"
             bar = progress(zip(chosen, images.batches(chosen), strict=True), total=len(chosen), desc=described)
             for number, (positions, pixels) in enumerate(bar):
-                given = images.images(pixels, recipe.augment, None if draws is None else draws[positions])
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                given = images.images(pixels, config.augment, None if draws is None else draws[positions])
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                     features = self.backbone(given).flatten(1).float().cpu().numpy()
                 if not number:
                     header = {"descr": features.dtype.str, "fortran_order": False}
@@ -81,17 +81,17 @@ class Features:
                     np.lib.format.write_array_header_1_0(out, {**header, "shape": shape})
                 out.write(np.ascontiguousarray(features).data)
 
-    def draw(self, recipe: Any, seed: int, epoch: int) -> Tensor:
+    def draw(self, config: Any, seed: int, epoch: int) -> Tensor:
         return torch.empty(len(self), 0)
 
-    def mixes(self, recipe: Any) -> bool:
+    def mixes(self, config: Any) -> bool:
         return False
 
-    def flips(self, recipe: Any) -> bool:
+    def flips(self, config: Any) -> bool:
         return False  # mirrored features are not those of a mirrored image
 
     def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
         return self.pixels.batches(chosen)
 
-    def images(self, pixels: Tensor, recipe: Any = None, draws: Tensor | None = None) -> Tensor:
+    def images(self, pixels: Tensor, config: Any = None, draws: Tensor | None = None) -> Tensor:
         return pixels

@@ -1,4 +1,4 @@
-"""The training loop: one network, one recipe, from a checkpoint or from the start."""
+"""The training loop: one network, one config, from a checkpoint or from the start."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pipeline.system import device
 from pipeline.system.console import UserError, progress, say
 from pipeline.training import checkpoint, optimizers, perceptron
 from pipeline.training.distributed import ALONE, Group
-from pipeline.training.objective import class_weights
+from pipeline.training.losses import class_weights
 from pipeline.training.perceptron import Perceptron
 from pipeline.training.schedule import factor
-from pipeline.training.step import Batch, Captured, Step
+from pipeline.training.step import Batch, CudaGraphStep, Step
 
 Row = dict[str, float | int | None]  # of history.csv: epoch, losses and accuracies
 
 
 def train(
     model: nn.Module,
-    recipe: Any,
+    config: Any,
     data: Any,
     validation: Any | None,
     seed: int,
@@ -34,7 +34,7 @@ def train(
     on_epoch: Callable[[list[Row]], None] = lambda history: None,
     group: Group = ALONE,
 ) -> list[Row]:
-    """Train `model` in place as `recipe` says (see recipes.Experiment) and return the history, one row per epoch.
+    """Train `model` in place as `config` says (see experiments.Experiment) and return the history, one row per epoch.
 
     `data` and `validation` are data.Batches or alike. After every epoch the state goes to `saved` and `on_epoch` gets
     the history so far; if `saved` exists, training goes on from there. Every random draw comes from the seed and the
@@ -43,28 +43,30 @@ def train(
     number. In a `group` of processes every one calls this; the first one alone validates, saves and calls `on_epoch`.
     """
     start, trained = copy.deepcopy(model.state_dict()), [each for each in model.parameters() if each.requires_grad]
-    parts = 1 if recipe.accumulate == "auto" else recipe.accumulate
+    parts = 1 if config.grad_accum_steps == "auto" else config.grad_accum_steps
     while True:
         try:
-            return Training(model, recipe, data, validation, seed, saved, parts, group).run(on_epoch)
+            return Training(model, config, data, validation, seed, saved, parts, group).run(on_epoch)
         except RuntimeError as error:
             if not device.out_of_memory(error):
                 raise
-            size = batch_size(recipe, data)
-            if group.world > 1 or recipe.accumulate != "auto" or parts >= size:  # others have memory, and wait
+            size = batch_size(config, data)
+            if (
+                group.world_size > 1 or config.grad_accum_steps != "auto" or parts >= size
+            ):  # others have memory, and wait
                 said = f"not enough memory for a batch of {size} in {parts} parts"
-                wanted = f"accumulate above {parts}, or a smaller batch" if parts < size else "a smaller network"
+                wanted = f"grad_accum_steps above {parts}, or a smaller batch" if parts < size else "a smaller network"
                 raise UserError(f"{said}: expected {wanted}") from None
         parts *= 2
         device.free(data.device)
         model.load_state_dict(start)
-        for weight in trained:  # also those that were still to thaw
+        for weight in trained:  # also those that were still to unfreeze
             weight.requires_grad_(True)
         say(f"not enough memory for a batch of {size}: going on in {parts} parts of it")
 
 
-def batch_size(recipe: Any, data: Any) -> int:
-    return len(data) if recipe.batch_size == "full" else min(recipe.batch_size, len(data))
+def batch_size(config: Any, data: Any) -> int:
+    return len(data) if config.batch_size == "full" else min(config.batch_size, len(data))
 
 
 class Training:
@@ -73,7 +75,7 @@ class Training:
     def __init__(
         self,
         model: nn.Module,
-        recipe: Any,
+        config: Any,
         data: Any,
         validation: Any | None,
         seed: int,
@@ -81,24 +83,24 @@ class Training:
         parts: int,
         group: Group,
     ) -> None:
-        self.model, self.recipe, self.data, self.validation = model, recipe, data, validation
+        self.model, self.config, self.data, self.validation = model, config, data, validation
         self.seed, self.saved, self.parts, self.group = seed, saved, parts, group
-        self.captures = device.captures(recipe, data)
+        self.captures = device.captures(config, data)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
-        self.optimizers = optimizers.make_optimizers(model, recipe.optimizer, self.captures)
-        self.weights = class_weights(recipe, data.labels, data.classes)
-        self.average = copy.deepcopy(model) if recipe.ema else None
+        self.optimizers = optimizers.make_optimizers(model, config.optimizer, self.captures)
+        self.weights = class_weights(config, data.labels, data.classes)
+        self.average = copy.deepcopy(model) if config.ema else None
         self.best: dict[str, Tensor] | None = None
         self.history: list[Row] = []
-        self.steps = batch_starts(model, recipe, data, parts * group.world)
-        self.shuffled = recipe.shuffle and len(self.steps) > 1
-        self.step: Step | Captured | None = None
-        checkpoint.load(saved, self.restore, group.once)
+        self.steps = batch_starts(model, config, data, parts * group.world_size)
+        self.shuffled = config.shuffle and len(self.steps) > 1
+        self.step: Step | CudaGraphStep | None = None
+        checkpoint.load(saved, self.restore, group.on_first)
 
     def run(self, on_epoch: Callable[[list[Row]], None]) -> list[Row]:
         if self.history:
-            say(f"resuming after epoch {len(self.history)} of {self.recipe.epochs}")
-        while len(self.history) < self.recipe.epochs and not self.is_over():
+            say(f"resuming after epoch {len(self.history)} of {self.config.epochs}")
+        while len(self.history) < self.config.epochs and not self.is_over():
             self.epoch(len(self.history) + 1)
             if self.group.rank == 0:
                 checkpoint.save(self.saved, self.state())
@@ -116,65 +118,65 @@ class Training:
         loss, accuracy = self.pass_over(self.data.view(number), number)
         row: Row = {"epoch": number, "train_loss": loss, "train_accuracy": accuracy}
         if self.validation is not None:
-            flip = self.validation.flips(self.recipe)
-            loss, accuracy = self.group.once(lambda: evaluate(self.result, self.validation, flip))
+            flip = self.validation.flips(self.config)
+            loss, accuracy = self.group.on_first(lambda: evaluate(self.result, self.validation, flip))
             self.check_finite(torch.tensor([loss]), number, "the loss on validation images")
             row |= {"val_loss": loss, "val_accuracy": accuracy}
         self.history.append(row)
-        if self.recipe.keep == "best" and self.best_epoch() == number:
+        if self.config.checkpoint == "best" and self.best_epoch() == number:
             self.best = copy.deepcopy(self.result.state_dict())
 
-    def prepare(self, data: Any, number: int) -> Step | Captured:
+    def prepare(self, data: Any, number: int) -> Step | CudaGraphStep:
         """Make the model ready for an epoch. Returns the fastest way to make a step, anew only as other weights train.
 
         What a graph, a compiler or a group of processes keeps of a step would otherwise be lost with every epoch.
         """
-        model, recipe, alone = self.model, self.recipe, self.group.world == self.parts == 1
+        model, config, alone = self.model, self.config, self.group.world_size == self.parts == 1
         model.train()
-        if recipe.unfreeze_every:
-            thaw(model, self.trained, 1 + (number - 1) // recipe.unfreeze_every)
-        if self.step is None or (recipe.unfreeze_every and (number - 1) % recipe.unfreeze_every == 0):
-            written_out = alone and perceptron.suits(model, recipe, data.device) and not data.mixes(recipe.augment)
+        if config.unfreeze_every:
+            unfreeze(model, self.trained, 1 + (number - 1) // config.unfreeze_every)
+        if self.step is None or (config.unfreeze_every and (number - 1) % config.unfreeze_every == 0):
+            written_out = alone and perceptron.suits(model, config, data.device) and not data.mixes(config.augment)
             kind = Perceptron if written_out else Step
-            step = kind(model, recipe, data.images, self.optimizers, self.weights, self.parts, self.group.world)
-            self.step = Captured(step, batch_size(recipe, data)) if self.captures else step
+            step = kind(model, config, data.images, self.optimizers, self.weights, self.parts, self.group.world_size)
+            self.step = CudaGraphStep(step, batch_size(config, data)) if self.captures else step
         return self.step
 
     def pass_over(self, data: Any, number: int) -> tuple[float, float]:
         """Train on every image once. Returns the mean loss and accuracy of its batches as they were trained on."""
-        recipe, starts, step = self.recipe, self.steps, self.prepare(data, number)
+        config, starts, step = self.config, self.steps, self.prepare(data, number)
         averaged = tensors(self.average), tensors(self.model)
 
         # read once, at the end: reading waits for the device
         losses = torch.zeros(len(starts), device=data.device)
-        hits = torch.zeros(len(starts), dtype=torch.int64, device=data.device)
-        bar = progress(total=len(starts), desc=f"epoch {number}/{recipe.epochs}", unit=" batches")
+        correct = torch.zeros(len(starts), dtype=torch.int64, device=data.device)
+        bar = progress(total=len(starts), desc=f"epoch {number}/{config.epochs}", unit=" batches")
         for index, (batch, others, whole) in enumerate(self.batches(data, number)):
-            optimizers.set_rate(
-                self.optimizers, factor(recipe.schedule, (number - 1 + index / len(starts)) / recipe.epochs)
+            optimizers.set_lr(
+                self.optimizers, factor(config.schedule, (number - 1 + index / len(starts)) / config.epochs)
             )
-            losses[index], hits[index] = step(batch, others, whole)
-            if recipe.ema:
-                get_ema_multi_avg_fn(decay(recipe.ema, (number - 1) * len(starts) + index))(*averaged, None)
+            losses[index], correct[index] = step(batch, others, whole)
+            if config.ema:
+                get_ema_multi_avg_fn(decay(config.ema, (number - 1) * len(starts) + index))(*averaged, None)
             if not bar.disable and bar.update():
                 bar.set_postfix(loss=f"{losses[index].item() / len(batch.labels):.4f}", refresh=False)
         bar.close()
         self.group.add(losses)
-        self.group.add(hits)
+        self.group.add(correct)
         self.check_finite(losses.cpu(), number, "the loss")
-        return losses.cpu().double().sum().item() / len(data), hits.sum().item() / len(data)
+        return losses.cpu().double().sum().item() / len(data), correct.sum().item() / len(data)
 
     def batches(self, data: Any, number: int) -> Iterator[tuple[Batch, Batch | None, int]]:
         """This process's shares of the batches of an epoch, and the size of each whole batch.
 
         For MixUp or CutMix also what each is mixed with: the whole batch in reverse order, or its share of that.
         """
-        count, recipe = len(data), self.recipe
+        count, config = len(data), self.config
         draws = Generator().manual_seed(self.seed * 1_000_003 + number)
         order = (torch.randperm(count, generator=draws) if self.shuffled else torch.arange(count)).to(data.device)
-        random = data.draw(recipe.augment, self.seed, number).to(data.device)
+        random = data.draw(config.augment, self.seed, number).to(data.device)
         sizes = [stop - start for start, stop in zip(self.steps, [*self.steps[1:], count], strict=True)]
-        mixes, share = data.mixes(recipe.augment), self.group.share
+        mixes, share = data.mixes(config.augment), self.group.shard
         # the whole epoch's labels and draws in their order at once: a step of a small network is as short as a gather
         columns = [column.split(sizes) for column in (order, data.labels[order], random[order])]
         if not mixes:
@@ -206,7 +208,7 @@ class Training:
 
     def is_over(self) -> bool:
         """Whether the last `patience` epochs brought nothing better."""
-        patience = self.recipe.patience
+        patience = self.config.patience
         return bool(patience and self.history) and len(self.history) - self.best_epoch() >= patience
 
     def state(self) -> dict[str, Any]:
@@ -235,9 +237,9 @@ def decay(ema: float, step: int) -> float:
     return min(ema, (1 + step) / (10 + step))
 
 
-def batch_starts(model: nn.Module, recipe: Any, data: Any, parts: int) -> list[int]:
+def batch_starts(model: nn.Module, config: Any, data: Any, parts: int) -> list[int]:
     """Where the batches of an epoch start."""
-    count, size = len(data), batch_size(recipe, data)
+    count, size = len(data), batch_size(config, data)
     starts = list(range(0, count, size))
     model.train()
     if has_batch_norm(model):  # one image has no variance: too few join the batch before
@@ -256,7 +258,7 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules())
 
 
-def thaw(model: nn.Module, weights: Sequence[Tensor], count: int) -> None:
+def unfreeze(model: nn.Module, weights: Sequence[Tensor], count: int) -> None:
     """Train, of these weights, those in the last `count` blocks only; norms of the others keep their statistics."""
     behind = optimizers.blocks_behind(model)
     for weight in weights:

@@ -15,8 +15,8 @@ from pipeline.system.console import UserError
 CONTAINERS = ("backbone", "features")  # children that hold a sequence of blocks themselves
 
 
-def make_optimizers(model: nn.Module, recipe: Any, capturable: bool = False) -> list[Optimizer]:
-    """The optimizers that `recipe` (see recipes.Optimizer) describes for the weights that are to be trained.
+def make_optimizers(model: nn.Module, config: Any, capturable: bool = False) -> list[Optimizer]:
+    """The optimizers that `config` (see experiments.Optimizer) describes for the weights that are to be trained.
 
     Muon is for the matrices and filters between the first and the last layer; AdamW, with the same learning rate,
     takes the rest: Muon's steps are scaled to AdamW's size (Liu et al. 2025, arXiv 2502.16982). `capturable`
@@ -25,29 +25,29 @@ def make_optimizers(model: nn.Module, recipe: Any, capturable: bool = False) -> 
     """
     without_compiler()
     options: dict[str, Any]
-    groups = parameter_groups(model, recipe)
-    if recipe.name == "muon":
+    groups = parameter_groups(model, config)
+    if config.name == "muon":
         inner = {id(weight) for weight in model.parameters() if weight.ndim > 1}
         inner -= {id(weight) for weight in ends(model)}
-        options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+        options = {"lr": config.lr, "weight_decay": config.weight_decay}
         flat = only(groups, lambda weight: id(weight) in inner)
         if not flat:
             raise UserError(
                 "params.yaml: optimizer.name = 'muon' trains what is between the first layer and the last, and here is"
                 " nothing between them: expected a deeper network, or adamw"
             )
-        muon = Muon(flat, momentum=recipe.momentum, adjust_lr_fn="match_rms_adamw", **options)
+        muon = Muon(flat, momentum=config.momentum, adjust_lr_fn="match_rms_adamw", **options)
         rest = only(groups, lambda weight: id(weight) not in inner)
         return [muon, torch.optim.AdamW(rest, fused=True, **options)]
-    options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
-    if recipe.name == "sgd":
-        made: Optimizer = torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **options)
-        if recipe.momentum:  # of all weights from the start: torch can't step where only those that thaw lack it
+    options = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    if config.name == "sgd":
+        made: Optimizer = torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **options)
+        if config.momentum:  # of all weights from the start: torch can't step where only those that unfreeze lack it
             for group in made.param_groups:
                 for weight in group["params"]:
                     made.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     else:
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.name]
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
         made = kind(groups, capturable=capturable, **options)
     if capturable:
         for group in made.param_groups:
@@ -78,7 +78,7 @@ def as_matrix(values: Tensor) -> Tensor:
     return (values if values.is_contiguous() else values.permute(0, 2, 3, 1)).flatten(1)
 
 
-def parameter_groups(model: nn.Module, recipe: Any) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, config: Any) -> list[dict[str, Any]]:
     """Weights by learning rate, `lr` × `layer_decay` to the power of the blocks behind them, and by weight decay.
 
     Only those that require a gradient. Without `decay_biases`, biases and the weights of norms do not decay.
@@ -87,10 +87,10 @@ def parameter_groups(model: nn.Module, recipe: Any) -> list[dict[str, Any]]:
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for weight in model.parameters():
         if weight.requires_grad:
-            factor = recipe.layer_decay ** behind[id(weight)]
-            groups.setdefault((factor, recipe.decay_biases or weight.ndim > 1), []).append(weight)
+            factor = config.layer_decay ** behind[id(weight)]
+            groups.setdefault((factor, config.decay_biases or weight.ndim > 1), []).append(weight)
     return [
-        {"params": weights, "lr": recipe.lr * factor, "weight_decay": recipe.weight_decay if decays else 0.0}
+        {"params": weights, "lr": config.lr * factor, "weight_decay": config.weight_decay if decays else 0.0}
         for (factor, decays), weights in groups.items()
     ]
 
@@ -101,7 +101,7 @@ def only(groups: list[dict[str, Any]], wanted: Any) -> list[dict[str, Any]]:
 
 
 def ends(model: nn.Module) -> list[Tensor]:
-    """The weights that meet the images, and those that give the scores."""
+    """The weights that meet the images, and those that give the logits."""
     weights = [weight for weight in model.parameters() if weight.ndim > 1]
     return [weights[0], weights[-1]]
 
@@ -126,7 +126,7 @@ def blocks_behind(model: nn.Module) -> dict[int, int]:
     }
 
 
-def set_rate(optimizers: Sequence[Optimizer], factor: float) -> None:
+def set_lr(optimizers: Sequence[Optimizer], factor: float) -> None:
     """Set every learning rate to `factor` times the one that it was made with."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:

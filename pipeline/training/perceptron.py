@@ -21,19 +21,19 @@ ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # what torch.comp
 ONEDNN_PRODUCTS = 2**24  # from so many on, it multiplies matrices 1.1 to 1.8 times as fast as MKL does on AMD's CPUs
 
 
-def suits(model: nn.Module, recipe: Any, device: torch.device) -> bool:
-    """Whether `Perceptron` trains this network as the recipe wants it."""
+def suits(model: nn.Module, config: Any, device: torch.device) -> bool:
+    """Whether `Perceptron` trains this network as the config wants it."""
     if not isinstance(model, nn.Sequential) or device.type != "cpu":
         return False
     layers = [type(layer) for layer in model if not isinstance(layer, nn.Flatten | nn.LogSoftmax)]
     hidden, last = layers[:-1], layers[-1:]
-    plain = {"clip_norm": None, "label_smoothing": 0, "class_weights": "none", "precision": "fp32", "compile": False}
+    plain = {"grad_clip": None, "label_smoothing": 0, "class_weights": "none", "precision": "fp32", "compile": False}
     return (
         hidden == [nn.Linear, nn.ReLU] * (len(hidden) // 2)
         and last == [nn.Linear]
-        and all(getattr(recipe, key) == value for key, value in plain.items())
-        and not (recipe.regularization.l1 or recipe.regularization.l2 or recipe.unfreeze_every)
-        and recipe.optimizer.name in ("sgd", "adam", "adamw")
+        and all(getattr(config, key) == value for key, value in plain.items())
+        and not (config.regularization.l1 or config.regularization.l2 or config.unfreeze_every)
+        and config.optimizer.name in ("sgd", "adam", "adamw")
     )
 
 
@@ -45,20 +45,20 @@ class Perceptron(Step):
         self.layers = [layer for layer in self.model.modules() if isinstance(layer, nn.Linear)]
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.groups = {id(weight): group for group in groups for weight in group["params"]}
-        chosen = self.recipe.optimizer
+        chosen = self.config.optimizer
         self.descends = chosen.name == "sgd" and not (chosen.momentum or chosen.weight_decay)
 
     @torch.inference_mode()
     def __call__(self, batch: Batch, others: Batch | None, whole: int) -> tuple[Tensor, Tensor]:
-        inputs = self.images(batch.pixels, self.recipe.augment, batch.draws).flatten(1)
+        inputs = self.images(batch.pixels, self.config.augment, batch.draws).flatten(1)
         size = max(1, BLOCK_VALUES // inputs.shape[1])
         blocks = list(zip(inputs.split(size), batch.labels.split(size), strict=True))
         at_once = self.descends and len(blocks) == 1
         results = [self.block(*block, whole, at_once, number == 0) for number, block in enumerate(blocks)]
         if not at_once:
             self.update()
-        losses, hits = zip(*results, strict=True)
-        return reduce(torch.add, losses), reduce(torch.add, hits)
+        losses, correct = zip(*results, strict=True)
+        return reduce(torch.add, losses), reduce(torch.add, correct)
 
     def update(self) -> None:
         """By torch's kernels; in small networks, what torch does around that of Adam(W) takes as long as it does."""
@@ -85,9 +85,9 @@ class Perceptron(Step):
 
         log_probabilities = F.log_softmax(activations[-1], dim=1)
         loss = F.nll_loss(log_probabilities, labels, reduction="sum")
-        hits = (log_probabilities.argmax(1) == labels).sum()
+        correct = (log_probabilities.argmax(1) == labels).sum()
 
-        # the gradient of the mean loss: of the scores, (probability - (1 for the label)) / images
+        # the gradient of the mean loss: of the logits, (probability - (1 for the label)) / images
         gradient = log_probabilities.exp_()
         gradient.scatter_add_(1, labels[:, None], gradient.new_full((len(labels), 1), -1.0)).div_(whole)
         for number in reversed(range(len(self.layers))):
@@ -105,7 +105,7 @@ class Perceptron(Step):
             else:
                 layer.weight.grad.add_(of_weight)  # type: ignore[union-attr]
                 layer.bias.grad.add_(of_bias)  # type: ignore[union-attr]
-        return loss, hits
+        return loss, correct
 
 
 def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.dataset.augmentation import mix
 from pipeline.training import optimizers
-from pipeline.training.objective import cross_entropy, penalty
+from pipeline.training.losses import cross_entropy, regularization_loss
 
 WARM_UP = 3  # steps before a graph is captured, so that all that is made once has been made
 
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
 
 class Step:
-    """Calling it trains `model` on a batch and returns the sum of its cross-entropy and its hits, on the device.
+    """Calling it trains `model` on a batch and returns the sum of its cross-entropy and its correct, on the device.
 
     The batch is computed in `parts`, whose gradients add up. `others` are the images that MixUp or CutMix takes from.
     `whole` is the size of the batch over all processes: each gives its share of one mean.
@@ -35,19 +35,19 @@ class Step:
     def __init__(
         self,
         model: nn.Module,
-        recipe: Any,
+        config: Any,
         images: Callable[..., Tensor],
         made: Sequence[torch.optim.Optimizer],
         weights: Tensor | None,
         parts: int = 1,
-        world: int = 1,
+        world_size: int = 1,
     ) -> None:
-        self.model, self.recipe, self.images, self.optimizers = model, recipe, images, made
-        self.weights, self.parts, self.world = weights, parts, world
+        self.model, self.config, self.images, self.optimizers = model, config, images, made
+        self.weights, self.parts, self.world_size = weights, parts, world_size
         self.forward: nn.Module = model
-        if recipe.compile:
+        if config.compile:
             self.forward = torch.compile(model)  # type: ignore[assignment]
-        if world > 1:
+        if world_size > 1:
             self.forward = nn.parallel.DistributedDataParallel(self.forward)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
 
@@ -55,33 +55,33 @@ class Step:
         pairs = zip(divided(batch, self.parts), divided(others, self.parts), strict=True)
         for weight in self.trained:
             weight.grad = None
-        losses, hits = [], []
+        losses, correct = [], []
         for number, (part, other) in enumerate(pairs, start=1):
             last = number == self.parts
-            with nullcontext() if last or self.world == 1 else self.forward.no_sync():  # type: ignore[operator]
+            with nullcontext() if last or self.world_size == 1 else self.forward.no_sync():  # type: ignore[operator]
                 loss, hit = self.backward(part, other, whole, last)
             losses.append(loss)
-            hits.append(hit)
-        if self.recipe.clip_norm:
-            nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_norm)
+            correct.append(hit)
+        if self.config.grad_clip:
+            nn.utils.clip_grad_norm_(self.trained, self.config.grad_clip)
         optimizers.step(self.optimizers)
-        return reduce(torch.add, losses), reduce(torch.add, hits)
+        return reduce(torch.add, losses), reduce(torch.add, correct)
 
     def backward(self, batch: Batch, others: Batch | None, whole: int, last: bool) -> tuple[Tensor, Tensor]:
-        recipe = self.recipe
-        images, labels, share = self.images(batch.pixels, recipe.augment, batch.draws), batch.labels, None
+        config = self.config
+        images, labels, share = self.images(batch.pixels, config.augment, batch.draws), batch.labels, None
         if others is not None:
             images = images.clone()  # they hold until the next are asked for
-            partners = self.images(others.pixels, recipe.augment, others.draws)
-            images, share = mix(images, partners, recipe.augment, batch.draws)
-        with torch.autocast(labels.device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext():
-            scores = self.forward(images)
-        scores = scores.float()
-        loss = cross_entropy(scores, labels, recipe, self.weights, share, others.labels if others else None)
-        objective = loss * (self.world / whole)  # gradients are averaged over processes
-        extra = penalty(self.model, recipe.regularization) if last else None
+            partners = self.images(others.pixels, config.augment, others.draws)
+            images, share = mix(images, partners, config.augment, batch.draws)
+        with torch.autocast(labels.device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext():
+            logits = self.forward(images)
+        logits = logits.float()
+        loss = cross_entropy(logits, labels, config, self.weights, share, others.labels if others else None)
+        objective = loss * (self.world_size / whole)  # gradients are averaged over processes
+        extra = regularization_loss(self.model, config.regularization) if last else None
         (objective if extra is None else objective + extra).backward()
-        return loss.detach(), (scores.detach().argmax(1) == labels).sum()
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
 
 def divided(batch: Batch | None, parts: int) -> list[Any]:
@@ -90,7 +90,7 @@ def divided(batch: Batch | None, parts: int) -> list[Any]:
     return [Batch(*tensors) for tensors in zip(*(tensor.tensor_split(parts) for tensor in batch), strict=True)]
 
 
-class Captured:
+class CudaGraphStep:
     """A step as one CUDA graph, launched at once instead of kernel by kernel; batches of other sizes run as they are.
 
     The first steps run on a stream of their own, as capturing wants it; they train as every step does.

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 __all__ = ["augment", "draw", "mix"]
 
 
-def augment(images: Tensor, recipe: Augment, draws: Tensor) -> Tensor:
+def augment(images: Tensor, config: Augment, draws: Tensor) -> Tensor:
     """Change (B, C, H, W) float32 images in [0, 255] by the rows of `draws` (B, K) on the same device.
 
     Crop, then one affine map, then colors, then erase; what was outside is black.
     """
-    drawn = named(draws, recipe)
+    drawn = named(draws, config)
     if "window" in drawn:
         images = window(images, drawn["window"])
     if "map" in drawn:
-        images = warp(images, drawn["map"], recipe.interpolation)
-    if recipe.randaugment:
+        images = warp(images, drawn["map"], config.interpolation)
+    if config.randaugment:
         for operation in drawn["operations"].split(2, dim=1):
-            images = recolor(images, operation, recipe.randaugment.magnitude)
+            images = recolor(images, operation, config.randaugment.magnitude)
     images = jitter(images, drawn)
-    if "erase" in drawn:
-        images = erase(images, drawn["erase"])
+    if "random_erasing" in drawn:
+        images = erase(images, drawn["random_erasing"])
     return images

@@ -28,13 +28,13 @@ def erase(images: Tensor, drawn: Tensor) -> Tensor:
     return images.masked_fill(rectangle(*spans), 0)
 
 
-def mix(images: Tensor, partners: Tensor, recipe: Augment, draws: Tensor) -> tuple[Tensor, Tensor]:
+def mix(images: Tensor, partners: Tensor, config: Augment, draws: Tensor) -> tuple[Tensor, Tensor]:
     """MixUp (arxiv.org/abs/1710.09412) and CutMix (arxiv.org/abs/1905.04899) of (B, C, H, W) images with partners.
 
     `draws` (B, K) as for `augment`. Returns the images and how much of each is its own, (B,) float32: the loss is that
     share of the one of its own label, and the rest of its partner's.
     """
-    drawn = named(draws, recipe)
+    drawn = named(draws, config)
     own = torch.ones(len(images), device=images.device)
     if "mixup" in drawn:
         own = drawn["mixup"][:, 0]

@@ -1,4 +1,4 @@
-"""What a step makes smaller: cross-entropy, and a penalty on weights."""
+"""What a step makes smaller: cross-entropy, and a regularization_loss on weights."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def class_weights(recipe: Any, labels: Tensor, classes: int) -> Tensor | None:
+def class_weights(config: Any, labels: Tensor, classes: int) -> Tensor | None:
     """Weights (classes,) float32 with mean 1 over `labels`, or None; balanced ones are N / (classes × count)."""
-    if recipe.class_weights == "none":
+    if config.class_weights == "none":
         return None
     counts = torch.bincount(labels, minlength=classes)
     return (len(labels) / ((counts > 0).sum() * counts.clamp(min=1))).float()
 
 
 def cross_entropy(
-    scores: Tensor, labels: Tensor, recipe: Any, weights: Tensor | None, share: Tensor | None, others: Tensor | None
+    logits: Tensor, labels: Tensor, config: Any, weights: Tensor | None, share: Tensor | None, others: Tensor | None
 ) -> Tensor:
-    """Sum over a batch, of scores (B, classes) float32 and labels (B,) int64.
+    """Sum over a batch, of logits (B, classes) float32 and labels (B,) int64.
 
     Of images mixed with others, `share` (B,) is what is left of each, and `others` (B,) are the labels of the rest.
     """
-    options: dict[str, Any] = {"weight": weights, "label_smoothing": recipe.label_smoothing}
+    options: dict[str, Any] = {"weight": weights, "label_smoothing": config.label_smoothing}
     if share is None or others is None:
-        return F.cross_entropy(scores, labels, reduction="sum", **options)
-    own, other = (F.cross_entropy(scores, of, reduction="none", **options) for of in (labels, others))
+        return F.cross_entropy(logits, labels, reduction="sum", **options)
+    own, other = (F.cross_entropy(logits, of, reduction="none", **options) for of in (labels, others))
     return (share * own + (1 - share) * other).sum()
 
 
-def penalty(model: nn.Module, regularization: Any) -> Tensor | None:
+def regularization_loss(model: nn.Module, regularization: Any) -> Tensor | None:
     """`l1` × the sum of absolute trained weights + `l2` × the sum of their squares, or None where both are 0."""
     if not (regularization.l1 or regularization.l2):
         return None

@@ -17,7 +17,7 @@ HEADS = ("classifier", "fc", "heads", "head")  # what torchvision's models call 
 
 
 class Transfer(nn.Module):
-    """`backbone` gives features (N, F), `head` scores. A frozen backbone stays in evaluation mode."""
+    """`backbone` gives features (N, F), `head` logits. A frozen backbone stays in evaluation mode."""
 
     def __init__(self, network: Any, shape: Shape, weights: Path | None) -> None:
         super().__init__()

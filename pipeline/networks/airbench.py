@@ -1,7 +1,7 @@
 """The small network of the CIFAR-10 speed runs: Jordan, arXiv 2404.00498, in the lineage of Page's ResNet-9.
 
 A frozen convolution whitens 2×2 patches; groups of two convolutions halve the image each. Channels pass through a
-convolution unchanged at the start (dirac), batch norm has biases but no trained weights, and the scores are scaled.
+convolution unchanged at the start (dirac), batch norm has biases but no trained weights, and the logits are scaled.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ NORM_MOMENTUM = 0.4  # the weight of the newest batch: statistics of a short tra
 HEAD_SCALE = 1 / 9
 
 
-class Speedrun(nn.Module):
-    """From (N, channels, height, width) to scores (N, classes)."""
+class Airbench(nn.Module):
+    """From (N, channels, height, width) to logits (N, classes)."""
 
     def __init__(self, network: Any, shape: Shape) -> None:
         super().__init__()
