@@ -25,7 +25,7 @@ from pipeline.dataset.augmentation import mix
 from pipeline.dataset.packed import PackedDataset
 from pipeline.evaluation import inference
 from pipeline.system.console import UserError
-from pipeline.training import loop, objective, optimizers
+from pipeline.training import loop, losses, optimizers
 from pipeline.training.optimizers import blocks, blocks_behind, make_optimizers, restore, set_lr
 from pipeline.training.schedule import factor
 
@@ -262,7 +262,7 @@ def test_rate_follows_the_schedule_in_every_step(packed: PackedDataset, tmp_path
 def test_gradient_of_the_penalty_against_finite_differences(l1: float, l2: float, biases: bool) -> None:
     model = three_layers().double()
     described = config(regularization={"l1": l1, "l2": l2, "biases": biases}).regularization
-    value = objective.regularization_loss(model, described)
+    value = losses.regularization_loss(model, described)
     assert value is not None
     value.backward()
     for name, weight in model.named_parameters():
@@ -274,7 +274,7 @@ def test_gradient_of_the_penalty_against_finite_differences(l1: float, l2: float
             for sign in (1, -1):
                 with torch.no_grad():
                     weight.view(-1)[index] += sign * 1e-6
-                    expected += sign * objective.regularization_loss(model, described).item() / 2e-6  # type: ignore[union-attr]
+                    expected += sign * losses.regularization_loss(model, described).item() / 2e-6  # type: ignore[union-attr]
                     weight.view(-1)[index] -= sign * 1e-6
             assert found.view(-1)[index].item() == pytest.approx(expected, abs=1e-6), name
             assert bool(expected) == (biases or not name.endswith("bias"))
@@ -297,7 +297,7 @@ def test_label_smoothing_and_class_weights(packed: PackedDataset, tmp_path: Path
 
 
 def test_balanced_weights_do_not_depend_on_classes_without_images() -> None:
-    weights = objective.class_weights(config(class_weights="balanced"), torch.tensor([0, 0, 0, 2]), 3)
+    weights = losses.class_weights(config(class_weights="balanced"), torch.tensor([0, 0, 0, 2]), 3)
     assert weights is not None
     assert weights[[0, 2]].tolist() == pytest.approx([4 / 6, 2])
 

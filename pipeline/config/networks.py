@@ -102,7 +102,7 @@ class WeightsFile(Strict):
 class Transfer(Strict):
     """Any torchvision classification model as a backbone, with a new head."""
 
-    name: Literal["transfer"]
+    name: Literal["torchvision"]
     backbone: str  # torchvision's name, as in torchvision.models.list_models()
     weights: str | WeightsFile | None = None  # torchvision's name, e.g. IMAGENET1K_V1
     freeze: bool = False
