@@ -40,7 +40,7 @@ def network(name: str, **more: Any) -> Any:
 
 
 def transfer(backbone: str, **more: Any) -> Any:
-    return network("transfer", backbone=backbone, **more)
+    return network("torchvision", backbone=backbone, **more)
 
 
 def study(monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[Any, Shape]:

@@ -255,7 +255,7 @@ def test_rate_follows_the_schedule_in_every_step(packed: PackedDataset, tmp_path
     assert moved == pytest.approx([0.4 * (1 - step / 8) for step in range(8)], rel=1e-5)
 
 
-# --- The objective ---------------------------------------------------------------------------------------------------
+# --- The loss --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("l1", "l2", "biases"), [(0.3, 0, True), (0, 0.2, True), (0.3, 0.2, False)])
@@ -381,7 +381,7 @@ def test_batches_are_divided_when_memory_runs_out(
     ("parts", "said"),
     [
         ("auto", "not enough memory for a batch of 8 in 8 parts: expected a smaller network"),
-        (2, "not enough memory for a batch of 8 in 2 parts: expected accumulate above 2, or a smaller batch"),
+        (2, "not enough memory for a batch of 8 in 2 parts: expected grad_accum_steps above 2, or a smaller batch"),
     ],
 )
 def test_there_is_an_end_to_smaller_parts(packed: PackedDataset, tmp_path: Path, parts: Any, said: str) -> None:

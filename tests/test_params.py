@@ -188,9 +188,9 @@ def test_values_arrive_as_written(here: Path) -> None:
         (
             "experiments mnist-cnn augment random_erasing",
             {"probability": 2},
-            ["erase.probability = 2", "less than or equal to 1"],
+            ["erasing.probability = 2", "less than or equal to 1"],
         ),
-        ("experiments mnist-cnn augment random_erasing", {"area": [0, 1]}, ["erase.area.0 = 0", "greater than 0"]),
+        ("experiments mnist-cnn augment random_erasing", {"area": [0, 1]}, ["erasing.area.0 = 0", "greater than 0"]),
         (
             "experiments mnist-cnn augment randaugment",
             {"magnitude": 31},

@@ -114,7 +114,7 @@ def test_a_stage_names_the_modules_it_imports(scratch: Clone, stage: str, networ
 def test_a_transfer_network_needs_its_own_module_and_no_other(clone: Clone, stage: str) -> None:
     ran = clone.must_run("python", "-c", IMPORTS, "networks.torchvision")
     imported = set(json.loads(ran.out.splitlines()[-1])[0])
-    wanted = module_deps(stage, "transfer")
+    wanted = module_deps(stage, "torchvision")
     assert imported <= wanted and "pipeline/networks/layers.py" in imported
     assert wanted - module_deps(stage, "mlp") == {"pipeline/networks/torchvision.py"}
 

@@ -14,21 +14,17 @@ from pipeline.system.outputs import atomic_write, remove
 
 @contextmanager
 def sealed(path: Path) -> Iterator[Path]:
-    """As `outputs.whole` for a file, which `is_sealed` then knows again.
-
-    Where it replaces another one, that is known until it is replaced: the process may be killed at any moment.
-    """
+    """As `outputs.atomic_write` for a new file, which `is_sealed` then knows again."""
     with atomic_write(path) as partial:
         yield partial
-        checksums = [checksum(partial), *([checksum(path)] if is_sealed(path) else [])]
         with atomic_write(seal(path)) as new:
-            new.write_text("\n".join(checksums) + "\n")
+            new.write_bytes(checksum(partial))
 
 
 def is_sealed(path: Path) -> bool:
     """Whether a file is there and, to the bit, as it was written. Reads all of it."""
     try:
-        return checksum(path) in known(path)
+        return checksum(path) == seal(path).read_bytes()
     except OSError:
         return False
 
@@ -39,17 +35,11 @@ def unseal(path: Path) -> None:
     remove(seal(path))
 
 
-def checksum(path: Path) -> str:
+def checksum(path: Path) -> bytes:
+    """Of all bytes of a file: XXH3, 128 bits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).digest()
 
 
 def seal(path: Path) -> Path:
     return path.with_name(f"{path.name}.xxh3")
-
-
-def known(path: Path) -> list[str]:
-    try:
-        return seal(path).read_text().split()
-    except (OSError, UnicodeDecodeError):  # damaged too
-        return []

@@ -9,18 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 
 from pipeline.system.console import UserError, say
-from pipeline.system.sealed import is_sealed, sealed
+from pipeline.system.outputs import atomic_write
+from pipeline.system.sealed import checksum
+
+CHECKSUM = 16  # bytes at the end of the file, so that both are replaced in one step; torch.load does not mind them
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a state of tensors, numbers and strings."""
-    with sealed(path) as partial, partial.open("wb") as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # torch hides a full disk in one
-            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+    with atomic_write(path) as partial:
+        with partial.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # torch hides a full disk in one
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        found = checksum(partial)
+        with partial.open("ab") as file:
+            file.write(found)
 
 
 def load(path: Path, restore: Any, once: Callable[[Callable[[], Any]], Any]) -> None:
@@ -43,8 +51,9 @@ def read(path: Path) -> bytes | None:
     """What was saved. A file that is no longer that is set aside, so that training starts anew."""
     if not path.exists():
         return None
-    if is_sealed(path):
-        return path.read_bytes()
+    contents = path.read_bytes()
+    if xxhash.xxh3_128_digest(memoryview(contents)[:-CHECKSUM]) == contents[-CHECKSUM:]:
+        return contents
     aside = path.with_name(f"{path.name}.damaged")
     os.replace(path, aside)
     say(f"{path} is damaged: set aside as {aside.name}; training from the start")
