@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
 
 CHECKPOINTS = Path(".checkpoints")
-CODE = ("train.py", "networks/*.py", "training/**/*.py")  # what decides the result, beside data and params
+CODE = (
+    "train.py",
+    "dataset/**/*.py",
+    "evaluation/inference.py",
+    "networks/*.py",
+    "training/*.py",
+)  # what decides the result, beside data and params
 
 
 def main() -> None:
