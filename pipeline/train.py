@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
 
 CHECKPOINTS = Path(".checkpoints")
-CODE = (
+# what decides the result, beside data and params
+CODE = ("train.py", "dataset/**/*.py", "evaluation/inference.py", "networks/*.py", "training/*.py")
     "train.py",
     "dataset/**/*.py",
     "evaluation/inference.py",
