@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 CHECKPOINTS = Path(".checkpoints")
 # what decides the result, beside data and params
 CODE = ("train.py", "dataset/**/*.py", "evaluation/inference.py", "networks/*.py", "training/*.py")
-    "train.py",
-    "dataset/**/*.py",
-    "evaluation/inference.py",
-    "networks/*.py",
-    "training/*.py",
-)  # what decides the result, beside data and params
 
 
 def main() -> None:
