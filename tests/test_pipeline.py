@@ -178,13 +178,7 @@ CODE = ("from __future__ import annotations", "from __future__ import annotation
             {"params.yaml": ("val: 0.1, test: 0.2", "val: 0.2, test: 0.2")},
             {"check@digits", "split@digits", "report@digits", "pack@digits"},
         ),
-        (  # the view in MLflow, and another data set
-            {
-                "pipeline/track.py": CODE, "pipeline/tracker.py": CODE, "pipeline/results.py": CODE,
-                "params.yaml": ("max_quarantined: 0.01", "max_quarantined: 0.02"),
-            },
-            set(),
-        ),
+        ({"pipeline/track.py": CODE, "pipeline/tracker.py": CODE, "pipeline/results.py": CODE}, set()),
     ],
     ids=["epochs", "loop.py", "inference.py", "split.py", "cnn.py", "split", "tracking"],
 )  # fmt: skip
