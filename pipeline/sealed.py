@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.outputs import remove, whole
 
-SIZE = 16  # bytes of a checksum
+SIZE = 32  # bytes of a checksum
 
 
 @contextmanager
@@ -36,10 +36,10 @@ def unseal(path: Path) -> None:
 
 
 def checksum(path: Path) -> bytes:
-    """Of all bytes of a file: BLAKE2b, SIZE bytes."""
+    """Of all bytes of a file: SHA-256."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=SIZE)).digest()
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def seal(path: Path) -> Path:
-    return path.with_name(f"{path.name}.blake2b")
+    return path.with_name(f"{path.name}.sha256")

@@ -50,7 +50,7 @@ def read(path: Path) -> bytes | None:
     if not path.exists():
         return None
     contents = path.read_bytes()
-    if hashlib.blake2b(memoryview(contents)[:-SIZE], digest_size=SIZE).digest() == contents[-SIZE:]:
+    if hashlib.sha256(memoryview(contents)[:-SIZE]).digest() == contents[-SIZE:]:
         return contents
     aside = path.with_name(f"{path.name}.damaged")
     os.replace(path, aside)
