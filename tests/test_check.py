@@ -483,7 +483,7 @@ def test_parts_that_are_not_whole_are_inspected_again(project: Project) -> None:
         ("000002.parquet", Path.unlink, []),  # as if it had never come that far
         ("000002.parquet", lambda part: part.write_bytes(part.read_bytes()[:-500]), ["000002.parquet is damaged"]),
         ("000000.parquet", lambda part: part.write_bytes(bit_flipped(part.read_bytes(), 5000)), ["000000.parquet is"]),
-        ("000001.parquet.xxh3", lambda checksum: checksum.write_bytes(b"\xff"), ["000001.parquet is damaged"]),
+        ("000001.parquet.sha256", lambda checksum: checksum.write_bytes(b"\xff"), ["000001.parquet is damaged"]),
     ]
     for name, damage, said in damages:
         shutil.copytree(kept, left, dirs_exist_ok=True)

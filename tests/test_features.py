@@ -81,12 +81,12 @@ def test_features_that_are_damaged_are_computed_again(
         ("view-1.npy", lambda data: bit_flipped(data, len(data) // 2)),
         ("view-2.npy", lambda data: data[:-4]),
         ("val/view-0.npy", lambda data: b""),
-        ("view-2.npy.xxh3", lambda data: bit_flipped(data, 3)),
+        ("view-2.npy.sha256", lambda data: bit_flipped(data, 3)),
     ):
         (folder / name).write_bytes(damage(views[name]))
         assert files(stage(photos, monkeypatch, "things-a", **everything)) == whole
         lines = [line for line in capsys.readouterr().out.splitlines() if "damaged" in line]
-        assert len(lines) == 1 and name.removesuffix(".xxh3") in lines[0]
+        assert len(lines) == 1 and name.removesuffix(".sha256") in lines[0]
         assert files(folder) == views
     (folder / "view-1.npy").unlink()
     assert files(stage(photos, monkeypatch, "things-a", **everything)) == whole

@@ -429,7 +429,7 @@ def test_plots_hold_curves_and_counts(digits: Clone, copy_of: CopyOf, tmp_path: 
     copy = copy_of(digits)
     ran = copy.must_run("dvc", "plots", "show", "--json", "-o", str(tmp_path / "json"))
     shown = json.loads(ran.out)
-    assert [error for error in shown["errors"] if "digits" in error.get("source", error["name"])] == []
+    assert [error for error in shown.get("errors", []) if "digits" in error.get("source", error["name"])] == []
 
     def points(plot: str) -> list[dict[str, Any]]:
         (figure,) = shown["data"][plot]

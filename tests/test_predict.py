@@ -203,7 +203,8 @@ def test_names_that_would_steer_a_terminal(asked: Predict, tmp_path: Path) -> No
         picture(1).save(tmp_path / name)
     ran = asked("--json", str(tmp_path))
     assert ran.out.replace("\n", "").isprintable() and "猫 é" in ran.out
-    assert sorted(Path(answer["path"]).name for answer in json.loads(ran.out)) == sorted(odd)
+    shown = [name.replace("\udcff", "\\xff") for name in odd]  # strict parsers of JSON take no lone surrogate
+    assert sorted(answer["path"].rpartition("/")[2] for answer in json.loads(ran.out)) == sorted(shown)
     (tmp_path / odd[0]).write_bytes(b"")
     ran = asked(str(tmp_path))
     assert all(line.isprintable() for line in (ran.out + ran.err).split("\n"))
@@ -343,7 +344,8 @@ def test_name_that_is_not_utf_8_and_a_reader_who_leaves(trained: Project, tmp_pa
     picture(2).save(tmp_path / "猫 😀.png")
     done = subprocess.run(command("--json", str(tmp_path)), cwd=trained.root, env=environment, capture_output=True)
     answers = json.loads(done.stdout.decode("utf-8"))
-    assert [Path(answer["path"]).name for answer in answers] == ["first.png", "grid.png", "猫 😀.png", "\\xff.png"]
+    shown = [answer["path"].rpartition("/")[2] for answer in answers]
+    assert shown == ["\x1b[2J\n\x9b.png", "first.png", "grid.png", "猫 😀.png", "\\xff.png"]
     assert json.dumps(answers, ensure_ascii=False).encode("utf-8")
 
     # nothing reads: the first line that leaves the buffer meets a closed pipe, as after `| head -1`

@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.system.console import UserError
@@ -60,8 +60,9 @@ def take(path: Path) -> int | None:
     if removed:  # by the process that had it before
         os.close(file)
         return None
-    os.ftruncate(file, 0)
-    os.write(file, f"process {os.getpid()} on {os.uname().nodename}".encode())
+    with suppress(OSError):  # a full disk: only the name of this process is missing
+        os.ftruncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {os.uname().nodename}".encode())
     return file
 
 

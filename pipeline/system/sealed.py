@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import xxhash
-
 from pipeline.system.outputs import atomic_write, remove
+
+SIZE = 32  # bytes of a checksum
 
 
 @contextmanager
@@ -36,10 +36,10 @@ def unseal(path: Path) -> None:
 
 
 def checksum(path: Path) -> bytes:
-    """Of all bytes of a file: XXH3, 128 bits."""
+    """Of all bytes of a file: SHA-256."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, xxhash.xxh3_128).digest()
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def seal(path: Path) -> Path:
-    return path.with_name(f"{path.name}.xxh3")
+    return path.with_name(f"{path.name}.sha256")

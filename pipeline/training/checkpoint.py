@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Callable
@@ -9,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 
 from pipeline.system.console import UserError, say
 from pipeline.system.outputs import atomic_write
-from pipeline.system.sealed import checksum
-
-CHECKSUM = 16  # bytes at the end of the file, so that both are replaced in one step; torch.load does not mind them
+from pipeline.system.sealed import SIZE, checksum
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -26,7 +24,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
                 torch.save(state, file)
             except RuntimeError as error:  # torch hides a full disk in one
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
-        found = checksum(partial)
+        found = checksum(partial)  # behind the state, so that both are replaced in one step; torch.load does not mind
         with partial.open("ab") as file:
             file.write(found)
 
@@ -52,7 +50,7 @@ def read(path: Path) -> bytes | None:
     if not path.exists():
         return None
     contents = path.read_bytes()
-    if xxhash.xxh3_128_digest(memoryview(contents)[:-CHECKSUM]) == contents[-CHECKSUM:]:
+    if hashlib.sha256(memoryview(contents)[:-SIZE]).digest() == contents[-SIZE:]:
         return contents
     aside = path.with_name(f"{path.name}.damaged")
     os.replace(path, aside)
