@@ -374,7 +374,7 @@ def test_interrupted_training_goes_on_only_with_the_same_inputs(
     meta = copy.root / "data/packed/digits/meta.json"
     changes = {
         copy.root / "params.yaml": ("lr: 0.002", "lr: 0.003"),
-        meta: ('"mean"', '"mean" '),
+        meta: ('"sha256"', '"sha256" '),
         copy.root / "pipeline/evaluation/inference.py": ("EVALUATION_BATCH = 1000", "EVALUATION_BATCH = 1001"),
     }
     for file, (old, new) in changes.items():
