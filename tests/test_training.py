@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ from things import (
     fresh,
     opened,
     pack,
+    splits_of,
 )
 from things import one_thread as one_thread
 from things import packed as packed
@@ -510,6 +512,24 @@ def test_rows_of_a_split_come_in_file_order_and_leave_out_the_rest(packed: Packe
     assert packed.rows("train", "val").tolist() == list(range(38))
     assert packed.rows("val").tolist() == list(range(31, 38))
     assert packed.rows().tolist() == []
+
+
+def test_images_are_found_by_their_path(tmp_path: Path) -> None:
+    """Whatever is packed beside them, and wherever: the table of splits says which, and in which order."""
+    folder = pack(tmp_path / "packed/things")
+    whole = opened(folder)
+    rows = [30, 4, 17, 40, 33, 2]
+    pq.write_table(pq.read_table(splits_of(folder)).take(rows), splits_of(folder))
+    packed = opened(folder)
+    assert packed.rows("train").tolist() == [30, 4, 17, 2]
+    assert packed.rows("test", "val").tolist() == [40, 33]
+    assert packed.labels[rows].tolist() == whole.labels[rows].tolist()
+    assert (packed.labels == -1).sum() == 41 - len(rows)
+    values = packed.images[[30, 4, 17, 2]] / 255
+    mean, std = packed.normalization("dataset")
+    assert mean == [round(value, 6) for value in values.mean((0, 1, 2))]
+    assert std == [round(value, 6) for value in values.std((0, 1, 2))]
+    assert mean != whole.normalization("dataset")[0]
 
 
 def test_fractions_of_a_split_are_nested_and_have_every_class(packed: PackedDataset) -> None:
