@@ -173,7 +173,7 @@ def grown(count: int, folder: Path) -> dict[str, Any]:
 
 
 def write_params(folder: Path, source: Path) -> None:
-    dataset = {"source": str(source), "image_size": 64, "max_quarantined": 0.1}
+    dataset = {"source": str(source), "check": {"max_quarantined": 0.1}, "split": {}, "pack": {"size": 64}}
     (folder / "params.yaml").write_text(json.dumps({"seed": 1, "datasets": {"photos": dataset}}))
 
 

@@ -23,7 +23,7 @@ from pipeline.evaluation.inference import evaluate
 @pipeline_def
 def photos(job: Job, gpu: bool) -> Any:
     augment, height = job.recipe.augment, job.shape[1]
-    files = [str(job.files / path) for path in job.index["path"].iloc[job.train_rows]]  # type: ignore[operator]
+    files = [str(job.files / path) for path in job.index["path"].loc[job.train_rows]]  # type: ignore[operator]
     encoded, labels = fn.readers.file(
         files=files, labels=job.labels[job.train_rows].tolist(), random_shuffle=job.recipe.shuffle, name="photos"
     )

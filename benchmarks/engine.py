@@ -14,7 +14,6 @@ from pathlib import Path
 from torch import nn
 
 from benchmarks.job import Job, Stopwatch, read, tell
-from pipeline.dataset.packed import PackedDataset
 from pipeline.evaluation.inference import evaluate
 from pipeline.training.trainer import Trainer
 
@@ -35,7 +34,7 @@ def main() -> None:
 
 
 def loaded(job: Job) -> Trainer:
-    engine = Trainer(PackedDataset(job.packed), job.recipe, job.weights)
+    engine = Trainer(job.data, job.recipe, job.weights)
     engine.rows, engine.validation_rows = job.train_rows, job.train_rows[:0]
     return engine
 

@@ -25,7 +25,7 @@ def main() -> None:
     recipe, rows = job.recipe, job.train_rows
     loaders = ImageDataLoaders.from_lists(
         job.files,
-        [job.files / path for path in job.index["path"].iloc[rows]],
+        [job.files / path for path in job.index["path"].loc[rows]],
         [job.meta["classes"][label] for label in job.labels[rows]],
         valid_pct=0,
         item_tfms=Resize(job.shape[1]),

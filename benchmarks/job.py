@@ -21,6 +21,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pipeline.dataset.packed import PackedDataset
+
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -37,22 +39,30 @@ class Job:
         self.images: int | None = told["images"]
         self.device = torch.device(told["device"])
         self.workers: int = told["workers"]
-        self.meta: dict[str, Any] = json.loads((self.packed / "meta.json").read_text())
 
     @cached_property
+    def data(self) -> PackedDataset:
+        return PackedDataset(self.packed, self.packed.parents[1] / "splits" / f"{self.packed.name}.parquet")
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return {**self.data.meta, "classes": self.data.classes}
+
+    @property
     def index(self) -> pd.DataFrame:
-        return pd.read_parquet(self.packed / "index.parquet")
+        """Path, class and split of each image that is used, by its position among the packed ones."""
+        return self.data.table
 
     @property
     def train_rows(self) -> np.ndarray:
         """Rows of the packed images to train on, in file order: `images` of them evenly spaced, or repeated."""
         sides = ["train", "val"] if self.recipe.train_on_val else ["train"]
-        return self.thinned(np.flatnonzero(self.index["split"].isin(sides)), self.images)
+        return self.thinned(self.data.rows(*sides), self.images)
 
     @property
     def test_rows(self) -> np.ndarray:
         """All test images, or as many as train where there are fewer of those."""
-        rows = np.flatnonzero(self.index["split"] == "test")
+        rows = self.data.rows("test")
         return self.thinned(rows, min(len(rows), self.images) if self.images else None)
 
     def thinned(self, rows: np.ndarray, count: int | None) -> np.ndarray:
@@ -60,9 +70,8 @@ class Job:
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int64, of all packed images."""
-        numbers = {label: number for number, label in enumerate(self.meta["classes"])}
-        return self.index["label"].map(numbers).to_numpy(np.int64)
+        """(N,) int64, of all packed images; -1 for one that is not used."""
+        return self.data.labels
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -39,7 +39,8 @@ def job_file(experiment: str) -> Path:
     described = {**dataset, "source": str(source)}
     project = CACHE / f"{recipe.dataset}-{key(described, source)}"
     if not project.exists():
-        prepare(project, recipe.dataset, described, large=max(everything.dataset(recipe.dataset).height_width) > SMALL)
+        large = max(everything.dataset(recipe.dataset).pack.height_width) > SMALL
+        prepare(project, recipe.dataset, described, large)
     published = everything.downloads.get(recipe.dataset)
     files = files_of(source)
     job = {

@@ -72,12 +72,12 @@ def dataset(job: Job, rows: np.ndarray, augmented: bool) -> Dataset[tuple[Any, i
         steps += [transforms.Resize(job.shape[1]), transforms.CenterCrop(job.shape[1:])]
     steps.append(transforms.ToTensor())
     if job.recipe.normalize == "dataset":
-        steps.append(transforms.Normalize(job.meta["mean"], job.meta["std"]))
+        steps.append(transforms.Normalize(*job.data.normalization("dataset")))
     elif job.recipe.normalize != "none":
         steps.append(transforms.Normalize(*STATISTICS[job.recipe.normalize]))
     transform, labels = transforms.Compose(steps), job.labels[rows]
     if job.files:
-        return InFiles([job.files / path for path in job.index["path"].iloc[rows]], labels, transform)
+        return InFiles([job.files / path for path in job.index["path"].loc[rows]], labels, transform)
     images = np.load(job.packed / "images.npy", mmap_mode="r")[rows]
     return InMemory(images.squeeze(-1) if job.shape[0] == 1 else images, labels, transform)
 

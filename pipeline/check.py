@@ -41,10 +41,10 @@ def main() -> None:
 
 
 def check(name: str, dataset: Dataset) -> None:
-    source = open_source(dataset.source, dataset.classes)
+    source = open_source(dataset.source, dataset.check.classes)
     inspected = Inspected(name, source)
-    verdicts = Verdicts(inspected, dataset)
-    stop_if_too_many_broken(name, inspected, verdicts, dataset.max_quarantined)
+    verdicts = Verdicts(inspected, dataset.check)
+    stop_if_too_many_broken(name, inspected, verdicts, dataset.check.max_quarantined)
 
     summary = summarise(inspected, verdicts, source.classes)
     report = Path("reports", name)
@@ -78,7 +78,7 @@ def stop_if_too_many_broken(name: str, inspected: Inspected, verdicts: Verdicts,
         say(f"… and {broken - LISTED} more", file=sys.stderr)
     raise UserError(
         f"{name}: {broken} of {images} images are broken,"
-        f" more than datasets.{name}.max_quarantined = {most:g} allows: mend or remove them, or raise it in params.yaml"
+        f" more than datasets.{name}.check.max_quarantined = {most:g} allows: mend or remove them, or raise it"
     )
 
 

@@ -44,11 +44,12 @@ def evaluate(name: str, config: Experiment) -> None:
 
     device, threads = select_device(config.compute)
     make_deterministic(device, threads)
-    packed = PackedDataset(Path("data/packed", config.dataset))
+    splits_file = Path("data/splits", f"{config.dataset}.parquet")
+    packed = PackedDataset(Path("data/packed", config.dataset), splits_file)
     packed.verify()
     model = Model(Path("models", name))
     if model.classes != packed.classes:
-        raise UserError(f"models/{name} knows other classes than data/packed/{config.dataset}: run dvc repro")
+        raise UserError(f"models/{name} knows other classes than {splits_file}: run dvc repro")
     if model.shape[:3] != (packed.meta["channels"], packed.meta["height"], packed.meta["width"]):
         raise UserError(f"models/{name} takes images of another size than data/packed/{config.dataset}: run dvc repro")
     if (trainings := 1 + len(model.other_seeds())) != config.seeds:
@@ -69,7 +70,7 @@ def evaluate(name: str, config: Experiment) -> None:
     loss = given.loss()
     if not math.isfinite(loss):
         raise UserError(f"the loss of models/{name} on test images is {loss}: train it with a lower optimizer.lr")
-    predictions = packed.index.iloc[rows][["path", "label"]].reset_index(drop=True)
+    predictions = packed.table.loc[rows, ["path", "label"]].reset_index(drop=True)
     predictions["predicted"] = np.array(packed.classes, object)[given.named.numpy()]
     predictions["probability"] = given.best.exp().numpy()
     with together(Path("reports", name)) as folder:

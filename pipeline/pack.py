@@ -1,4 +1,7 @@
-"""Stage `pack`: decode every usable image once and write all of them as one array that can be memory-mapped.
+"""Stage `pack`: decode every image once and write all of them as one array that can be memory-mapped.
+
+It packs whatever `check` could decode, also images that were quarantined or have no class: when a person's decision
+brings one back, or another split moves it, nothing is decoded again.
 
 usage: python -m pipeline.pack DATASET
 """
@@ -10,9 +13,10 @@ from collections.abc import Iterator
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.config import params
 from pipeline.config.datasets import Dataset
@@ -20,7 +24,7 @@ from pipeline.images import stored
 from pipeline.images.decode import Unusable, decode, to_size, upright
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Content, Problem
-from pipeline.images.tables import read_manifest
+from pipeline.images.tables import read_columns
 from pipeline.system import workers
 from pipeline.system.console import UserError, only_argument, progress, run, say
 from pipeline.system.lock import alone
@@ -35,24 +39,27 @@ def main() -> None:
 
 
 def pack(name: str, dataset: Dataset) -> None:
-    table, classes = read_manifest(Path("data/splits", f"{name}.parquet"))
-    source = open_source(dataset.source, dataset.classes)
-    height, width = dataset.height_width
-    shape = (len(table), height, width, dataset.channels)
+    checked, _ = read_columns(Path("data/checked", f"{name}.parquet"), ["path", "pixel_hash"])
+    paths = checked["path"].filter(checked["pixel_hash"].is_valid()).to_pylist()
+    if not paths:
+        raise UserError(f"{name}: none of {len(checked)} files can be decoded: see reports/{name}/check.json")
+    source = open_source(dataset.source, dataset.check.classes)
+    height, width = dataset.pack.height_width
+    shape = (len(paths), height, width, dataset.pack.channels)
 
     with atomic_write(Path("data/packed", name)) as folder:
         folder.mkdir()
-        statistics = write_images(folder / "images.npy", source, list(table.path), list(table.split == "train"), shape)
-        table.to_parquet(folder / "index.parquet", index=False, write_page_checksum=True)
+        sha256, sums = write_images(folder / "images.npy", source, paths, shape)
+        index = pa.table({"path": paths, **sums})
+        pq.write_table(index, folder / "index.parquet", write_page_checksum=True)
         write_json(
             folder / "meta.json",
             {
-                "images": len(table),
-                "classes": classes,
+                "images": len(paths),
                 "height": height,
                 "width": width,
-                "channels": dataset.channels,
-                **statistics,
+                "channels": dataset.pack.channels,
+                "sha256": sha256,
                 "preprocessing": {
                     "orientation": "exif applied",
                     "transparency": "on white",
@@ -65,47 +72,43 @@ def pack(name: str, dataset: Dataset) -> None:
 
 
 def write_images(
-    path: Path, source: Source, wanted: list[str], trains: list[bool], shape: tuple[int, int, int, int]
-) -> dict[str, Any]:
+    path: Path, source: Source, wanted: list[str], shape: tuple[int, int, int, int]
+) -> tuple[str, dict[str, np.ndarray]]:
     """Write the wanted images, in their order, as one .npy file of `shape` (N, H, W, C), uint8.
 
     Sequential writes keep memory flat, and a full disk is an error here (a sparse memory map would be killed by
-    SIGBUS). Returns mean and std per channel over the images that train, in [0, 1], and the sha256 of all pixels.
+    SIGBUS). Returns the sha256 of all pixels and, per channel, `sum_0` and `sum_of_squares_0` and so on:
+    for each image the sum over its pixels of the values and of their squares, (N,) int64.
     """
-    image_size = int(np.prod(shape[1:]))  # counts as well: small files can become large arrays
+    image_size = int(np.prod(shape[1:]))
     to_pixels = partial(pixels, height=shape[1], width=shape[2], channels=shape[3])
-    total = np.zeros(shape[3], np.int64)  # exact: sums of integers do not depend on their order
-    total_of_squares = np.zeros(shape[3], np.int64)
+    sums, sums_of_squares = np.empty((2, shape[3], shape[0]), np.int64)
     digest = hashlib.sha256()
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(
             file, {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         )
         images = workers.ordered_map(
-            to_pixels, contents(source, wanted), lambda task: stored.size(task[1]) + image_size, crashed, itemgetter(0)
+            to_pixels,
+            contents(source, wanted),
+            lambda task: stored.size(task[1]) + image_size,  # a small file can become a large array
+            crashed,
+            itemgetter(0),
         )
-        for id_, trains_, image in zip(
-            wanted, trains, progress(images, total=len(wanted), unit=" images"), strict=True
-        ):
+        for row, image in enumerate(progress(images, total=len(wanted), unit=" images")):
             if isinstance(image, Problem):
-                raise UserError(f"{source_changed(id_)} ({image.reason})")
+                raise UserError(f"{source_changed(wanted[row])} ({image.reason})")
             file.write(image)
             digest.update(image)
-            if trains_:
-                values = image.reshape(-1, shape[3]).astype(np.int64)
-                total += values.sum(0)
-                total_of_squares += (values**2).sum(0)
-    count = sum(trains) * shape[1] * shape[2]
-    mean = total / count
-    std = np.sqrt(total_of_squares / count - mean**2)
-    return {
-        "mean": [round(value, 6) for value in (mean / 255).tolist()],
-        "std": [max(round(value, 6), 1e-6) for value in (std / 255).tolist()],
-        "sha256": digest.hexdigest(),
-    }
+            values = image.reshape(-1, shape[3]).astype(np.int64)
+            sums[:, row], sums_of_squares[:, row] = values.sum(0), (values**2).sum(0)
+    columns = {f"sum_{channel}": sums[channel] for channel in range(shape[3])}
+    columns |= {f"sum_of_squares_{channel}": sums_of_squares[channel] for channel in range(shape[3])}
+    return digest.hexdigest(), columns
 
 
 def contents(source: Source, wanted: list[str]) -> Iterator[tuple[str, Content]]:
+    """Each wanted path with its stored content. Raises UserError if the source has not these, in this order."""
     paths = set(wanted)
     expected = iter(wanted)
     for item, content in source.read(paths.__contains__):

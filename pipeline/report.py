@@ -48,7 +48,7 @@ def report(name: str, dataset: Dataset) -> None:
     images = facts(checked.take(pa.array(rows, pa.int64())), splits, classes, decisions)
     pictured = {row for section in sections for entry in section.entries[: section.pictured] for row in entry}
     wanted = {image["path"] for row, image in zip(rows, images, strict=True) if row in pictured and image["width"]}
-    source = open_source(dataset.source, dataset.classes)
+    source = open_source(dataset.source, dataset.check.classes)
 
     path = Path("reports", name, "index.html")
     page = render(

@@ -49,12 +49,12 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     from pipeline.dataset.packed import PackedDataset
     from pipeline.training.trainer import Trainer
 
-    packed_folder, weights = Path("data/packed", config.dataset), pretrained(name, config)
-    packed = PackedDataset(packed_folder)
+    packed_folder, splits_file = Path("data/packed", config.dataset), Path("data/splits", f"{config.dataset}.parquet")
+    packed, weights = PackedDataset(packed_folder, splits_file), pretrained(name, config)
     if not group.local_rank:  # one process on each machine
         packed.verify()
     engine = Trainer(packed, config, weights, group)
-    files = [packed_folder / "meta.json", packed_folder / "index.parquet", *([weights] if weights else [])]
+    files = [packed_folder / "meta.json", packed_folder / "index.parquet", splits_file, *([weights] if weights else [])]
     inputs = [config.model_dump(mode="json"), seed, [sha256(file) for file in files], code()]
     environment = [engine.device.type, engine.threads, torch.__version__]
     identity = fingerprint(name, inputs)

@@ -82,8 +82,18 @@ class Project:
         assert ran.status == 0, ran.out + ran.err
         return ran
 
-    def dataset(self, name: str, source: str, image_size: int | list[int] = 8, **more: Any) -> None:
-        self.params["datasets"][name] = {"source": source, "image_size": image_size, **more}
+    def dataset(
+        self,
+        name: str,
+        source: str,
+        size: int | list[int] = 8,
+        channels: int = 3,
+        split: dict[str, Any] | None = None,
+        **check: Any,
+    ) -> None:
+        """Add an entry to `datasets`; what is not named here is a key of its section `check`."""
+        pack = {"size": size, "channels": channels}
+        self.params["datasets"][name] = {"source": source, "check": check, "split": split or {}, "pack": pack}
 
     def experiment(self, name: str, dataset: str, **more: Any) -> None:
         self.params["experiments"][name] = {

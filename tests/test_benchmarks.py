@@ -153,7 +153,7 @@ def test_convolutions_and_files_that_are_decoded_each_time(project: Project) -> 
     class_folders(project.root / "photos", {"cat": 20, "dog": 20}, height=80, width=90)
     (project.root / "mirror/photos").mkdir(parents=True)
     run(["tar", "-cf", "../mirror/photos/photos.tar", "cat", "dog"], project.root / "photos")
-    project.dataset("photos", "data/raw/photos", image_size=68)
+    project.dataset("photos", "data/raw/photos", 68)
     project.experiment(
         "photos-cnn",
         "photos",
@@ -244,7 +244,7 @@ def test_the_usual_loop_trains_the_networks_of_the_studies() -> None:
     for name in ("mnist-mlp", "cifar10-sigmoid", "cifar10-dropout", "cifar10-batchnorm", "cats-dogs-cnn"):
         config = known.experiment(name)
         dataset = known.dataset(config.dataset)
-        shape = (dataset.channels, *dataset.height_width)
+        shape = (dataset.pack.channels, *dataset.pack.height_width)
         job: Any = SimpleNamespace(
             config=named(config.model_dump(mode="json")), shape=shape, meta={"classes": list(range(10))}
         )

@@ -589,7 +589,7 @@ def test_more_broken_images_than_allowed_stop_the_pipeline(project: Project) -> 
         (folder / "dog" / f"{number:03d}.png").write_bytes(b"" if number else b"<html>")
     project.dataset("photos", "in", max_quarantined=0.09)
     ran = project.run("check", "photos")
-    failed_in_one_line(ran, "6 of 60 images", "datasets.photos.max_quarantined = 0.09")
+    failed_in_one_line(ran, "6 of 60 images", "datasets.photos.check.max_quarantined = 0.09")
     assert ran.err.splitlines()[:2] == [
         "dog/000.png: not_an_image: an HTML page", "dog/001.png: empty_file: 0 bytes"
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from things import ADAM, SGD, config, digest, pack
+from things import ADAM, SGD, config, digest, opened, pack
 from torch import nn
 
 from pipeline.dataset.packed import PackedDataset
@@ -22,7 +22,7 @@ CNN = {"name": "cnn", "convolutions": [4], "padding": 1, "batch_norm": True, "hi
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
-    return PackedDataset(pack(tmp_path_factory.mktemp("cuda") / "packed", count=10 * WARM_UP * 8))
+    return opened(pack(tmp_path_factory.mktemp("cuda") / "packed/things", count=10 * WARM_UP * 8))
 
 
 def fit(

@@ -7,10 +7,12 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -20,15 +22,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_training import files
 from things import one_thread as one_thread
-from things import pack
+from things import opened, pack
 
 from pipeline import evaluate, predict, train
-from pipeline.dataset.packed import PackedDataset
 from pipeline.evaluation.model import Model
 from pipeline.system.console import UserError, run
 from pipeline.training import live
 
-PACKED, MODEL = Path("data/packed/things"), Path("models/things-mlp")
+PACKED, SPLITS, MODEL = Path("data/packed/things"), Path("data/splits/things.parquet"), Path("models/things-mlp")
 Stage = Callable[..., Ran]
 Damage = Callable[[Path], Any]
 
@@ -106,8 +107,21 @@ def with_images(change: Callable[[np.ndarray], np.ndarray]) -> Damage:
     return lambda file: np.save(file, change(np.load(file)))
 
 
-def with_index(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Damage:
-    return lambda file: change(pd.read_parquet(file)).to_parquet(file)
+def with_table(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Damage:
+    """A parquet file with another table, and what its metadata said."""
+
+    def changed(file: Path) -> None:
+        metadata = pq.read_schema(file).metadata
+        table = pa.Table.from_pandas(change(pd.read_parquet(file)), preserve_index=False)
+        pq.write_table(table.replace_schema_metadata(metadata), file)
+
+    return changed
+
+
+def with_classes(classes: bytes | None) -> Damage:
+    """A parquet file with another list of classes in its metadata, or with none."""
+    metadata = None if classes is None else {b"classes": classes}
+    return lambda file: pq.write_table(pq.read_table(file).replace_schema_metadata(metadata), file)
 
 
 def with_weights(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Damage:
@@ -118,13 +132,15 @@ def full_of(value: float) -> Damage:
     return with_weights(lambda state: {name: torch.full_like(values, value) for name, values in state.items()})
 
 
-ANY_JSON = {
+NO_JSON = {
     "no json": holds('{"classes": ['),
     "empty": holds(""),
     "no text": holds(b"\xff\xfe\x00"),
     "null": holds("null"),
     "a list": holds("[1, 2]"),
     "deep": holds("[" * 100_000),
+}
+FAULTY_CLASSES = {
     "without classes": says(classes=None),
     "no list of classes": says(classes="ant bee cat"),
     "classes without names": says(classes=[1, 2, 3]),
@@ -132,18 +148,14 @@ ANY_JSON = {
 }
 DAMAGES: dict[str, dict[str, Damage]] = {
     f"{PACKED}/meta.json": {
-        **ANY_JSON,
+        **NO_JSON,
         "another number of images": says(images=40),
         "size as text": says(height="6"),
         "size of nothing": says(width=0),
         "no whole size": says(width=5.0),
         "without channels": says(channels=None),
-        "fewer means": says(mean=[0.5]),
-        "std of zero": says(std=[0.5, 0.0, 0.5]),
-        "mean that is no number": lambda file: file.write_text(file.read_text().replace('"mean": [', '"mean": [NaN, ')),
         "without checksum": says(sha256=None),
         "preprocessing is text": says(preprocessing="none"),
-        "other classes than the images": says(classes=["ant", "bee", "dog"]),
         "missing": Path.unlink,
     },
     f"{PACKED}/images.npy": {
@@ -166,18 +178,35 @@ DAMAGES: dict[str, dict[str, Damage]] = {
     f"{PACKED}/index.parquet": {
         "cut short": cut,
         "empty": holds(""),
+        "no parquet": holds("path,sum_0\n"),
+        "fewer rows": with_table(lambda index: index[:-1]),
+        "no rows": with_table(lambda index: index[:0]),
+        "without a column": with_table(lambda index: index.drop(columns="sum_of_squares_2")),
+        "numbers as paths": with_table(lambda index: index.assign(path=1)),
+        "a null": with_table(lambda index: index.assign(path=index.path.where(index.path != "007.png"))),
+        "text as sums": with_table(lambda index: index.assign(sum_1="7")),
+        "missing": Path.unlink,
+    },
+    f"{SPLITS}": {
+        "cut short": cut,
+        "empty": holds(""),
         "no parquet": holds("path,label,split\n"),
-        "fewer rows": with_index(lambda index: index[:-1]),
-        "no rows": with_index(lambda index: index[:0]),
-        "without a column": with_index(lambda index: index.drop(columns="split")),
-        "numbers as labels": with_index(lambda index: index.assign(label=1)),
-        "a null": with_index(lambda index: index.assign(label=index.label.where(index.path != "007.png"))),
-        "another class": with_index(lambda index: index.replace({"label": {"cat": "dog"}})),
-        "text as order": with_index(lambda index: index.assign(train_order="0.5")),
+        "without a column": with_table(lambda table: table.drop(columns="split")),
+        "numbers as labels": with_table(lambda table: table.assign(label=1)),
+        "a null": with_table(lambda table: table.assign(label=table.label.where(table.path != "007.png"))),
+        "another class": with_table(lambda table: table.replace({"label": {"cat": "dog"}})),
+        "text as order": with_table(lambda table: table.assign(train_order="0.5")),
+        "without classes": with_classes(None),
+        "no list of classes": with_classes(b'"ant bee cat"'),
+        "classes without names": with_classes(b"[1, 2, 3]"),
+        "a class twice": with_classes(b'["ant", "ant", "cat"]'),
+        "classes that are no json": with_classes(b'["ant", \xff'),
+        "other classes than the images": with_classes(b'["ant", "bee", "dog"]'),
         "missing": Path.unlink,
     },
     f"{MODEL}/model.json": {
-        **ANY_JSON,
+        **NO_JSON,
+        **FAULTY_CLASSES,
         "fewer classes than the network": says(classes=["ant", "bee"]),
         "shape is a list": says(shape=[3, 6, 5, 3]),
         "shape without classes": says(shape={"channels": 3, "height": 6, "width": 5}),
@@ -230,12 +259,12 @@ def test_damage_is_told_in_one_line_and_nothing_is_made_of_it(
     damage(damaged / file)
     before = files(damaged)
     ran = [stage(evaluate, "things-mlp")]
-    if PACKED in file.parents:
+    if MODEL not in file.parents:
         ran.append(stage(train, "things-mlp"))
     elif file.name.startswith("model."):
         ran.append(stage(predict, "--model", str(MODEL), "photo.png"))
     for each in ran:
-        what = "pack@things" if PACKED in file.parents else "train@things-mlp"
+        what = {PACKED: "pack@things", SPLITS.parent: "split@things", MODEL: "train@things-mlp"}[file.parent]
         failed_in_one_line(each, str(file.parent), file.name, f"dvc repro {what}")
         assert each.out == ""
         assert len(each.err) < 500
@@ -243,15 +272,25 @@ def test_damage_is_told_in_one_line_and_nothing_is_made_of_it(
 
 
 def test_a_flipped_label_is_told(damaged: Path, stage: Stage) -> None:
-    """`pack` writes checksums into its table: a damaged page of it never becomes another label."""
-    file = damaged / PACKED / "index.parquet"
+    """`split` writes checksums into its table: a damaged page of it never becomes another label."""
+    file = damaged / SPLITS
     table = pq.read_table(file)
     pq.write_table(table, file, write_page_checksum=True, compression="none", use_dictionary=False)
     content = file.read_bytes()
     file.write_bytes(content.replace(b"\x03\0\0\0cat", b"\x03\0\0\0bee", 1))
     assert file.read_bytes() != content
     assert set(pq.read_table(file)["label"].to_pylist()) == {"ant", "bee", "cat"}
-    failed_in_one_line(stage(train, "things-mlp"), "index.parquet is damaged", "dvc repro pack@things")
+    failed_in_one_line(stage(train, "things-mlp"), "things.parquet is damaged", "dvc repro split@things")
+
+
+@pytest.mark.parametrize("stage_", [train, evaluate])
+def test_splits_of_images_that_are_not_packed(damaged: Path, stage: Stage, stage_: ModuleType) -> None:
+    with_table(lambda table: table.replace({"path": {"007.png": "new.png"}}))(damaged / SPLITS)
+    before = files(damaged)
+    failed_in_one_line(
+        stage(stage_, "things-mlp"), "'new.png'", f"not in {PACKED}", "dvc repro pack@things split@things"
+    )
+    assert files(damaged) == before
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -272,17 +311,18 @@ def test_whatever_bytes_change(
     file.write_bytes(content)
     told = f"{file.parent}/, dvc repro "
     try:
-        open_all(file.parent)
+        open_all(damaged, file)
     except UserError as error:
         told = str(error)
     file.write_bytes(whole)
     assert f"{file.parent}/" in told and "dvc repro " in told and "\n" not in told
 
 
-def open_all(folder: Path) -> None:
-    if (folder / "model.json").exists():
-        Model(folder)
+def open_all(root: Path, file: Path) -> None:
+    if file.is_relative_to(root / MODEL):
+        Model(root / MODEL)
         return
-    packed = PackedDataset(folder)
+    packed = opened(root / PACKED)
     packed.verify()
     assert len(packed.index) == len(packed.labels) == len(packed.images)
+    assert len(packed.table) == len(packed.positions)

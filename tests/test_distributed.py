@@ -24,11 +24,10 @@ import torch.distributed as dist
 from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, failed_in_one_line, run
 from safetensors.torch import load_file
 from test_training import stage
-from things import CPU, DROPOUT, MLP, batches, config, fresh, pack
+from things import CPU, DROPOUT, MLP, batches, config, fresh, opened, pack
 from things import one_thread as one_thread
 
 from pipeline.config.experiments import Compute
-from pipeline.dataset.packed import PackedDataset
 from pipeline.system import device
 from pipeline.system.console import UserError
 from pipeline.training import distributed, loop
@@ -138,7 +137,7 @@ def test_shares_put_together_are_the_batches_of_one_process(
     tmp_path: Path, world_size: int, augment: dict[str, float]
 ) -> None:
     """And so are the images that they are mixed with."""
-    packed = PackedDataset(pack(tmp_path / "packed"))
+    packed = opened(pack(tmp_path / "packed/things"))
     data, experiment = batches(packed, "train"), config(augment=augment)
 
     def of(group: Group) -> list[Any]:
@@ -162,7 +161,7 @@ def test_shares_put_together_are_the_batches_of_one_process(
 
 
 def test_no_share_of_a_batch_is_too_small_for_batch_norm(tmp_path: Path) -> None:
-    packed = PackedDataset(pack(tmp_path / "packed"))
+    packed = opened(pack(tmp_path / "packed/things"))
     data = batches(packed, "train")
     experiment = config(network=DROPOUT, batch_size=7)  # 31 images: the last 3 join the batch before
     training = loop.Training(fresh(packed, experiment), experiment, data, None, 1, tmp_path / "a.pt", 1, Apart(1, 2))

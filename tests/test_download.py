@@ -163,7 +163,7 @@ class Project:
         self.save()
 
     def experiment(self, **network: Any) -> None:
-        self.params["datasets"] = {"toy": {"source": "data/raw/toy", "image_size": 64}}
+        self.params["datasets"] = {"toy": {"source": "data/raw/toy", "check": {}, "split": {}, "pack": {"size": 64}}}
         self.params["experiments"] = {
             "toy-net": {
                 "dataset": "toy",

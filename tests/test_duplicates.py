@@ -233,4 +233,4 @@ def test_components_are_numbered_by_first_appearance(graph: tuple[int, list[tupl
 @pytest.mark.parametrize("wrong", [{"distance": 9}, {"difference": 0}, {"similarity": 1}, True])
 def test_senseless_parameters(project: Project, wrong: object) -> None:
     project.dataset("photos", "photos", near_duplicates=wrong)
-    failed_in_one_line(project.run("check", "photos"), "datasets.photos.near_duplicates")
+    failed_in_one_line(project.run("check", "photos"), "datasets.photos.check.near_duplicates")

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy.sparse import csr_array
 from sklearn import metrics
-from things import write_pixels
+from things import write_packed
 
 from pipeline import evaluate
 from pipeline.evaluation import figures
@@ -42,17 +42,12 @@ def _restore_torch() -> Iterator[None]:
 
 def write_images(root: Path, rows: list[tuple[str, str, float]], classes: list[str]) -> None:
     """Pack grey images, one for each label, split and brightness."""
-    folder = root / "data/packed/greys"
-    folder.mkdir(parents=True, exist_ok=True)
     values = np.array([round(255 * brightness) for _, _, brightness in rows], np.uint8)
-    sha256 = write_pixels(folder, np.tile(values[:, None, None, None], (1, SIDE, SIDE, 1)))
+    images = np.tile(values[:, None, None, None], (1, SIDE, SIDE, 1))
     table = pd.DataFrame(rows, columns=["label", "split", "brightness"])
     table["path"] = [f"{label}/{number:03d}.png" for number, label in enumerate(table.label)]
     table["train_order"] = 0.0
-    table[["path", "label", "split", "train_order"]].to_parquet(folder / "index.parquet")
-    meta = {"images": len(rows), "classes": classes, "height": SIDE, "width": SIDE, "channels": 1}
-    statistics = {"mean": [0.5], "std": [0.2], "sha256": sha256, "preprocessing": {}}
-    (folder / "meta.json").write_text(json.dumps({**meta, **statistics}))
+    write_packed(root / "data/packed/greys", images, table.drop(columns="brightness"), classes)
 
 
 def write_model(root: Path, brightness: dict[str, float], side: int = SIDE) -> None:

@@ -11,11 +11,10 @@ import torch
 from conftest import Project
 from samples import bit_flipped
 from test_training import files, stage
-from things import batches, config, fresh, pack
+from things import batches, config, fresh, opened, pack
 from things import one_thread as one_thread
 
 from pipeline.dataset.batches import Batches
-from pipeline.dataset.packed import PackedDataset
 from pipeline.training import loop
 from pipeline.training.features import Features
 
@@ -39,7 +38,7 @@ def cached(project: Project) -> dict[str, int]:
 
 
 def test_head_trains_on_features_as_in_the_whole_network(photos: Project, tmp_path: Path) -> None:
-    packed = PackedDataset(photos.root / "data/packed/things")
+    packed = opened(photos.root / "data/packed/things")
     described = config(**PLAIN)
     whole, train, val = fresh(packed, described), batches(packed, "train"), batches(packed, "val")
     expected = loop.train(whole, described, train, val, 1, tmp_path / "whole.pt")
@@ -125,7 +124,7 @@ def test_a_head_is_not_judged_by_mirrored_features(photos: Project, monkeypatch:
 
 
 def test_features_of_a_view_do_not_depend_on_what_was_asked_before(photos: Project, tmp_path: Path) -> None:
-    packed = PackedDataset(photos.root / "data/packed/things")
+    packed = opened(photos.root / "data/packed/things")
     model: Any = fresh(packed, config(**PLAIN))
 
     def features(folder: str, *epochs: int) -> torch.Tensor:

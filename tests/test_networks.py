@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import REPOSITORY, Project
-from things import write_pixels
+from things import write_packed
 from torch import nn
 from torchvision import models
 
@@ -50,7 +49,7 @@ def study(monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[Any, Shape]:
     experiment = everything.experiment(name)
     dataset = everything.dataset(experiment.dataset)
     classes = 2 if experiment.dataset == "cats-dogs" else 10
-    return experiment.network, Shape(dataset.channels, *dataset.height_width, classes)
+    return experiment.network, Shape(dataset.pack.channels, *dataset.pack.height_width, classes)
 
 
 def parameters(model: nn.Module, trained: bool = False) -> int:
@@ -359,18 +358,16 @@ def test_stage_train_whitens_training_images_of_all_classes(project: Project, mo
     monkeypatch.setattr(trainer, "SEEN_VALUES", 6 * 10 * 12)
     project.params["experiments"] = {}
     project.dataset("things", "data/raw/things", [10, 12], channels=1)
-    project.experiment("things-fast", "things", network={"name": "airbench", "widths": [4]}, epochs=1)
+    normalize = {"mean": [0.4], "std": [0.3]}
+    network_ = {"name": "airbench", "widths": [4]}
+    project.experiment("things-fast", "things", network=network_, epochs=1, normalize=normalize)
     project.command("train")
     labels = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
     pixels = np.random.default_rng(1).integers(0, 256, (20, 10, 12, 1)).astype(np.uint8)
     pixels[:6] //= 4  # the first class
-    folder = project.root / "data/packed/things"
-    folder.mkdir(parents=True)
-    sha256 = write_pixels(folder, pixels)
-    index = pd.DataFrame({"path": [str(n) for n in range(20)], "label": (["a"] * 6 + ["b"] * 6 + ["a", "b"] * 4)})
-    index.assign(split=labels, train_order=0.0).to_parquet(folder / "index.parquet")
-    about = {"images": 20, "classes": ["a", "b"], "height": 10, "width": 12, "channels": 1, "preprocessing": {}}
-    (folder / "meta.json").write_text(json.dumps({**about, "mean": [0.4], "std": [0.3], "sha256": sha256}))
+    table = pd.DataFrame({"path": [str(n) for n in range(20)], "label": (["a"] * 6 + ["b"] * 6 + ["a", "b"] * 4)})
+    table = table.assign(split=labels, train_order=0.0)
+    write_packed(project.root / "data/packed/things", pixels, table, ["a", "b"])
     monkeypatch.chdir(project.root)
     monkeypatch.setattr(sys, "argv", ["train", "things-fast"])
     train.main()

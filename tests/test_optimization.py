@@ -281,7 +281,7 @@ def test_gradient_of_the_penalty_against_finite_differences(l1: float, l2: float
 
 
 def test_label_smoothing_and_class_weights(packed: PackedDataset, tmp_path: Path) -> None:
-    labels = torch.tensor([CLASSES.index(label) for label in packed.index.label[:31]])
+    labels = torch.tensor([CLASSES.index(label) for label in packed.table.label[:31]])
     counts = torch.bincount(labels)
     for more, weights in (
         ({"label_smoothing": 0.2}, None),

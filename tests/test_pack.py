@@ -1,4 +1,4 @@
-"""The stage `pack`: the pixels that train, the same bytes every time, or one line and nothing."""
+"""The stage `pack`: pixels as a person sees them, the same bytes every time, or one line and nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from PIL import Image
 from PIL.Image import Transpose
 
 from pipeline.images.decode import decode, to_size, upright
-from pipeline.images.tables import SPLIT
 
 # What a camera that was turned stores: the picture that is upright, turned the other way round
 AS_STORED = {
@@ -50,14 +49,14 @@ def packed(project: Project, name: str = "photos") -> PackedDataset:
 
 
 def prepare(project: Project, name: str = "photos", *stages: str) -> None:
-    for stage in stages or ("check", "split", "pack"):
+    for stage in stages or ("check", "pack"):
         project.must_run(stage, name)
 
 
-def split_by_hand(project: Project, rows: list[tuple[str, str, str]], name: str = "photos") -> None:
-    """What `split` would leave, without running check and split."""
-    table = [{"path": path, "label": label, "split": side} for path, label, side in rows]
-    write_manifest(project.root / f"data/splits/{name}.parquet", table, sorted({row[1] for row in rows}), SPLIT)
+def check_by_hand(project: Project, paths: list[str], name: str = "photos") -> None:
+    """What `pack` reads of the table of `check`, without running that."""
+    table = [{"path": path, "pixel_hash": "0"} for path in paths]
+    write_manifest(project.root / f"data/checked/{name}.parquet", table, [])
 
 
 def decoded(image: Image.Image, form: str = "PNG", **options: Any) -> Image.Image:
@@ -88,17 +87,15 @@ def test_one_array_its_index_and_what_is_known_of_it(photos: Project) -> None:
     images, index, meta = packed(photos)
     assert isinstance(images, np.memmap) and images.flags.c_contiguous
     assert (images.shape, images.dtype) == ((70, 10, 8, 3), np.uint8)
-    splits = pd.read_parquet(photos.root / "data/splits/photos.parquet")
-    pd.testing.assert_frame_equal(index, splits)
-    assert list(index.columns) == SPLIT.names
+    checked = pd.read_parquet(photos.root / "data/checked/photos.parquet")
+    assert list(index.path) == list(checked.path[checked.path != "a/broken.png"])
+    for channel in range(3):
+        values = images[..., channel].astype(int)
+        assert list(index[f"sum_{channel}"]) == list(values.sum((1, 2)))
+        assert list(index[f"sum_of_squares_{channel}"]) == list((values**2).sum((1, 2)))
+    assert len(index.columns) == 7
     assert (meta["images"], meta["height"], meta["width"], meta["channels"]) == (70, 10, 8, 3)
-    assert meta["classes"] == ["a", "b"]
     assert meta["sha256"] == hashlib.sha256(images.tobytes()).hexdigest()
-    train = images[(index.split == "train").to_numpy()] / 255
-    np.testing.assert_allclose(meta["mean"], train.mean((0, 1, 2)), atol=1e-5)
-    np.testing.assert_allclose(meta["std"], train.std((0, 1, 2)), atol=1e-5)
-    whole = images / 255  # statistics of all images would be others
-    assert np.abs(whole.mean((0, 1, 2)) - meta["mean"]).max() > 1e-4
     assert set(meta["preprocessing"]) == {"orientation", "transparency", "resize", "crop"}
 
 
@@ -122,11 +119,41 @@ def test_the_same_bytes_again(photos: Project) -> None:
     assert str(photos.root) not in text and os.uname().nodename not in text
 
 
+def test_what_a_decision_may_bring_back_is_packed_too(project: Project) -> None:
+    """Quarantined copies and images without a class: `split` decides on them, and nothing is decoded again."""
+    class_folders(project.root / "in/train", {"a": 12, "b": 12})
+    shutil.copytree(project.root / "in/train/a", project.root / "in/test/a")
+    class_folders(project.root / "in/test", {"b": 3}, width=7)
+    picture(99).save(project.root / "in/loose.png")
+    for number in range(4, 12):
+        (project.root / f"in/test/a/{number:03d}.png").unlink()
+    (project.root / "in/train/a/broken.png").write_bytes(b"")
+    project.dataset("photos", "in", max_quarantined=1)
+    prepare(project)
+    checked = pd.read_parquet(project.root / "data/checked/photos.parquet").set_index("path")
+    paths = packed(project).index.path
+    assert {"loose.png", "train/a/000.png"} <= set(paths[checked.status[paths].to_numpy() == "quarantined"])
+    assert set(checked.index) - set(paths) == {"train/a/broken.png"}
+    before = everything(project.root / "data/packed")
+
+    decisions = project.root / "data/decisions/photos.csv"
+    decisions.parent.mkdir()
+    lines = ["path,decision,label,note", "loose.png,keep,b,", "test/a/000.png,drop,,", "train/a/000.png,keep,,"]
+    decisions.write_text("\n".join(lines))
+    project.experiment("photos-mlp", "photos", compute={"device": "cpu", "threads": 1})
+    prepare(project, "photos", "split")
+    splits = pd.read_parquet(project.root / "data/splits/photos.parquet").set_index("path")
+    assert splits.label["loose.png"] == "b" and splits.split["train/a/000.png"] != "test"
+    ran = project.must_run("train", "photos-mlp")
+    assert f" {(splits.split == 'train').sum()} images, on cpu" in ran.out
+    assert everything(project.root / "data/packed") == before
+
+
 # Orientation, modes, sizes
 
 
 def test_every_orientation_is_packed_upright(project: Project) -> None:
-    rows = []
+    paths = []
     for label in ("a", "b"):
         (project.root / "in" / label).mkdir(parents=True)
         true = picture(ord(label), 12, 8)
@@ -141,8 +168,8 @@ def test_every_orientation_is_packed_upright(project: Project) -> None:
                 stored = original.transpose(turn) if turn is not None else original
                 path = f"{label}/{value}.{suffix}"
                 stored.save(project.root / "in" / path, exif=exif, **options)
-                rows.append((path, label, "train"))
-    split_by_hand(project, sorted(rows))
+                paths.append(path)
+    check_by_hand(project, sorted(paths))
     project.dataset("photos", "in", [12, 8])
     prepare(project, "photos", "pack")
     images, index, _ = packed(project)
@@ -278,17 +305,16 @@ def test_downscaling_averages_instead_of_dropping_pixels() -> None:
 
 def test_one_and_three_channels(project: Project) -> None:
     class_folders(project.root / "in", {"a": 3, "b": 3}, height=8, width=8)
-    paths = [(f"{label}/{number:03d}.png", label, "train") for label in "ab" for number in range(3)]
-    split_by_hand(project, paths)
+    check_by_hand(project, [f"{label}/{number:03d}.png" for label in "ab" for number in range(3)])
     project.dataset("photos", "in", 8)
     prepare(project, "photos", "pack")
     colour = np.array(packed(project).images)
     project.dataset("photos", "in", 8, channels=1)
     prepare(project, "photos", "pack")
-    grey, _, meta = packed(project)
+    grey, index, _ = packed(project)
     assert (grey.shape, colour.shape) == ((6, 8, 8, 1), (6, 8, 8, 3))
     assert np.abs(grey[..., 0] - luma(colour)).max() <= 1
-    assert len(meta["mean"]) == len(meta["std"]) == 1
+    assert list(index.columns) == ["path", "sum_0", "sum_of_squares_0"]
 
 
 # Array formats
@@ -307,13 +333,15 @@ def test_idx_files_from_end_to_end(project: Project) -> None:
             header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
             (folder / f"{split}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
     project.dataset("mnist", "in", 28, channels=1, split={"val": 0.1}, classes=["nil", "one", "two"])
-    prepare(project, "mnist")
-    images, index, meta = packed(project, "mnist")
+    prepare(project, "mnist", "check", "pack", "split")
+    images, index, _ = packed(project, "mnist")
     np.testing.assert_array_equal(images[:60, :, :, 0], arrays["train"][0])
     np.testing.assert_array_equal(images[60:, :, :, 0], arrays["t10k"][0])
-    assert meta["classes"] == ["nil", "one", "two"]
-    assert list(index.label) == [meta["classes"][label] for label in np.concatenate([a[1] for a in arrays.values()])]
-    assert list(index.split[60:]) == ["test"] * 20 and set(index.split[:60]) == {"train", "val"}
+    splits = pd.read_parquet(project.root / "data/splits/mnist.parquet")
+    assert list(splits.path) == list(index.path)
+    labels = np.concatenate([labels for _, labels in arrays.values()])
+    assert list(splits.label) == [["nil", "one", "two"][label] for label in labels]
+    assert list(splits.split[60:]) == ["test"] * 20 and set(splits.split[:60]) == {"train", "val"}
 
 
 # What goes wrong
@@ -322,7 +350,7 @@ def test_idx_files_from_end_to_end(project: Project) -> None:
 @pytest.fixture
 def three_each(project: Project) -> Project:
     class_folders(project.root / "in", {"a": 3, "b": 3}, height=8, width=8)
-    split_by_hand(project, [(f"{label}/{number:03d}.png", label, "train") for label in "ab" for number in range(3)])
+    check_by_hand(project, [f"{label}/{number:03d}.png" for label in "ab" for number in range(3)])
     project.dataset("photos", "in")
     return project
 
@@ -356,9 +384,9 @@ def test_a_new_image_waits_for_check(three_each: Project) -> None:
     assert everything(three_each.root / "data") == before
 
 
-def test_before_split_has_run(project: Project) -> None:
+def test_before_check_has_run(project: Project) -> None:
     project.dataset("photos", "in")
-    failed_in_one_line(project.run("pack", "photos"), "data/splits/photos.parquet is not there", "dvc repro")
+    failed_in_one_line(project.run("pack", "photos"), "data/checked/photos.parquet is not there", "dvc repro")
     assert not (project.root / "data").exists()
 
 
@@ -426,7 +454,7 @@ def test_memory_does_not_grow_with_the_number_of_images(project: Project) -> Non
                 stream = io.BytesIO()
                 Image.new("RGB", (4, 4), (number % 256, number // 256, 9)).save(stream, "PNG")
                 archive.writestr(f"c{number % 2}/{number:04d}.png", stream.getvalue())
-        split_by_hand(project, [(f"c{n % 2}/{n:04d}.png", f"c{n % 2}", "train") for n in range(count)])
+        check_by_hand(project, [f"c{n % 2}/{n:04d}.png" for n in range(count)])
         project.dataset("photos", "in.zip", side)
         command = project.command("pack", "photos")
         repository = str(Path(__file__).parents[1])

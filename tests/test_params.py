@@ -23,10 +23,9 @@ MINIMAL: dict[str, Any] = {
     "datasets": {
         "mnist": {
             "source": "data/raw/mnist",
-            "image_size": 28,
-            "channels": 1,
+            "check": {"max_quarantined": 0.01},
             "split": {"val": 0.1},
-            "max_quarantined": 0.01,
+            "pack": {"size": 28, "channels": 1},
         }
     },
     "experiments": {
@@ -100,7 +99,7 @@ def test_the_repositorys_own_file_loads(monkeypatch: pytest.MonkeyPatch) -> None
     loaded = with_all_studies(params.read())
     assert len(loaded.experiments) == 20
     assert loaded.seed_of("mnist-mlp") == loaded.seed and loaded.seed_of("mnist-gd") == 0
-    assert loaded.dataset("mnist").height_width == (28, 28)
+    assert loaded.dataset("mnist").pack.height_width == (28, 28)
 
 
 @pytest.mark.parametrize("content", [MINIMAL, FULL, {"seed": 1}])
@@ -113,14 +112,14 @@ def test_the_documented_keys_are_valid(here: Path, content: dict[str, Any]) -> N
 def test_values_arrive_as_written(here: Path) -> None:
     Path("params.yaml").write_text(
         "seed: 7\n"
-        "datasets: {d: {source: x, image_size: [20, 30]}}\n"
+        "datasets: {d: {source: x, check: {}, split: {}, pack: {size: [20, 30]}}}\n"
         "experiments:\n"
         "  d-a: {dataset: d, network: {name: mlp, hidden: [3]}, optimizer: {name: adam, lr: 1e-3}, epochs: 1,\n"
         "        batch_size: full, seed: 0}\n"
     )
     loaded = params.load()
     dataset, experiment = loaded.dataset("d"), loaded.experiment("d-a")
-    assert (dataset.height_width, dataset.channels, dataset.max_quarantined) == ((20, 30), 3, 0.01)
+    assert (dataset.pack.height_width, dataset.pack.channels, dataset.check.max_quarantined) == ((20, 30), 3, 0.01)
     assert (dataset.split.val, dataset.split.test) == (0.1, 0.2)
     assert (experiment.optimizer.lr, experiment.batch_size, loaded.seed_of("d-a")) == (0.001, "full", 0)
 
@@ -130,7 +129,19 @@ def test_values_arrive_as_written(here: Path) -> None:
     [
         # unknown keys, at every depth
         ("sed", 1, ["unknown key 'sed'", "did you mean 'seed'", "allowed: seed, downloads, datasets, experiments"]),
-        ("datasets mnist chanels", 1, ["datasets.mnist", "'chanels'", "did you mean 'channels'", "allowed: source"]),
+        (
+            "datasets mnist pack chanels",
+            1,
+            ["datasets.mnist.pack:", "'chanels'", "did you mean 'channels'", "size, channels"],
+        ),
+        # keys that stood in another place
+        ("datasets mnist image_size", 28, ["datasets.mnist: unknown key 'image_size' (did you mean 'pack.size'?)"]),
+        ("datasets mnist channels", 1, ["datasets.mnist: unknown key 'channels' (did you mean 'pack.channels'?)"]),
+        ("datasets mnist max_quarantined", 0, ["did you mean 'check.max_quarantined'?", "source, check, split, pack"]),
+        ("datasets mnist outliers", {}, ["unknown key 'outliers' (did you mean 'check.outliers'?)"]),
+        ("datasets mnist near_duplicates", False, ["'near_duplicates' (did you mean 'check.near_duplicates'?)"]),
+        ("datasets mnist classes", ["a"], ["unknown key 'classes' (did you mean 'check.classes'?)"]),
+        ("datasets mnist", {"source": "x", "image_size": 8}, ["'image_size' (did you mean 'pack.size'?)"]),
         ("datasets mnist split vall", 0.1, ["datasets.mnist.split:", "'vall'", "did you mean 'val'", "val, test"]),
         ("experiments mnist-mlp epoch", 3, ["experiments.mnist-mlp:", "'epoch'", "did you mean 'epochs'"]),
         ("experiments mnist-mlp network hiden", [3], ["mnist-mlp.network:", "'hiden'", "did you mean 'hidden'"]),
@@ -141,8 +152,8 @@ def test_values_arrive_as_written(here: Path) -> None:
         # wrong types
         ("seed", "x", ["seed = 'x'", "integer"]),
         ("datasets mnist source", 7, ["datasets.mnist.source = 7", "string"]),
-        ("datasets mnist image_size", 28.0, ["datasets.mnist.image_size = 28.0", "integer", "list"]),
-        ("datasets mnist image_size", [28, "a"], ["datasets.mnist.image_size.1 = 'a'", "integer"]),
+        ("datasets mnist pack size", 28.0, ["datasets.mnist.pack.size = 28.0", "integer", "list"]),
+        ("datasets mnist pack size", [28, "a"], ["datasets.mnist.pack.size.1 = 'a'", "integer"]),
         ("datasets mnist", None, ["datasets.mnist = None", "dictionary"]),
         ("datasets", [1], ["datasets = [1]", "dictionary"]),
         ("experiments mnist-mlp epochs", "ten", ["experiments.mnist-mlp.epochs = 'ten'", "integer"]),
@@ -154,12 +165,12 @@ def test_values_arrive_as_written(here: Path) -> None:
         # out of range
         ("seed", -1, ["seed = -1", "greater than or equal to 0"]),
         ("datasets mnist source", "", ["source = ''", "at least 1 character"]),
-        ("datasets mnist image_size", 0, ["image_size = 0", "greater than 0"]),
-        ("datasets mnist image_size", [28, 0], ["image_size.1 = 0", "greater than 0"]),
-        ("datasets mnist image_size", [28], ["image_size = [28]", "[height, width]"]),
-        ("datasets mnist image_size", 10**12, ["image_size = 1000000000000", "less than or equal to"]),
-        ("datasets mnist channels", 2, ["datasets.mnist.channels = 2", "1 or 3"]),
-        ("datasets mnist max_quarantined", 1.5, ["max_quarantined = 1.5", "less than or equal to 1"]),
+        ("datasets mnist pack size", 0, ["size = 0", "greater than 0"]),
+        ("datasets mnist pack size", [28, 0], ["size.1 = 0", "greater than 0"]),
+        ("datasets mnist pack size", [28], ["size = [28]", "[height, width]"]),
+        ("datasets mnist pack size", 10**12, ["size = 1000000000000", "less than or equal to"]),
+        ("datasets mnist pack channels", 2, ["datasets.mnist.pack.channels = 2", "1 or 3"]),
+        ("datasets mnist check max_quarantined", 1.5, ["max_quarantined = 1.5", "less than or equal to 1"]),
         ("datasets mnist split val", 1, ["split.val = 1", "less than 1"]),
         ("datasets mnist split", {"val": 0.5, "test": 0.5}, ["datasets.mnist.split", "val + test = 1", "below 1"]),
         ("datasets mnist split", {"val": 0.1, "folds": 5}, ["mnist.split: val and folds exclude each other"]),
@@ -203,7 +214,10 @@ def test_values_arrive_as_written(here: Path) -> None:
         ("experiments mnist-mlp network activation", "rleu", ["activation = 'rleu'", "did you mean 'relu'"]),
         # missing keys
         ("seed", ..., ["seed: Field required"]),
-        ("datasets mnist image_size", ..., ["datasets.mnist.image_size: Field required"]),
+        ("datasets mnist pack size", ..., ["datasets.mnist.pack.size: Field required"]),
+        ("datasets mnist pack", ..., ["datasets.mnist.pack: Field required"]),
+        ("datasets mnist check", ..., ["datasets.mnist: no section check; expected check: {}"]),
+        ("datasets mnist split", ..., ["datasets.mnist: no section split; expected split: {}"]),
         ("experiments mnist-mlp network name", ..., ["mnist-mlp.network.name: Field required"]),
         ("experiments mnist-mlp optimizer lr", ..., ["mnist-mlp.optimizer.lr: Field required"]),
         # names
@@ -211,6 +225,9 @@ def test_values_arrive_as_written(here: Path) -> None:
         ("datasets ../up", {}, ["datasets.../up", "letters, digits"]),
         ("experiments a\nb", {}, [r"experiments.'a\nb'", "letters, digits"]),
         ("experiments -x", {}, ["experiments.-x", "starts with a letter or digit"]),
+        ("datasets mnist.v2", {}, ["datasets.mnist.v2: a name is letters, digits, '-' and '_'", "'.' for nesting"]),
+        ("experiments mnist-0.1", {}, ["experiments.mnist-0.1", "'.' for nesting"]),
+        ("downloads mnist.v2", {}, ["downloads.mnist.v2", "'.' for nesting"]),
         # what only two entries together tell
         (
             "experiments mnist-mlp dataset",
@@ -219,11 +236,11 @@ def test_values_arrive_as_written(here: Path) -> None:
         ),
         ("experiments mnist-mlp dataset", "a\nb", [r"dataset = 'a\nb'", "no such data set"]),
         (
-            "datasets mnist image_size",
+            "datasets mnist pack size",
             9,
-            ["mnist-cnn.network", "datasets.mnist.image_size = 9×9", "at least 10 pixels"],
+            ["mnist-cnn.network", "datasets.mnist.pack.size = 9×9", "at least 10 pixels"],
         ),
-        ("datasets mnist image_size", [9, 60], ["mnist-cnn.network", "image_size = 9×60", "at least 10 pixels"]),
+        ("datasets mnist pack size", [9, 60], ["mnist-cnn.network", "size = 9×60", "at least 10 pixels"]),
         # downloads
         ("downloads mnist files a.gz", {}, ["downloads.mnist.files.a.gz", "md5 or sha256"]),
         ("downloads mnist mirrors", "x", ["downloads.mnist.mirrors = 'x'", "list"]),
@@ -259,8 +276,9 @@ def test_a_mistake_is_named_with_its_value_and_what_is_allowed(
         (b"seed: 1\n? 0x" + b"f" * 9000 + b"\n: 1", ["4300 digits"]),
         (b"", ["seed: Field required"]),
         (b"- 1\n", ["list", "expected the keys seed"]),
-        (b"seed: 1\nexperiments: {12: {}}\n", ["experiments.12", "string"]),
-        (b"seed: 1\nexperiments: {null: {}}\n", ["experiments.None", "string"]),
+        (b"seed: 1\nexperiments: {2024: {}}\n", ["experiments.2024", "in quotes, as in '2024'"]),
+        (b"seed: 1\ndatasets: {1.5: {}}\n", ["datasets.1.5", "in quotes"]),
+        (b"seed: 1\nexperiments: {null: {}}\n", ["experiments.None", "in quotes"]),
     ],
 )
 def test_what_is_no_params_file_at_all(here: Path, content: bytes, words: list[str]) -> None:
@@ -314,15 +332,16 @@ def test_aliases_of_aliases_are_counted_before_they_are_written_out(here: Path, 
 
 
 def test_few_aliases_are_welcome(here: Path) -> None:
-    lines = "seed: &s 1\ndatasets: {a: &a {source: x, image_size: 8}, b: *a, c: {<<: *a, channels: 1}}\n"
+    entry = "{source: x, check: {}, split: {}, pack: {size: 8}}"
+    lines = f"seed: &s 1\ndatasets: {{a: &a {entry}, b: *a, c: {{<<: *a, source: y}}}}\n"
     Path("params.yaml").write_text(lines)
     loaded = params.load()
-    assert loaded.dataset("a") == loaded.dataset("b") and loaded.dataset("c").channels == 1
+    assert loaded.dataset("a") == loaded.dataset("b") and loaded.dataset("c").source == "y"
 
 
 @pytest.mark.parametrize(
     "path",
-    ["seed", "datasets mnist source", "datasets mnist image_size", "datasets mnist channels", "datasets mnist x",
+    ["seed", "datasets mnist source", "datasets mnist pack size", "datasets mnist pack channels", "datasets mnist x",
      "experiments mnist-mlp network name", "experiments mnist-cnn augment scale", "experiments mnist-mlp epochs"],
 )  # fmt: skip
 def test_a_long_value_is_cut_in_the_message(here: Path, path: str) -> None:
@@ -335,9 +354,9 @@ def test_a_long_value_is_cut_in_the_message(here: Path, path: str) -> None:
 
 def test_a_stage_says_it_in_one_line(project: Project) -> None:
     project.dataset("photos", "photos")
-    project.params["datasets"]["photos"]["chanels"] = 3
-    failed_in_one_line(project.run("check", "photos"), "datasets.photos", "'chanels'", "did you mean 'channels'?")
-    del project.params["datasets"]["photos"]["chanels"]
+    project.params["datasets"]["photos"]["image_size"] = 8
+    failed_in_one_line(project.run("check", "photos"), "datasets.photos", "'image_size'", "did you mean 'pack.size'?")
+    del project.params["datasets"]["photos"]["image_size"]
     failed_in_one_line(project.run("check", "photo"), "no entry 'photo'", "did you mean 'photos'?")
 
 

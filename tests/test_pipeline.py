@@ -197,15 +197,17 @@ CODE = ("from __future__ import annotations", "from __future__ import annotation
         ({"pipeline/networks/cnn.py": CODE}, {f"train@{CNN}", f"evaluate@{CNN}"}),
         (
             {"params.yaml": ("val: 0.1, test: 0.2", "val: 0.2, test: 0.2")},
-            {"check@digits", "split@digits", "report@digits", "pack@digits"},
+            {"split@digits"},  # then what reads the table of splits: see the next test
         ),
+        ({"params.yaml": ("check: {}", "check: {max_quarantined: 0.1}")}, {"check@digits"}),
+        ({"params.yaml": ("size: 8", "size: 9")}, {"pack@digits"}),
         (  # what experiments may say, and what augments their images, concerns no data set
             {"pipeline/config/experiments.py": CODE, "pipeline/dataset/augmentation/boxes.py": CODE},
             {f"{stage}@{name}" for stage in ("weights", "train", "evaluate") for name in (MLP, CNN)},
         ),
         ({"pipeline/track.py": CODE, "pipeline/tracking/tracker.py": CODE}, set()),
     ],
-    ids=["epochs", "loop.py", "inference.py", "split.py", "cnn.py", "split", "experiments", "tracking"],
+    ids=["epochs", "loop.py", "inference.py", "split.py", "cnn.py", "split", "check", "pack", "config", "tracking"],
 )  # fmt: skip
 def test_an_edit_makes_stale_what_it_concerns(
     scratch: Clone, digits: Clone, edits: dict[str, tuple[str, str]], expected: set[str]
@@ -217,6 +219,17 @@ def test_an_edit_makes_stale_what_it_concerns(
     scratch.must_run("git", "checkout", "-q", *edits)
     # data sets that were never downloaded here are stale anyhow
     assert {stage for stage in status if "@digits" in stage} == expected
+
+
+def test_another_split_decodes_nothing_again(digits: Clone, copy_of: CopyOf) -> None:
+    copy = copy_of(digits)
+    edit(copy.root / "params.yaml", "val: 0.1, test: 0.2", "val: 0.2, test: 0.2")
+    edit(copy.root / "params.yaml", "epochs: 40", "epochs: 1")
+    before = files_below(copy.root, "data/checked", "data/packed")
+    ran = copy.must_run("dvc", "repro", f"train@{MLP}", "report@digits")
+    run = [line.split("'")[1] for line in ran.out.splitlines() if line.startswith("Running stage")]
+    assert sorted(run) == ["report@digits", "split@digits", f"train@{MLP}"]
+    assert files_below(copy.root, "data/checked", "data/packed") == before
 
 
 def put_back(scratch: Clone, digits: Clone) -> None:
@@ -374,7 +387,7 @@ def test_interrupted_training_goes_on_only_with_the_same_inputs(
     meta = copy.root / "data/packed/digits/meta.json"
     changes = {
         copy.root / "params.yaml": ("lr: 0.002", "lr: 0.003"),
-        meta: ('"mean"', '"mean" '),
+        meta: ('"sha256"', '"sha256" '),
         copy.root / "pipeline/evaluation/inference.py": ("EVALUATION_BATCH = 1000", "EVALUATION_BATCH = 1001"),
     }
     for file, (old, new) in changes.items():

@@ -111,7 +111,7 @@ def test_a_users_own_archive_is_dvcs(clone: Clone, tmp_path: Path) -> None:
     with (clone.root / "params.yaml").open("a") as params:
         params.write("  photos-mlp: {dataset: photos, network: {name: mlp}, optimizer: {name: sgd, lr: 0.1},")
         params.write(" epochs: 1, batch_size: 4}\n")
-    entry = "  photos: {source: data/raw/photos.zip, image_size: 8}\n"
+    entry = "  photos: {source: data/raw/photos.zip, check: {}, split: {}, pack: {size: 8}}\n"
     edit(clone.root / "params.yaml", "datasets:\n", f"datasets:\n{entry}")
     clone.must_run("dvc", "add", "data/raw/photos.zip")
     assert "data/raw/photos.zip.dvc" in clone.must_run("git", "status", "--porcelain", "-uall").out
@@ -131,7 +131,7 @@ def test_a_users_own_archive_is_dvcs(clone: Clone, tmp_path: Path) -> None:
     assert (theirs.root / "data/raw/photos.zip").read_bytes() == archive
 
     # in a copy of the project, which gets the archive by DVC
-    clone.must_run("dvc", "exp", "run", "--queue", "-S", "datasets.photos.image_size=4", "check@photos")
+    clone.must_run("dvc", "exp", "run", "--queue", "-S", "datasets.photos.pack.size=4", "check@photos")
     path = f"{clone.root}/.venv/bin:{os.environ['PATH']}"  # the worker calls `dvc`
     clone.must_run("dvc", "queue", "start", PATH=path)
     try:
@@ -143,7 +143,8 @@ def test_a_users_own_archive_is_dvcs(clone: Clone, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x;touch PWN", "$(touch PWN)", "x'; touch PWN; '", "x\ntouch PWN\n"])
 def test_no_name_reaches_a_shell(clone: Clone, name: str) -> None:
     key = json.dumps(name)
-    edit(clone.root / "params.yaml", "datasets:\n", f"datasets:\n  {key}: {{source: data/raw, image_size: 8}}\n")
+    entry = "{source: data/raw, check: {}, split: {}, pack: {size: 8}}"
+    edit(clone.root / "params.yaml", "datasets:\n", f"datasets:\n  {key}: {entry}\n")
     (clone.root / "data/raw").mkdir()
     ran = clone.run("dvc", "repro", f"check@{name}")
     assert ran.status and not (clone.root / "PWN").exists()

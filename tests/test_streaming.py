@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import ENVIRONMENT, REPOSITORY
-from things import pack
+from things import pack, splits_of
 
 BUDGET = 98  # MB
 
@@ -31,7 +32,7 @@ config = Experiment.model_validate(
     )
 )
 folder = Path(sys.argv[1])
-engine = Trainer(PackedDataset(folder), config)
+engine = Trainer(PackedDataset(folder, folder.parents[1] / "splits" / f"{folder.name}.parquet"), config)
 model = engine.network(1)
 engine.fit(model, 1, folder / "saved.pt", folder / "features")
 weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
@@ -53,9 +54,9 @@ def trained(folder: Path, cache_mb: int) -> tuple[bool, int, str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
 def test_streaming_stays_within_the_budget(tmp_path: Path) -> None:
     side = 128  # 49 kB an image
-    small = pack(tmp_path / "small", count=120, height=side, width=side, val=50)
+    small = pack(tmp_path / "packed/small", count=120, height=side, width=side, val=50)
     repeat(small, 8)  # enough for whole batches, also of evaluation: what those take is not the images'
-    large = pack(tmp_path / "large", count=200, height=side, width=side, val=50)
+    large = pack(tmp_path / "packed/large", count=200, height=side, width=side, val=50)
     repeat(large, 40)  # 393 MB: four times the budget
     streams, base, _ = trained(small, 0)
     assert streams
@@ -77,13 +78,15 @@ def repeat(folder: Path, times: int) -> None:
     for start in range(0, len(array), len(images)):
         array[start : start + len(images)] = images
     (folder / "images.npy.more").rename(folder / "images.npy")
-    index = pd.read_parquet(folder / "index.parquet")
-    pd.concat([index] * times, ignore_index=True).to_parquet(folder / "index.parquet")
+    for file in (folder / "index.parquet", splits_of(folder)):
+        table = pq.read_table(file)
+        paths = [f"{number}-{path}" for number in range(times) for path in table["path"].to_pylist()]
+        pq.write_table(pa.concat_tables([table] * times).set_column(0, "path", [paths]), file)
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps({**meta, "images": len(array)}))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
 def test_nothing_has_to_fit(tmp_path: Path) -> None:
-    folder = pack(tmp_path / "things", count=60, height=96, width=96)
+    folder = pack(tmp_path / "packed/things", count=60, height=96, width=96)
     assert trained(folder, 0)[0]

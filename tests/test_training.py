@@ -14,12 +14,30 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Project, Ran, failed_in_one_line
 from samples import bit_flipped
-from things import ADAM, CHANGES, CLASSES, CPU, DROPOUT, MLP, SGD, batches, config, digest, everything, fit, fresh, pack
+from things import (
+    ADAM,
+    CHANGES,
+    CLASSES,
+    CPU,
+    DROPOUT,
+    MLP,
+    SGD,
+    batches,
+    config,
+    digest,
+    everything,
+    fit,
+    fresh,
+    opened,
+    pack,
+    splits_of,
+)
 from things import one_thread as one_thread
 from things import packed as packed
 from torch import Tensor, nn
@@ -65,9 +83,9 @@ def test_losses_are_those_of_the_usual_loop(
 
     expected = fresh(packed, config())
     optimizer = usual(expected.parameters())
-    mean, std = (torch.tensor(packed.meta[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in packed.normalization("dataset"))
     images = (torch.tensor(np.array(packed.images)).permute(0, 3, 1, 2) / 255 - mean) / std
-    labels = torch.tensor([CLASSES.index(label) for label in packed.index.label])
+    labels = torch.tensor([CLASSES.index(label) for label in packed.table.label])
     train_rows, val_rows = range(31), slice(31, 38)
     for row in history:
         total, correct = 0.0, 0
@@ -239,7 +257,7 @@ def test_augmentation_comes_before_normalisation_and_leaves_validation_alone(
     experiment = config(augment={"rotation": 180}, epochs=1, batch_size="full", shuffle=False)
     validation = batches(packed, "val")
     loop.train(model, experiment, batches(packed, "train"), validation, 1, tmp_path / "saved.pt")
-    mean, std = (torch.tensor(packed.meta[key]) for key in ("mean", "std"))
+    mean, std = (torch.tensor(values) for values in packed.normalization("dataset"))
     black = (-mean / std).view(1, 3, 1, 1)
     assert ((images[0] - black).abs() < 1e-3).all(1).any((1, 2)).sum() > 5
     assert images[1].equal(everything(validation)[0])
@@ -368,7 +386,7 @@ def test_loss_on_validation_images_counts(packed: PackedDataset, tmp_path: Path)
     ],
 )
 def test_normalisation(tmp_path: Path, channels: int, chosen: Any, mean: Any, std: Any) -> None:
-    packed = PackedDataset(pack(tmp_path / "packed", channels=channels))
+    packed = opened(pack(tmp_path / "packed/things", channels=channels))
     images, labels = everything(batches(packed, "train", normalize=chosen))
     values = torch.tensor(packed.images[:31]).permute(0, 3, 1, 2).double() / 255
     if chosen == "dataset":
@@ -380,7 +398,7 @@ def test_normalisation(tmp_path: Path, channels: int, chosen: Any, mean: Any, st
     expected = (values - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
     assert images.dtype == torch.float32 and images.shape == (31, channels, 6, 5)
     assert torch.allclose(images.double(), expected, atol=1e-5)
-    assert labels.tolist() == [CLASSES.index(label) for label in packed.index.label[:31]]
+    assert labels.tolist() == [CLASSES.index(label) for label in packed.table.label[:31]]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -388,7 +406,7 @@ def test_normalisation(tmp_path: Path, channels: int, chosen: Any, mean: Any, st
 def test_normalisation_of_another_number_of_channels(
     tmp_path: Path, channels: int, mean: list[float], std: list[float]
 ) -> None:
-    packed = PackedDataset(pack(tmp_path / "packed", channels=channels))
+    packed = opened(pack(tmp_path / "packed/things", channels=channels))
     with pytest.raises(UserError, match=f"{len(mean)} means and {len(std)} stds for {channels} channels"):
         packed.normalization(Normalization(mean=mean, std=std))
 
@@ -486,7 +504,7 @@ def test_packed_file_that_is_cut_short(packed: PackedDataset, monkeypatch: pytes
     streamed = batches(packed, "train")
     with packed.file.open("r+b") as file:
         file.truncate(packed.file.stat().st_size // 2)
-    with pytest.raises(UserError, match=r"images\.npy ends too early: run dvc repro pack@packed"):
+    with pytest.raises(UserError, match=r"images\.npy ends too early: run dvc repro pack@things"):
         everything(streamed)
 
 
@@ -496,11 +514,29 @@ def test_rows_of_a_split_come_in_file_order_and_leave_out_the_rest(packed: Packe
     assert packed.rows().tolist() == []
 
 
+def test_images_are_found_by_their_path(tmp_path: Path) -> None:
+    """Whatever is packed beside them, and wherever: the table of splits says which, and in which order."""
+    folder = pack(tmp_path / "packed/things")
+    whole = opened(folder)
+    rows = [30, 4, 17, 40, 33, 2]
+    pq.write_table(pq.read_table(splits_of(folder)).take(rows), splits_of(folder))
+    packed = opened(folder)
+    assert packed.rows("train").tolist() == [30, 4, 17, 2]
+    assert packed.rows("test", "val").tolist() == [40, 33]
+    assert packed.labels[rows].tolist() == whole.labels[rows].tolist()
+    assert (packed.labels == -1).sum() == 41 - len(rows)
+    values = packed.images[[30, 4, 17, 2]] / 255
+    mean, std = packed.normalization("dataset")
+    assert mean == [round(value, 6) for value in values.mean((0, 1, 2))]
+    assert std == [round(value, 6) for value in values.std((0, 1, 2))]
+    assert mean != whole.normalization("dataset")[0]
+
+
 def test_fractions_of_a_split_are_nested_and_have_every_class(packed: PackedDataset) -> None:
     rows = [set(packed.rows("train", "val", fraction=fraction)) for fraction in (0.01, 0.25, 0.5, 1)]
     assert rows[0] < rows[1] < rows[2] < rows[3] == set(range(38))
     for some, fraction in zip(rows, (0.01, 0.25, 0.5, 1), strict=True):
-        chosen, whole = (packed.index.iloc[sorted(of)].groupby(["split", "label"]).size() for of in (some, rows[3]))
+        chosen, whole = (packed.table.iloc[sorted(of)].groupby(["split", "label"]).size() for of in (some, rows[3]))
         assert chosen.to_dict() == np.ceil(fraction * whole).to_dict()
 
 
@@ -601,8 +637,8 @@ def test_stage_writes_the_same_bytes_twice(things: Project, monkeypatch: pytest.
     about = json.loads(written[0]["models"]["things-cnn/model.json"])
     assert about["classes"] == CLASSES
     assert about["shape"] == {"channels": 3, "height": 6, "width": 5, "classes": 3}
-    meta = json.loads((things.root / "data/packed/things/meta.json").read_text())
-    assert about["preprocessing"] == {"crop": "no", "mean": meta["mean"], "std": meta["std"], "tta": False}
+    mean, std = opened(things.root / "data/packed/things").normalization("dataset")
+    assert about["preprocessing"] == {"crop": "no", "mean": mean, "std": std, "tta": False}
     history = pd.read_csv(things.root / "reports/things-cnn/history.csv")
     assert list(history) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
     assert list(history.epoch) == [1, 2]
@@ -626,7 +662,7 @@ def test_stage_trains_on_a_fraction_of_the_training_images(
     things: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage(things, monkeypatch, "things-half", train_fraction=0.5)
-    rows = PackedDataset(things.root / "data/packed/things").rows("train", fraction=0.5)
+    rows = opened(things.root / "data/packed/things").rows("train", fraction=0.5)
     assert f"{len(rows)} images" in capsys.readouterr().out and len(rows) < 20
     assert "val_loss" in pd.read_csv(things.root / "reports/things-half/history.csv")
 
@@ -753,7 +789,7 @@ def test_pretrained_features_tell_cats_from_dogs(
         monkeypatch.setattr(sys, "argv", step.format("photos-squeezenet").split())
         import_module(f"pipeline.{sys.argv[0]}").main()
     out = capsys.readouterr().out
-    sizes = pd.read_parquet(project.root / "data/packed/photos/index.parquet").split.value_counts()
+    sizes = pd.read_parquet(project.root / "data/splits/photos.parquet").split.value_counts()
     assert f"1,026 of 723,522 parameters, {sizes.train:,} images" in out
     metrics = json.loads((project.root / "reports/photos-squeezenet/metrics.json").read_text())
     assert metrics["accuracy"] >= 0.88

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from pipeline.config.experiments import Experiment
 from pipeline.dataset.batches import Batches
 from pipeline.dataset.packed import PackedDataset
+from pipeline.images.tables import SPLIT, write_tables
 from pipeline.networks import Shape, build
 from pipeline.training import live, loop
 
@@ -41,35 +43,51 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def pack(folder: Path, count: int = 41, height: int = 6, width: int = 5, channels: int = 3, val: int = 7) -> Path:
-    """A packed data set of random images, with classes that can be told apart by their brightness."""
+    """A packed data set of random images, with classes that can be told apart by their brightness.
+
+    `folder` is `…/packed/<name>`; the table of splits goes to `…/splits/<name>.parquet`.
+    """
     draw = np.random.default_rng(7)
     labels = draw.integers(0, len(CLASSES), count)
     images = draw.integers(0, 120, (count, height, width, channels)) + 60 * labels[:, None, None, None]
-    folder.mkdir(parents=True)
-    sha256 = write_pixels(folder, images.astype(np.uint8))
     splits = ["train"] * (count - val - 3) + ["val"] * val + ["test"] * 3
     paths = [f"{number:03d}.png" for number in range(count)]
     names = [CLASSES[label] for label in labels]
-    index = pd.DataFrame({"path": paths, "label": names, "split": splits})
-    of_side = index.groupby(["label", "split"]).path
-    index["train_order"] = of_side.cumcount(ascending=False) / of_side.transform("size")
-    index.to_parquet(folder / "index.parquet")
-    values = images[: count - val - 3].reshape(-1, channels) / 255
-    meta = {"images": count, "classes": CLASSES, "height": height, "width": width, "channels": channels}
-    statistics = {"mean": values.mean(0).tolist(), "std": values.std(0).tolist(), "sha256": sha256}
-    (folder / "meta.json").write_text(json.dumps({**meta, **statistics, "preprocessing": {"crop": "no"}}))
+    table = pd.DataFrame({"path": paths, "label": names, "split": splits})
+    of_side = table.groupby(["label", "split"]).path
+    table["train_order"] = of_side.cumcount(ascending=False) / of_side.transform("size")
+    write_packed(folder, images.astype(np.uint8), table, CLASSES)
     return folder
 
 
-def write_pixels(folder: Path, images: np.ndarray) -> str:
-    """Write `images.npy`. Returns its checksum, as `meta.json` has it."""
+def write_packed(folder: Path, images: np.ndarray, table: pd.DataFrame, classes: list[str]) -> None:
+    """Write images (N, H, W, C) uint8 and their table as `pack` and `split` do."""
+    folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "images.npy", images)
-    return hashlib.sha256(images.tobytes()).hexdigest()
+    index, values = {"path": list(table.path)}, images.astype(np.int64)
+    for channel in range(images.shape[3]):
+        index[f"sum_{channel}"] = values[..., channel].sum((1, 2))
+        index[f"sum_of_squares_{channel}"] = (values[..., channel] ** 2).sum((1, 2))
+    pd.DataFrame(index).to_parquet(folder / "index.parquet")
+    meta = dict(zip(("images", "height", "width", "channels"), images.shape, strict=True))
+    sha256 = hashlib.sha256(images.tobytes()).hexdigest()
+    (folder / "meta.json").write_text(json.dumps({**meta, "sha256": sha256, "preprocessing": {"crop": "no"}}))
+    schema = pa.schema([SPLIT.field(column) for column in table.columns])
+    write_tables(splits_of(folder), [pa.Table.from_pandas(table, schema, preserve_index=False)], classes, schema)
+
+
+def splits_of(folder: Path) -> Path:
+    """The table of splits of the data set in `…/packed/<name>`."""
+    return folder.parents[1] / "splits" / f"{folder.name}.parquet"
+
+
+def opened(folder: Path) -> PackedDataset:
+    return PackedDataset(folder, splits_of(folder))
 
 
 @pytest.fixture
 def packed(tmp_path: Path) -> PackedDataset:
-    return PackedDataset(pack(tmp_path / "packed"))
+    return opened(pack(tmp_path / "packed/things"))
 
 
 def config(**more: Any) -> Experiment:

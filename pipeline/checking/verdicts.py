@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.checking.inspected import Inspected
-    from pipeline.config.datasets import Dataset
+    from pipeline.config.datasets import Check
 
 PROPERTIES = ("width", "height", "brightness", "contrast", "sharpness", "color")
 NONE = -1
@@ -24,7 +24,7 @@ NONE = -1
 class Verdicts:
     """For each image its issues, its group of copies and its status, as arrays in the order of the source."""
 
-    def __init__(self, inspected: Inspected, dataset: Dataset) -> None:
+    def __init__(self, inspected: Inspected, options: Check) -> None:
         self.issues = inspected.has_issue()
         self.labels, self.classes = inspected.codes("label")
         sides, names = inspected.codes("official_split")
@@ -34,9 +34,9 @@ class Verdicts:
         self.unusable = self.any_of(BROKEN | {"no_label"})
         self.group = np.full(self.count, NONE, np.int32)
         self.quarantined = self.unusable.copy()
-        self.find_copies(inspected, dataset)
+        self.find_copies(inspected, options)
         values = {name: np.where(self.unusable, np.nan, inspected.numbers(name)) for name in PROPERTIES}
-        self.issues |= outliers.find(values, dataset.outliers)
+        self.issues |= outliers.find(values, options.outliers)
         self.warned = self.any_of(self.issues)
 
     def any_of(self, codes: set[str] | dict[str, np.ndarray]) -> np.ndarray:
@@ -46,15 +46,15 @@ class Verdicts:
                 found |= self.issues[code]
         return found
 
-    def find_copies(self, inspected: Inspected, dataset: Dataset) -> None:
+    def find_copies(self, inspected: Inspected, options: Check) -> None:
         """Number the groups of equal and nearly equal images, by first appearance, and judge them."""
         usable = np.flatnonzero(~self.unusable)
         hashes = inspected.column("pixel_hash").combine_chunks().take(pa.array(usable))
         # 32 digits each, one behind the other: as Python's strings they would take three times as much
         content, first = by_first_appearance(np.frombuffer(hashes.buffers()[2] or b"", "S32", len(hashes)))
         pairs = np.zeros((0, 2), np.int64)
-        if dataset.near_duplicates:
-            pairs = duplicates.near_pairs(inspected.fingerprints(usable[first]), dataset.near_duplicates)
+        if options.near_duplicates:
+            pairs = duplicates.near_pairs(inspected.fingerprints(usable[first]), options.near_duplicates)
         component = duplicates.components(len(first), pairs)[content]
         alike = np.bincount(component)[component] > 1
         self.group[usable[alike]] = by_first_appearance(component[alike])[0]

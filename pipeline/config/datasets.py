@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.config.fields import Address, Fraction, Strict, shown
 
-# What fsspec reads of other machines; it also knows addresses of this one, and those that lead from one into another
+# The protocols of fsspec that read over a network. Its others read this machine's own files, or chain addresses
 NETWORKS = (
     *("abfs", "adl", "az", "azure", "ftp", "gcs", "gdrive", "gs", "hdfs", "hf", "http", "https", "oss", "s3", "s3a"),
     *("sftp", "smb", "ssh", "webdav", "webdavs", "webhdfs"),
@@ -107,25 +107,53 @@ class NearDuplicates(Strict):
     difference: Annotated[float, Field(gt=0)] = 1.0  # where they differ most, in standard deviations of their detail
 
 
-class Dataset(Strict):
-    """What to check, split and pack."""
+class Check(Strict):
+    """What the stage `check` compares images with, and what it calls their classes."""
 
-    source: Annotated[Address, AfterValidator(a_source)]
-    image_size: Pixels | list[Pixels]
-    channels: Literal[1, 3] = 3
-    split: Split = Split()
     classes: list[str] | None = None  # names for formats that only number their classes
-    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.01  # fraction of broken images that is accepted
     outliers: Outliers = Outliers()
     near_duplicates: NearDuplicates | Literal[False] = NearDuplicates()
 
+
+class Pack(Strict):
+    """The shape of packed images."""
+
+    size: Pixels | list[Pixels]
+    channels: Literal[1, 3] = 3
+
     @model_validator(mode="after")
-    def size_is_one_or_two_numbers(self) -> Dataset:
-        if isinstance(self.image_size, list) and len(self.image_size) != 2:
-            raise ValueError(f"image_size = {self.image_size}: expected a number of pixels or [height, width]")
+    def size_is_one_or_two_numbers(self) -> Pack:
+        if isinstance(self.size, list) and len(self.size) != 2:
+            raise ValueError(f"size = {self.size}: expected a number of pixels or [height, width]")
         return self
 
     @property
     def height_width(self) -> tuple[int, int]:
-        size = self.image_size
-        return (size[0], size[1]) if isinstance(size, list) else (size, size)
+        return (self.size[0], self.size[1]) if isinstance(self.size, list) else (self.size, self.size)
+
+
+class Dataset(Strict):
+    """Where the images are, and a section for each stage that works on them."""
+
+    # image_size is what pack.size was called
+    elsewhere: ClassVar[dict[str, str]] = {"image_size": "pack.size"} | {
+        key: f"{section}.{key}"
+        for section, model in (("check", Check), ("split", Split), ("pack", Pack))
+        for key in model.model_fields
+    }
+
+    source: Annotated[Address, AfterValidator(a_source)]
+    check: Check
+    split: Split
+    pack: Pack
+
+    @model_validator(mode="before")
+    @classmethod
+    def every_section_is_there(cls, value: Any) -> Any:
+        """DVC runs no stage whose params are missing: say so before a long check, instead of after it."""
+        if isinstance(value, dict) and value.keys() <= cls.model_fields.keys():  # else an unknown key is the mistake
+            for section in ("check", "split"):
+                if section not in value:
+                    raise ValueError(f"no section {section}; expected {section}: {{}} for its defaults")
+        return value

@@ -1,11 +1,11 @@
-"""Sections of `params.yaml` that take nothing but what they know, and the kinds of values that they share."""
+"""The base class of all sections of `params.yaml`, and the types of values that several of them have."""
 
 from __future__ import annotations
 
 import difflib
 import reprlib
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -30,10 +30,11 @@ def without_password(address: str) -> str:
     return address
 
 
-Address = Annotated[str, Field(min_length=1), AfterValidator(without_password)]  # in a section that DVC locks
+Address = Annotated[str, Field(min_length=1), AfterValidator(without_password)]  # DVC writes it into dvc.lock
 
 
 def hint(word: str, known: Iterable[str]) -> str:
+    """` (did you mean '…'?)` with the most similar of the known words, or nothing if none is similar."""
     by_lower_case = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
     return f" (did you mean '{by_lower_case[close[0]]}'?)" if close else ""
@@ -46,9 +47,10 @@ def shown(value: Any) -> str:
 
 
 class Strict(BaseModel):
-    """No coercion, no unknown keys, no change after validation."""
+    """A section of `params.yaml`: no coercion, no unknown keys, no change after validation."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    elsewhere: ClassVar[dict[str, str]] = {}  # for a key that people may look for here: its name and section
 
     @model_validator(mode="before")
     @classmethod
@@ -56,8 +58,7 @@ class Strict(BaseModel):
         if isinstance(value, dict):
             for key in value:
                 if key not in cls.model_fields:
-                    allowed = ", ".join(cls.model_fields)
-                    raise ValueError(
-                        f"unknown key {shown(str(key))}{hint(str(key), cls.model_fields)}; allowed: {allowed}"
-                    )
+                    place = cls.elsewhere.get(key)
+                    meant = f" (did you mean '{place}'?)" if place else hint(str(key), cls.model_fields)
+                    raise ValueError(f"unknown key {shown(str(key))}{meant}; allowed: {', '.join(cls.model_fields)}")
         return value

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ValidationError
 
 from pipeline.config.datasets import Dataset, Download
 from pipeline.config.errors import in_one_line
@@ -14,16 +14,24 @@ from pipeline.config.fields import Seed, Strict, hint
 from pipeline.system.console import UserError
 
 FILE = Path("params.yaml")
-MOST_VALUES = 100_000
+Entry = TypeVar("Entry")
+MOST_VALUES = 100_000  # keys, values, lists and sections, with every alias written out
 
 
-def a_name(name: str) -> str:
-    if not name or not name[0].isalnum() or not all(c.isalnum() or c in "-_." for c in name) or not name.isascii():
-        raise ValueError("a name is letters, digits, '-', '_' and '.', and starts with a letter or digit")
+def a_text(name: Any) -> Any:
+    if not isinstance(name, str):
+        raise ValueError("YAML reads this name as something else than text; expected it in quotes, as in '2024'")
     return name
 
 
-Name = Annotated[str, AfterValidator(a_name)]
+def a_name(name: str) -> str:
+    if not name or not name[0].isalnum() or not all(c.isalnum() or c in "-_" for c in name) or not name.isascii():
+        why = "; DVC takes a '.' for nesting" if "." in name else ""
+        raise ValueError(f"a name is letters, digits, '-' and '_', and starts with a letter or digit{why}")
+    return name
+
+
+Name = Annotated[str, BeforeValidator(a_text), AfterValidator(a_name)]
 
 
 class Params(Strict):
@@ -48,7 +56,8 @@ class Params(Strict):
         return self.seed if own is None else own
 
 
-def pick(entries: dict[str, Any], section: str, name: str) -> Any:
+def pick(entries: dict[str, Entry], section: str, name: str) -> Entry:
+    """The entry of that name. Raises UserError if there is none."""
     if name not in entries:
         raise UserError(f"{FILE}: {section} has no entry {name!r}{hint(name, entries)}; it has: {', '.join(entries)}")
     return entries[name]
@@ -107,7 +116,7 @@ def validated(raw: dict[str, Any]) -> Params:
 def values_of(node: Any, known: dict[int, int]) -> int:
     """How many values a node of YAML has with its aliases written out; `known` are the answers so far, by id."""
     if id(node) not in known:
-        known[id(node)] = 0  # inside itself
+        known[id(node)] = 0  # for a node that contains itself
         children = node.value if isinstance(node.value, list) else []
         pairs = (child if isinstance(child, tuple) else (child,) for child in children)
         known[id(node)] = 1 + sum(values_of(child, known) for pair in pairs for child in pair)
@@ -124,7 +133,7 @@ def check_experiment(name: str, experiment: Experiment, params: Params) -> None:
             f"{hint(experiment.dataset, params.datasets)}; datasets has: {known}"
         )
     dataset = params.datasets[experiment.dataset]
-    problem = experiment.network.incompatible_size(*dataset.height_width)
+    problem = experiment.network.incompatible_size(*dataset.pack.height_width)
     if problem:
-        size = "×".join(map(str, dataset.height_width))
-        raise UserError(f"{where}.network can't take datasets.{experiment.dataset}.image_size = {size}: {problem}")
+        size = "×".join(map(str, dataset.pack.height_width))
+        raise UserError(f"{where}.network can't take datasets.{experiment.dataset}.pack.size = {size}: {problem}")

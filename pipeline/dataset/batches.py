@@ -19,15 +19,18 @@ from pipeline.dataset.packed import PackedDataset
 from pipeline.system import memory
 from pipeline.system.console import UserError
 
-RESIDENT_SHARE = 0.5  # of the free memory of the device that resident images may take
-AUGMENTATION = 1 << 40  # added to the seeds of other draws
-CHUNK = 2**20  # values: what a CPU makes of so few stays in its caches, and in memory that it has already
-AHEAD = 3  # batches read before they are asked for
-PART = 2**26  # bytes that go to a GPU at a time: they pass through memory that can't be swapped
+RESIDENT_SHARE = 0.5  # the fraction of a device's free memory that resident images may take
+AUGMENTATION = 1 << 40  # added to a seed, so that augmentation draws other numbers than the order of the batches
+CHUNK = 2**20  # values of images that a CPU prepares at a time: so few stay in its caches
+AHEAD = 3  # batches that are read before they are asked for
+PART = 2**26  # bytes that are copied to a GPU at a time, through pinned memory
 
 
 class Rows:
-    """Some rows of a .npy file: on the device where they fit into `budget` bytes, else read as they are needed."""
+    """Some rows of a .npy file.
+
+    They are resident on the device if they fit into `budget` bytes; otherwise each batch is read when it is needed.
+    """
 
     def __init__(self, file: Path, rows: np.ndarray, device: torch.device, budget: int) -> None:
         header = np.load(file, mmap_mode="r")
@@ -47,10 +50,10 @@ class Rows:
         return rows
 
     def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
-        """For each list of positions, the rows there, on the device; they hold until the next are asked for.
+        """For each list of positions, the rows there, on the device. The next batch may overwrite them.
 
-        What is not resident is read ahead, on the CPU into the same few places: arrays that outlive what is made of
-        the one before would leave holes in memory, more and more of them. (For a GPU, torch keeps such places.)
+        Rows that are not resident are read ahead. On the CPU they are read into the same few buffers in turn, because
+        a new array for each batch would fragment memory. (For a GPU, torch reuses pinned memory by itself.)
         """
         if self.resident is not None:
             yield from (self.resident.index_select(0, positions) for positions in chosen)
@@ -58,7 +61,7 @@ class Rows:
         pending: deque[Future[Tensor]] = deque()
         most = max(map(len, chosen), default=0)
         places = [self.empty(most) for _ in range(min(AHEAD + 1, len(chosen)))] if self.device.type == "cpu" else [None]
-        on_cpu = torch.cat(tuple(chosen)).cpu().split([len(positions) for positions in chosen])  # waits for a GPU once
+        on_cpu = torch.cat(tuple(chosen)).cpu().split([len(positions) for positions in chosen])  # one wait for a GPU
         with ThreadPoolExecutor(1) as reader:
             for positions, place in zip(on_cpu, itertools.cycle(places), strict=False):
                 pending.append(reader.submit(self.read, self.rows[positions.numpy()], place))
@@ -68,19 +71,25 @@ class Rows:
                 yield pending.popleft().result().to(self.device, non_blocking=True)
 
     def empty(self, count: int) -> Tensor:
+        """Memory on the CPU for `count` rows, pinned if they go to a GPU."""
         kind = torch.from_numpy(np.empty(0, self.dtype)).dtype
         return torch.empty((count, *self.shape), dtype=kind, pin_memory=self.device.type == "cuda")
 
     def read(self, rows: np.ndarray, place: Tensor | None = None) -> Tensor:
-        """By plain reads: the pages of a memory map would count as this process's own."""
+        """Rows of the file on the CPU, written to the start of `place` if there is one.
+
+        Plain reads, because the pages of a memory map would count as this process's memory. Raises UserError if the
+        file ends too early.
+        """
         rows_read = self.empty(len(rows)) if place is None else place[: len(rows)]
         place_bytes = rows_read.view(-1).view(torch.uint8).numpy().data
-        runs = [*np.flatnonzero(np.diff(rows, prepend=-2) != 1), len(rows)]  # of rows that follow each other
+        # rows that follow each other are read at once
+        runs = [*np.flatnonzero(np.diff(rows, prepend=-2) != 1), len(rows)]
         with self.file.open("rb", buffering=0) as file:
             for first, last in itertools.pairwise(runs):
                 file.seek(self.start + int(rows[first]) * self.row_bytes)
                 at, stop = first * self.row_bytes, last * self.row_bytes
-                while at < stop:  # a read gives 2 GiB at most
+                while at < stop:  # one read returns at most 2 GiB
                     count = file.readinto(place_bytes[at:stop])
                     if not count:
                         raise UserError(f"{self.file} ends too early: run dvc repro pack@{self.file.parent.name}")
@@ -89,7 +98,7 @@ class Rows:
 
 
 class Batches:
-    """Images and labels of some rows of a packed data set, augmented and normalised batch by batch on a device."""
+    """Images and labels of some rows of a packed data set, augmented and normalized batch by batch on a device."""
 
     def __init__(
         self,
@@ -106,50 +115,50 @@ class Batches:
         self.classes = len(packed.classes)
         self.normalize = Normalize(mean, std, device)
         self.normalized: Tensor | None = None
-        self.place = torch.empty(0)  # of the images made last, for the next: see Rows.batches
+        self.place = torch.empty(0)  # a buffer that every batch is prepared in
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def normalize_once(self) -> None:
-        """For a training that takes all images, unchanged, at every step."""
+        """Normalize all images now, for a training that takes all of them, without augmentation, at every step."""
         if self.normalized is None:
             (pixels,) = self.batches([torch.arange(len(self), device=self.device)])
             self.normalized = self.images(pixels)
 
     def view(self, epoch: int) -> Batches:
-        """What an epoch trains on: always the same pixels, augmented anew."""
+        """What an epoch trains on: the same pixels in every epoch."""
         return self
 
     def draw(self, config: Any, seed: int, epoch: int) -> Tensor:
-        """What an epoch's images are augmented by: (N, K) float32 on the CPU."""
+        """The parameters of an epoch's augmentation, one row for each image: (N, K) float32 on the CPU."""
         return draw(config, len(self), Generator().manual_seed(seed * 1_000_003 + epoch + AUGMENTATION))
 
     def mixes(self, config: Any) -> bool:
-        """Whether images are mixed with others."""
+        """Whether the config mixes images with others of their batch."""
         return bool(config.mixup or config.cutmix)
 
     def flips(self, config: Any) -> bool:
-        """Whether an image is judged together with its mirror image."""
+        """Whether predictions are averaged over an image and its mirror image."""
         return config.tta
 
     def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
-        """For each list of positions, pixels (B, H, W, C) uint8, which hold until the next are asked for."""
+        """For each list of positions, pixels (B, H, W, C) uint8. The next batch may overwrite them."""
         return self.pixels.batches(chosen) if self.normalized is None else iter([self.normalized])
 
     def images(self, pixels: Tensor, config: Any = None, draws: Tensor | None = None) -> Tensor:
-        """From (B, H, W, C) uint8 to (B, C, H, W) float32, augmented as `config` says by `draws`, normalised.
+        """From (B, H, W, C) uint8 to (B, C, H, W) float32, augmented as `config` and `draws` say, and normalized.
 
-        They hold until the next are asked for.
+        On the CPU the next batch may overwrite them.
         """
         if self.normalized is not None:
             return pixels
-        images = pixels.permute(0, 3, 1, 2)  # in the order of channels_last, which convolutions like best
+        images = pixels.permute(0, 3, 1, 2)  # still channels_last in memory, which is fastest for convolutions
         size = max(1, CHUNK // math.prod(images.shape[1:]))
         if self.device.type != "cpu" or len(images) <= size:
             return self.prepared(images, config, draws)
         if len(self.place) < len(images):
-            with torch.inference_mode(False):  # images to train on may take its place
+            with torch.inference_mode(False):  # else no later training step could use the buffer
                 self.place = torch.empty_like(images, dtype=torch.float32)
         made = self.place[: len(images)]
         for start in range(0, len(images), size):
@@ -159,7 +168,7 @@ class Batches:
 
     def prepared(self, images: Tensor, config: Any, draws: Tensor | None) -> Tensor:
         images = images.float()
-        if draws is not None and draws.shape[1]:  # of no column nothing is random
+        if draws is not None and draws.shape[1]:  # no columns: nothing is random
             images = augment(images, config, draws)
         return self.normalize(images)
 
@@ -176,10 +185,10 @@ class Normalize:
 
 
 def resident_budget(device: torch.device, sharing: int = 1) -> int:
-    """Bytes of images to hold on a device whose free memory so many take a part of."""
+    """Bytes of images to hold on a device, when `sharing` users of its free memory each hold some."""
     return int(RESIDENT_SHARE * free_memory(device)) // sharing
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes free on a device; on the CPU what this process may still take."""
+    """Free bytes on a device; for the CPU, what this process may still take."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available()

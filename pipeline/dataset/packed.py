@@ -1,8 +1,9 @@
-"""A packed data set: one array of images, and a table with a row for each."""
+"""A packed data set: one array of images, joined by path with the table that says what each image is for."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.system import intact
 from pipeline.system.console import UserError
@@ -18,57 +20,73 @@ from pipeline.system.console import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.config.experiments import Normalization
+
 NORMALIZATIONS = {
     "none": ([0.0], [1.0]),  # values in [0, 1]
     "symmetric": ([0.5], [0.5]),  # in [-1, 1]
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # torchvision's pretrained models
 }
-INDEX: dict[str, type] = {"path": str, "label": str, "split": str, "train_order": float}
+SPLITS: dict[str, type] = {"path": str, "label": str, "split": str, "train_order": float}
 VERIFIED = 2**31  # bytes of images that are compared with their checksum: one or two seconds
 
 
 class PackedDataset:
-    """`data/packed/<data set>`: images, and for each its path, class and split.
+    """`data/packed/<data set>` and `data/splits/<data set>.parquet`.
 
-    Raises UserError if it is not there, or where its files are damaged or do not belong together.
+    `images` (N, H, W, C) uint8 are all that could be decoded. `splits` has a row for each image that is used, in the
+    order of training; `positions` (rows,) int64 says where its image is. `labels` (N,) int64 are numbers of `classes`,
+    -1 for an image that is not used.
+
+    Raises UserError where a file is missing or damaged, or where they do not belong together.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, splits_file: Path) -> None:
         self.stage = f"pack@{folder.name}"
         if not folder.exists():
             raise intact.missing(folder, self.stage)
         about = folder / "meta.json"
         self.meta = intact.read_description(about, self.stage)
         sizes: dict[str, Any] = {key: self.meta.get(key) for key in ("images", "height", "width", "channels")}
-        classes = self.meta.get("classes")
-        if reason := intact.fault(sizes, classes, self.meta.get("mean"), self.meta.get("std")):
+        if reason := intact.size_fault(sizes):
             raise intact.damaged(about, reason, self.stage)
         for key, kind in (("sha256", str), ("preprocessing", dict)):
             if not isinstance(self.meta.get(key), kind):
                 raise intact.damaged(about, f"it has no {key}", self.stage)
-        self.classes: list[str] = self.meta["classes"]
         self.file = folder / "images.npy"
-        self.images = intact.open_images(self.file, tuple(sizes.values()), self.stage)  # (N, H, W, C) uint8
-        columns = self.columns("label", "split", "train_order")
+        self.images = intact.open_images(self.file, tuple(sizes.values()), self.stage)
+
+        columns = [f"{of}_{channel}" for of in ("sum", "sum_of_squares") for channel in range(sizes["channels"])]
+        index_file = folder / "index.parquet"
+        self.index = intact.read_table(index_file, {"path": str, **dict.fromkeys(columns, int)}, self.stage)
+        if len(self.index) != len(self.images):
+            reason = f"{len(self.index):,} rows; expected one for each of {len(self.images):,} images"
+            raise intact.damaged(index_file, reason, self.stage)
+
+        stage = f"split@{splits_file.stem}"
+        self.splits = intact.read_table(splits_file, SPLITS, stage)
+        self.classes = intact.read_classes(splits_file, stage)
         numbers = {name: number for number, name in enumerate(self.classes)}
         try:
-            self.labels = mapped(columns["label"], numbers.__getitem__)  # (N,) int64
+            labels = mapped(self.splits["label"], numbers.__getitem__)
         except KeyError as unknown:
-            raise intact.damaged(
-                about, f"index.parquet has images of {unknown}, which is none of its classes", self.stage
-            ) from None
-        self.split = columns["split"]
-        self.train_order = np.from_dlpack(columns["train_order"].combine_chunks())
-
-    def columns(self, *names: str) -> pa.Table:
-        """Columns of `INDEX`, a row for each image."""
-        kinds = {name: INDEX[name] for name in names}
-        return intact.read_table(self.file.with_name("index.parquet"), kinds, len(self.images), self.stage)
+            reason = f"it has images of {unknown}, which is none of its classes"
+            raise intact.damaged(splits_file, reason, stage) from None
+        positions = pc.index_in(self.splits["path"], value_set=self.index["path"])
+        if positions.null_count:
+            path = self.splits["path"].filter(positions.is_null())[0].as_py()
+            raise UserError(
+                f"{splits_file} has {path!r}, which is not in {folder}: they were made of different images;"
+                f" run dvc repro {self.stage} {stage}"
+            )
+        self.positions = positions.combine_chunks().to_numpy().astype(np.int64)
+        self.labels = np.full(len(self.images), -1)
+        self.labels[self.positions] = labels
 
     @cached_property
-    def index(self) -> pd.DataFrame:
-        """The whole table, a row for each image."""
-        return self.columns(*INDEX).to_pandas()
+    def table(self) -> pd.DataFrame:
+        """`splits`, indexed by `positions`."""
+        return self.splits.to_pandas().set_axis(self.positions)
 
     def verify(self) -> None:
         """Compare the images with their checksum, unless there are more than `VERIFIED` bytes of them.
@@ -84,13 +102,21 @@ class PackedDataset:
             raise intact.damaged(self.file, "its pixels have another checksum than meta.json says", self.stage)
 
     def rows(self, *splits: str, fraction: float = 1.0) -> np.ndarray:
-        """Positions of the images of these splits, in file order; of each class and split the first `fraction`."""
-        return np.flatnonzero(mapped(self.split, splits.__contains__) & (self.train_order < fraction))
+        """Positions (rows,) int64 of the images of these splits, in the order of training.
 
-    def normalization(self, chosen: Any) -> tuple[list[float], list[float]]:
-        """Mean and std per channel, of values in [0, 1], for a name or an explicit choice in a config."""
+        With `fraction`, of each class and split only the images whose `train_order` is below it.
+        """
+        order = np.from_dlpack(self.splits["train_order"].combine_chunks())
+        return self.positions[mapped(self.splits["split"], splits.__contains__) & (order < fraction)]
+
+    def normalization(self, chosen: str | Normalization) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation per channel, of values in [0, 1].
+
+        `chosen` is `dataset` (computed from the images in the split `train`), a key of `NORMALIZATIONS`, or the values
+        themselves: one for all channels, or three. Raises UserError for another number of values.
+        """
         if chosen == "dataset":
-            return self.meta["mean"], self.meta["std"]
+            return self.statistics(self.rows("train"))
         mean, std = NORMALIZATIONS[chosen] if isinstance(chosen, str) else (chosen.mean, chosen.std)
         channels = self.meta["channels"]
         if len(mean) not in (1, 3) or len(std) != len(mean):
@@ -98,13 +124,30 @@ class PackedDataset:
                 f"params.yaml: normalize has {len(mean)} means and {len(std)} stds for {channels} channels;"
                 " expected 1 or 3 of each"
             )
-        if channels == 1:  # of colour statistics, their mean
+        if channels == 1:  # grey: the mean over the three colors
             return [sum(mean) / len(mean)], [sum(std) / len(std)]
         repeats = channels // len(mean)
         return mean * repeats, std * repeats
 
+    def statistics(self, rows: np.ndarray) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation per channel over all pixels of some images, to 6 digits; no std is below 1e-6.
+
+        Computed from the sums in the index as whole numbers: the order of the images changes no digit.
+        """
+        mean, std = [], []
+        count = len(rows) * self.meta["height"] * self.meta["width"]
+        for channel in range(self.meta["channels"]):
+            total, total_of_squares = (
+                int(np.from_dlpack(self.index[f"{of}_{channel}"].combine_chunks())[rows].sum())
+                for of in ("sum", "sum_of_squares")
+            )
+            variance = (count * total_of_squares - total**2) / count**2
+            mean.append(round(total / count / 255, 6))
+            std.append(max(round(math.sqrt(variance) / 255, 6), 1e-6))
+        return mean, std
+
 
 def mapped(column: pa.ChunkedArray, function: Callable[[str], int]) -> np.ndarray:
-    """What a function makes of each value of a column of text, (N,); it is called once for equal ones."""
+    """A function's results for a column of text, (rows,); it is called once for each distinct text."""
     encoded = column.combine_chunks().dictionary_encode()
     return np.array(list(map(function, encoded.dictionary.to_pylist())))[np.from_dlpack(encoded.indices)]

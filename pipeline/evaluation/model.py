@@ -33,7 +33,11 @@ class Model:
         sizes = {key: about["shape"].get(key) for key in Shape._fields}
         counts = {key: about.get(key) for key in ("parameters", "trainable_parameters")}
         mean, std, flip = (about["preprocessing"].get(key) for key in ("mean", "std", "tta"))
-        reason = intact.fault({**sizes, **counts}, about.get("classes"), mean, std)
+        reason = (
+            intact.size_fault({**sizes, **counts})
+            or intact.class_fault(about.get("classes"))
+            or intact.statistics_fault(mean, std, sizes["channels"])
+        )
         if not reason and len(about["classes"]) != sizes["classes"]:
             reason = f"{len(about['classes'])} classes, but shape.classes = {sizes['classes']}"
         if not reason and not isinstance(flip, bool | None):

@@ -56,7 +56,7 @@ SPLIT = pa.schema(
 def write_tables(path: Path, tables: Iterable[pa.Table], classes: list[str], schema: pa.Schema = CHECKED) -> None:
     """Write a table that does not fit into memory: each stretch of it becomes a row group."""
     schema = schema.with_metadata({**(schema.metadata or {}), "classes": json.dumps(classes)})
-    with atomic_write(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+    with atomic_write(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
         for table in tables:
             writer.write_table(table.select(schema.names).cast(schema))
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+KINDS: dict[type, tuple[str, ...]] = {str: ("string", "large_string"), float: ("double",), int: ("int64",)}  # of arrow
+
 
 def damaged(file: Path, reason: object, stage: str) -> UserError:
     """What to say of a file of this stage. DVC's cache may hold the same damaged file: linked ones are one."""
@@ -40,23 +42,33 @@ def read_description(file: Path, stage: str) -> dict[str, Any]:
     return value
 
 
-def fault(sizes: dict[str, Any], classes: Any, mean: Any, std: Any) -> str | None:
-    """What can't be true of images of these sizes, `channels` among them, of their classes and their statistics."""
+def size_fault(sizes: dict[str, Any]) -> str | None:
+    """What is wrong with sizes, if anything is: each has to be a whole number above 0."""
     for name, size in sizes.items():
         if type(size) is not int or size < 1:
             return f"{name} = {size!r}; expected a whole number above 0"
+    return None
+
+
+def class_fault(classes: Any) -> str | None:
+    """What is wrong with a list of classes, if anything is."""
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         return "expected a list of names as classes"
     if len(set(classes)) < len(classes):
         return "a class is listed twice"
+    return None
+
+
+def statistics_fault(mean: Any, std: Any, channels: int) -> str | None:
+    """What is wrong with mean and standard deviation of each channel, if anything is."""
     for name, values, least in (("mean", mean, -math.inf), ("std", std, 0)):
         if (
             not isinstance(values, list)
-            or len(values) != sizes["channels"]
+            or len(values) != channels
             or not all(type(value) in (int, float) and least < value < math.inf for value in values)
         ):
             above = " above 0" if name == "std" else ""
-            return f"{name} = {values!r}; expected a number{above} for each of {sizes['channels']} channels"
+            return f"{name} = {values!r}; expected a number{above} for each of {channels} channels"
     return None
 
 
@@ -80,8 +92,8 @@ def open_images(file: Path, shape: tuple[int, ...], stage: str) -> np.ndarray:
     return images
 
 
-def read_table(file: Path, columns: dict[str, type], count: int, stage: str) -> pa.Table:
-    """Columns of str or float. Raises UserError unless the parquet file has `count` rows of them, without nulls."""
+def read_table(file: Path, columns: dict[str, type], stage: str) -> pa.Table:
+    """Columns of str, float or int of a parquet file. Raises UserError unless it has all of them, without nulls."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -92,9 +104,7 @@ def read_table(file: Path, columns: dict[str, type], count: int, stage: str) -> 
         for name, kind in columns.items():
             if name not in table.column_names:
                 raise ValueError(f"it has no column {name}")
-            found = table.schema.field(name).type
-            texts = pa.types.is_string(found) or pa.types.is_large_string(found)
-            if table[name].null_count or not (texts if kind is str else pa.types.is_float64(found)):
+            if table[name].null_count or str(table[name].type) not in KINDS[kind]:
                 raise ValueError(f"its column {name} is not all {kind.__name__}")
     except FileNotFoundError:
         raise missing(file, stage) from None
@@ -102,6 +112,22 @@ def read_table(file: Path, columns: dict[str, type], count: int, stage: str) -> 
         if getattr(error, "errno", None):  # of the disk, not of arrow
             raise
         raise damaged(file, error, stage) from None
-    if len(table) != count:
-        raise damaged(file, f"{len(table):,} rows; expected one for each of {count:,} images", stage)
-    return table.replace_schema_metadata()  # which pandas would read, and may be damaged
+    return table.replace_schema_metadata()  # pandas would read its metadata, which may be damaged
+
+
+def read_classes(file: Path, stage: str) -> list[str]:
+    """The class list in the metadata of a parquet file. Raises UserError unless it has one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        classes: list[str] = json.loads((pq.read_schema(file).metadata or {})[b"classes"])
+    except FileNotFoundError:
+        raise missing(file, stage) from None
+    except (pa.ArrowException, OSError, ValueError, KeyError, RecursionError) as error:
+        if getattr(error, "errno", None):
+            raise
+        raise damaged(file, f"it has no list of classes: {error}", stage) from None
+    if reason := class_fault(classes):
+        raise damaged(file, reason, stage)
+    return classes
