@@ -58,15 +58,15 @@ def split(name: str, dataset: Dataset, seed: int) -> None:
         "tested": int(drawn.split.isna().sum()),
     }
     counts = count(table, classes)
-    write_cuts(cuts_file, cuts)  # before the sides, which no run may forget once they are there
+    write_cuts(cuts_file, cuts)  # before the table: no test set is ever there that is not remembered
     write_json(Path("reports", name, "split.json"), {**counts, "left_out": left_out, "decisions": changes})
     rows = pa.Table.from_pandas(table[SPLIT.names], SPLIT, preserve_index=False)
     write_tables(Path("data/splits", f"{name}.parquet"), [rows], classes, SPLIT)
     say(f"{name}: {in_words(counts['total'])}; left out: {in_words(left_out)}")
     if left_out["tested"]:
         say(
-            f"{name}: {left_out['tested']} left out: they tested with a larger test fraction, so they may not train;"
-            f" the earlier {cuts_file} in git knows nothing of that"
+            f"{name}: {left_out['tested']} images are left out: they tested when split.test was larger; if no result"
+            f" of then counts, restore {cuts_file} of before with git checkout"
         )
     if len(decisions):
         say(f"{name}: by {decisions_file}: {in_words(changes)}")

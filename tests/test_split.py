@@ -198,7 +198,7 @@ def test_a_smaller_test_set_leaves_out_what_has_tested(
         assert Counter(split_of.values())["val"] == 20
         report = json.loads((project.root / "reports/photos/split.json").read_text())
         assert report["left_out"]["tested"] == left_out == 200 - len(split_of)
-        assert ("they tested with a larger test" in capsys.readouterr().out) == (left_out > 0)
+        assert ("they tested when split.test was larger" in capsys.readouterr().out) == (left_out > 0)
 
 
 def test_the_memory_is_a_line_a_class_and_a_damaged_one_is_told(
