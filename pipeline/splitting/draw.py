@@ -1,7 +1,8 @@
 """Draw the sides of images that the publisher has not placed, so that an image that was in test never trains.
 
-An image has a position in [0, 1): the hash of the seed and its `group_by` key, or else its pixels. A group is where the
-first of its images is. So an image that joins a group can only move it forward, and what was in test stays there.
+An image has a position in [0, 1): the hash of the seed and its `group_by` key, or else its perceptual hash, which most
+resized and compressed copies share. A group is where the first of its images is. So an image that joins a group can
+only move it forward, and what was in test stays there.
 
 A class is cut at positions that are chosen when it is first seen with the settings: a side gets its fraction of the
 class's images, to within one group. From then on `pipeline.splitting.cuts` remembers them. What lies below the first
@@ -52,7 +53,7 @@ class Groups:
         number = pd.Index(table.component[drawn].unique()).get_indexer(table.component)
         is_member = number >= 0
         position = np.ones(number.max(initial=-1) + 1)
-        np.minimum.at(position, number[is_member], uniform("side", seed, table.key[is_member]))
+        np.minimum.at(position, number[is_member], positions(table[is_member], seed))
 
         used = sorted(set(table.label[kept]))
         classes = used + sorted(set(remembered) - set(used))
@@ -75,6 +76,12 @@ class Groups:
         np.maximum.at(of_group, groups, edges[classes])
         bins: np.ndarray = (self.position[:, None] >= of_group).sum(axis=1)
         return bins
+
+
+def positions(table: pd.DataFrame, seed: int) -> np.ndarray:
+    """(N,) float64 in [0, 1): 32 bits from the key; different images with one key are told apart by their pixels."""
+    cell = np.floor(uniform("side", seed, table.key) * 2.0**32)
+    return (cell + uniform("pixels", seed, table.pixel_hash)) * 2.0**-32
 
 
 def draw(name: str, table: pd.DataFrame, options: Split, seed: int, cuts: Cuts) -> pd.DataFrame:

@@ -29,7 +29,7 @@ def join(name: str, table: pd.DataFrame, options: Split) -> pd.DataFrame:
 
     `component`: the number of the image's group. Images are in one group if a chain of equal `pixel_hash`, `group` or
     `group_by` keys connects them. Images that are not `used` count too, so that leaving one out moves no other.
-    `key`: what the image is drawn by, its `group_by` key or else its pixel hash. `placed`: the official side, `train`
+    `key`: what the image is drawn by, its `group_by` key or else its `phash`. `placed`: the official side, `train`
     where there is none, or where val is pooled for folds. `leaked`: whether the image is used, and another of its group
     on a stronger official side is too.
     """
@@ -44,7 +44,7 @@ def join(name: str, table: pd.DataFrame, options: Split) -> pd.DataFrame:
     rank = placed.map({side: rank for rank, side in enumerate(SIDES)})
     strongest = rank.where(table.used).groupby(component).transform("max")
     return table.assign(
-        component=component, key=named.fillna(table.pixel_hash), placed=placed, leaked=table.used & (rank < strongest)
+        component=component, key=named.fillna(table.phash), placed=placed, leaked=table.used & (rank < strongest)
     )
 
 
