@@ -1,15 +1,14 @@
 """Stage `split`: decide for every usable image whether it trains, validates or tests.
 
-The publisher's own test (and validation) set is kept, and a person's decisions count. Everything else is drawn by
-whole groups of images that belong together, by a hash of the seed and what the group is known by, so that no group is
-torn and none moves as the data grow.
+The publisher's own test (and validation) set is kept, and a person's decisions count. Everything else is drawn in
+whole groups of images that belong together (`pipeline.splitting.draw` says how). `data/splits/DATASET.json`, which git
+keeps, remembers where each class was cut, so that what was in test never trains, however the data grow.
 
 usage: python -m pipeline.split DATASET
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ import pyarrow as pa
 
 from pipeline.config import params
 from pipeline.config.datasets import Dataset
-from pipeline.images.tables import SIDES, SPLIT, read_manifest, read_settings, write_tables
+from pipeline.images.tables import SIDES, SPLIT, read_manifest, write_tables
+from pipeline.splitting.cuts import read_cuts, write_cuts
 from pipeline.splitting.decisions import decide, read_decisions, wrong
 from pipeline.splitting.draw import draw, train_order
 from pipeline.splitting.groups import join
@@ -39,42 +39,37 @@ def main() -> None:
 
 def split(name: str, dataset: Dataset, seed: int) -> None:
     checked, classes = read_manifest(Path("data/checked", f"{name}.parquet"))
-    decisions_file, output = Path("data/decisions", f"{name}.csv"), Path("data/splits", f"{name}.parquet")
+    decisions_file, cuts_file = Path("data/decisions", f"{name}.csv"), Path("data/splits", f"{name}.json")
     decisions = read_decisions(decisions_file, checked, classes)
-    settings = {"seed": seed, **dataset.split.model_dump(include={"test", "val", "folds", "group_by"})}
-    previous = earlier_split(output, settings)
+    cuts = read_cuts(cuts_file)
 
     decided, changes = decide(checked, decisions)
     grouped = join(name, decided, dataset.split)
     refuse_kept_leaks(decisions_file, decisions, grouped)
-    table = grouped[grouped.used & ~grouped.leaked]
-    stop_if_one_class(name, set(table.label), dataset.source)
-    table = table.join(draw(name, table, dataset.split, seed, previous))
+    stop_if_one_class(name, set(grouped.label[grouped.used & ~grouped.leaked]), dataset.source)
+    drawn = draw(name, grouped, dataset.split, seed, cuts)
+    table = grouped.join(drawn.dropna(subset="split"), how="inner")
     table["train_order"] = train_order(table, seed)
 
     left_out = {
         "quarantined": int((~decided.used & (decided.status == "quarantined")).sum()),
         "dropped": changes["dropped"],
         "leaked": int(grouped.leaked.sum()),
+        "tested": int(drawn.split.isna().sum()),
     }
     counts = count(table, classes)
+    write_cuts(cuts_file, cuts)  # before the table: no test set is ever there that is not remembered
     write_json(Path("reports", name, "split.json"), {**counts, "left_out": left_out, "decisions": changes})
     rows = pa.Table.from_pandas(table[SPLIT.names], SPLIT, preserve_index=False)
-    write_tables(output, [rows], classes, SPLIT.with_metadata({"settings": json.dumps(settings)}))
+    write_tables(Path("data/splits", f"{name}.parquet"), [rows], classes, SPLIT)
     say(f"{name}: {in_words(counts['total'])}; left out: {in_words(left_out)}")
+    if left_out["tested"]:
+        say(
+            f"{name}: {left_out['tested']} images are left out: they tested when split.test was larger; if no result"
+            f" of then counts, restore {cuts_file} of before with git checkout"
+        )
     if len(decisions):
         say(f"{name}: by {decisions_file}: {in_words(changes)}")
-
-
-def earlier_split(path: Path, settings: dict[str, Any]) -> pd.DataFrame | None:
-    """What this stage wrote before, if it was with the same settings."""
-    if not path.exists():
-        return None
-    table, _ = read_manifest(path)
-    if read_settings(path) != settings:
-        say(f"{path} was made with other settings: every side is drawn anew")
-        return None
-    return table
 
 
 def refuse_kept_leaks(file: Path, decisions: pd.DataFrame, table: pd.DataFrame) -> None:

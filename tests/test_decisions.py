@@ -205,7 +205,7 @@ def test_decisions_count_in_the_split(project: Project) -> None:
     assert {path: table.split[path] for path in before if path in table.index}.items() <= before.items()
     report = json.loads((project.root / "reports/photos/split.json").read_text())
     assert report["decisions"] == {"kept": 1, "dropped": 1, "relabelled": 2}
-    assert report["left_out"] == {"quarantined": 1, "dropped": 1, "leaked": 0}
+    assert report["left_out"] == {"quarantined": 1, "dropped": 1, "leaked": 0, "tested": 0}
     assert sum(report["total"].values()) + sum(report["left_out"].values()) == len(rows)
 
     decide_by(project, "cat/9999.png,drop,,\n")
@@ -238,7 +238,7 @@ def test_images_of_a_patient_who_is_on_two_official_sides_are_left_out(project: 
     split_of = sides(project)
     assert {path for path in split_of if "patient" in path} == {"test/cat/patient1-1.png", "test/cat/patient1-2.png"}
     report = json.loads((project.root / "reports/photos/split.json").read_text())
-    assert report["left_out"] == {"quarantined": 0, "dropped": 0, "leaked": 2}
+    assert report["left_out"] == {"quarantined": 0, "dropped": 0, "leaked": 2, "tested": 0}
 
 
 def test_git_keeps_decisions(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,14 +48,13 @@ SPLIT = pa.schema(
         "split": pa.string(),
         "train_order": pa.float64(),
         "fold": pa.int32(),
-        "pixel_hash": pa.string(),
     }
 )
 
 
 def write_tables(path: Path, tables: Iterable[pa.Table], classes: list[str], schema: pa.Schema = CHECKED) -> None:
     """Write a table that does not fit into memory: each stretch of it becomes a row group."""
-    schema = schema.with_metadata({**(schema.metadata or {}), "classes": json.dumps(classes)})
+    schema = schema.with_metadata({"classes": json.dumps(classes)})
     with atomic_write(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
         for table in tables:
             writer.write_table(table.select(schema.names).cast(schema))
@@ -78,9 +77,3 @@ def read_columns(path: Path, columns: list[str] | None = None) -> tuple[pa.Table
             raise
         raise UserError(f"{path} is damaged: remove it and run dvc repro") from None
     return table, json.loads(table.schema.metadata[b"classes"])
-
-
-def read_settings(path: Path) -> dict[str, Any] | None:
-    """What the table was made with, if the schema that it was written with says so in its metadata."""
-    metadata = pq.read_schema(path).metadata or {}
-    return json.loads(metadata[b"settings"]) if b"settings" in metadata else None

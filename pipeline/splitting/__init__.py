@@ -1,1 +1,1 @@
-"""How `split` groups images and draws their sides, and what a person decides."""
+"""Which images belong together, which side they are on, where classes are cut, and what a person decides."""

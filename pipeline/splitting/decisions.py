@@ -49,9 +49,10 @@ def read_decisions(file: Path, table: pd.DataFrame, classes: list[str]) -> pd.Da
 
 
 def decide(table: pd.DataFrame, decisions: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-    """What `check` wrote as the person wants it: `label` changed, `used` (bool) new; and how many images that changed.
+    """What `check` wrote as the person wants it, and how many images that changed.
 
-    `table` needs `path`, `label` and `status`.
+    `label` becomes the person's, `first_label` is what it was, and `used` (bool) is new. `table` needs `path`, `label`
+    and `status`.
     """
     by_path = decisions.set_index("path")
     decision = table.path.map(by_path.decision)
@@ -64,7 +65,8 @@ def decide(table: pd.DataFrame, decisions: pd.DataFrame) -> tuple[pd.DataFrame, 
         "relabelled": used & new_label.notna() & (new_label != table.label),
     }
     label = new_label.fillna(table.label)
-    return table.assign(label=label, used=used), {what: int(changed.sum()) for what, changed in counts.items()}
+    decided = table.assign(label=label, first_label=table.label, used=used)
+    return decided, {what: int(changed.sum()) for what, changed in counts.items()}
 
 
 def read_rows(file: Path) -> Iterator[dict[str, Any]]:

@@ -29,23 +29,22 @@ def join(name: str, table: pd.DataFrame, options: Split) -> pd.DataFrame:
 
     `component`: the number of the image's group. Images are in one group if a chain of equal `pixel_hash`, `group` or
     `group_by` keys connects them. Images that are not `used` count too, so that leaving one out moves no other.
-    `key`: what the group is drawn by: the first of its `group_by` keys in alphabetical order, else the first of its
-    pixel hashes. `placed`: the official side, `train` where there is none, or where val is pooled for folds.
-    `leaked`: whether the group has a used image on a stronger official side.
+    `key`: what the image is drawn by, its `group_by` key or else its `phash`. `placed`: the official side, `train`
+    where there is none, or where val is pooled for folds. `leaked`: whether the image is used, and another of its group
+    on a stronger official side is too.
     """
     import pandas as pd
 
     table = table[table.pixel_hash.notna()].reset_index(drop=True)
     named = pd.Series(path_keys(name, table.path, options.group_by), dtype=object)
     component = components(table.pixel_hash, table.group, named)
-    by_name, by_content = smallest(named, component), smallest(table.pixel_hash, component)
     placed = table.official_split.fillna("train")
     if options.folds is not None:
         placed = placed.replace("val", "train")
     rank = placed.map({side: rank for rank, side in enumerate(SIDES)})
     strongest = rank.where(table.used).groupby(component).transform("max")
     return table.assign(
-        component=component, key=by_name.fillna(by_content), placed=placed, leaked=table.used & (rank < strongest)
+        component=component, key=named.fillna(table.phash), placed=placed, leaked=table.used & (rank < strongest)
     )
 
 
@@ -109,14 +108,3 @@ def components(*columns: pd.Series) -> np.ndarray:
     edges = (np.concatenate(rows), np.concatenate(values))
     graph = coo_array((np.ones(len(edges[0]), np.int8), edges), shape=(nodes, nodes))
     return connected_components(graph, directed=False)[1][: len(columns[0])]
-
-
-def smallest(values: pd.Series, component: np.ndarray) -> pd.Series:
-    """For each row the alphabetically first value of its component, null where the component has none."""
-    import pandas as pd
-
-    codes, distinct = pd.factorize(values, sort=True)
-    first = np.full(component.max(initial=-1) + 1, len(distinct))
-    known = codes >= 0
-    np.minimum.at(first, component[known], codes[known])
-    return pd.Series([*distinct, None], dtype=object).take(first[component]).reset_index(drop=True)
