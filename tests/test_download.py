@@ -591,13 +591,13 @@ def test_network_without_weights_gets_none(project: Project) -> None:
     for _ in range(2):
         assert project.run("--weights", "toy-net") == (0, "", "")
         assert [path.name for path in folder.iterdir()] == ["none.txt"]
-    project.experiment(name="torchvision", backbone="alexnet")
+    project.experiment(name="torchvision", model="alexnet")
     download.download_weights("toy-net")
     assert [path.name for path in folder.iterdir()] == ["none.txt"]
 
 
 def test_own_weights(project: Project, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    project.experiment(name="torchvision", backbone="alexnet", weights={**WEIGHTS, "mirrors": [server.mirror("ok")]})
+    project.experiment(name="torchvision", model="alexnet", weights={**WEIGHTS, "mirrors": [server.mirror("ok")]})
     (tmp_path / "own/weights").mkdir(parents=True)
     (tmp_path / "own/weights/images.gz").write_bytes(BODY)
     monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "own"))
@@ -620,7 +620,7 @@ def test_own_weights(project: Project, server: Server, monkeypatch: pytest.Monke
 
 
 def test_weights_that_another_experiment_has(project: Project, closed_port: str) -> None:
-    project.experiment(name="torchvision", backbone="alexnet", weights={**WEIGHTS, "mirrors": [closed_port]})
+    project.experiment(name="torchvision", model="alexnet", weights={**WEIGHTS, "mirrors": [closed_port]})
     for experiment, content in (("a-wrong", b"damaged"), ("b-right", BODY)):
         (project.root / "data/weights" / experiment).mkdir(parents=True)
         (project.root / "data/weights" / experiment / "images.gz").write_bytes(content)
@@ -630,7 +630,7 @@ def test_weights_that_another_experiment_has(project: Project, closed_port: str)
 
 
 def test_weights_that_no_place_has(project: Project, closed_port: str, impatient: None) -> None:
-    project.experiment(name="torchvision", backbone="alexnet", weights={**WEIGHTS, "mirrors": [closed_port]})
+    project.experiment(name="torchvision", model="alexnet", weights={**WEIGHTS, "mirrors": [closed_port]})
     with pytest.raises(UserError) as raised:
         download.download_weights("toy-net")
     assert f"{closed_port}/images.gz: connection refused" in str(raised.value)
@@ -644,8 +644,8 @@ def test_checksum_in_the_name_decides(project: Project, server: Server, monkeypa
     server.files[name] = BODY
     mirrors = [server.mirror("wrong"), server.mirror("ok")]
     wanted = Wanted(name, sha256_prefix=download.checksum_in(name))
-    monkeypatch.setattr(download, "torchvision_file", lambda backbone, weights: (wanted, mirrors))
-    project.experiment(name="torchvision", backbone="alexnet", weights="IMAGENET1K_V1")
+    monkeypatch.setattr(download, "torchvision_file", lambda network, weights: (wanted, mirrors))
+    project.experiment(name="torchvision", model="alexnet", weights="IMAGENET1K_V1")
     download.download_weights("toy-net")
     assert Path("data/weights/toy-net", name).read_bytes() == BODY
     assert [fault for fault, _, _ in server.requests] == ["wrong", "ok"]

@@ -23,8 +23,8 @@ from pipeline.config import params
 from pipeline.config.experiments import Experiment
 from pipeline.evaluation.model import Model
 from pipeline.networks import Shape, build
+from pipeline.networks.layers import load_weights
 from pipeline.networks.resnet import Block
-from pipeline.networks.torchvision import load_weights
 from pipeline.study import with_all_studies
 from pipeline.system.console import UserError
 from pipeline.training import live, trainer
@@ -39,8 +39,8 @@ def network(name: str, **more: Any) -> Any:
     return Experiment.model_validate({**entry, "epochs": 1, "batch_size": 1}).network
 
 
-def transfer(backbone: str, **more: Any) -> Any:
-    return network("torchvision", backbone=backbone, **more)
+def transfer(model: str, **more: Any) -> Any:
+    return network("torchvision", model=model, **more)
 
 
 def study(monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[Any, Shape]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.system import intact
-from pipeline.system.console import UserError
+from pipeline.system.console import MissingExtra, UserError
 
 
 class Model:
@@ -50,6 +50,8 @@ class Model:
             self.network = build(network, self.shape)
         except ValidationError as error:
             raise intact.damaged(file, in_one_line(error, about), self.stage) from None
+        except MissingExtra:
+            raise
         # what can't take this shape, or is not known to torchvision any more
         except (ValueError, RuntimeError, UserError) as error:
             raise intact.damaged(file, f"network: {error}", self.stage) from None
