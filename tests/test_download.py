@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import os
@@ -16,14 +17,15 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import download
+from pipeline import download, networks
+from pipeline.config.networks import TorchvisionConfig
 from pipeline.fetching import checksums, http, mirrors
 from pipeline.fetching.checksums import Failure, Wanted
 from pipeline.fetching.digits import write_archive
@@ -653,14 +655,59 @@ def test_checksum_in_the_name_decides(project: Project, server: Server, monkeypa
         download.checksum_in("mobilenet_v2_qnnpack_37f702c5.pth")
 
 
-def test_what_torchvision_publishes() -> None:
-    wanted, (mirror,) = download.torchvision_file("alexnet", "IMAGENET1K_V1")
+def test_what_torchvision_publishes(project: Project) -> None:
+    network = TorchvisionConfig(name="torchvision", model="alexnet")
+    wanted, (mirror,) = download.torchvision_file(network, "IMAGENET1K_V1")
     assert wanted == Wanted("alexnet-owt-7be5be79.pth", sha256_prefix="7be5be79")
     assert re.fullmatch(r"https://\S+/models", mirror)
-    with pytest.raises(UserError, match=r"no such model \(did you mean 'alexnet'\?\); it has: alexnet, "):
-        download.torchvision_file("alexnett", "IMAGENET1K_V1")
     with pytest.raises(UserError, match=r"\(did you mean 'IMAGENET1K_V1'\?\); it has: IMAGENET1K_V1"):
-        download.torchvision_file("alexnet", "IMAGENET1K_V9")
+        download.torchvision_file(network, "IMAGENET1K_V9")
+    project.experiment(name="torchvision", model="alexnett", weights="IMAGENET1K_V1")
+    with pytest.raises(UserError) as raised:
+        download.download_weights("toy-net")
+    with pytest.raises(UserError) as again:
+        networks.build(TorchvisionConfig(name="torchvision", model="alexnett"), networks.Shape(3, 64, 64, 2))
+    assert str(raised.value) == str(again.value)
+    assert "no such model (did you mean 'alexnet'?); https://" in str(raised.value)
+
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_weights_of_a_hub_at_a_pinned_revision(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, impatient: None
+) -> None:
+    """The pointer that the hub keeps in git names the checksum of the file."""
+    hub = tmp_path / "hub/timm/resnet18"
+    file, pointer = hub / f"resolve/{REVISION}/model.safetensors", hub / f"raw/{REVISION}/model.safetensors"
+    for path in (file, pointer):
+        path.parent.mkdir(parents=True)
+    file.write_bytes(BODY)
+    pointer.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256(BODY)}\nsize {len(BODY)}\n")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / "hub")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
+        weights = {"repo_id": "timm/resnet18", "revision": REVISION}
+        project.experiment(name="timm", model="resnet18", weights=weights)
+        status, _, errors = project.run("--weights", "toy-net")
+        assert status == 0, errors
+        folder = project.root / "data/weights/toy-net"
+        assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+        assert (folder / "model.safetensors").read_bytes() == BODY
+
+        shutil.rmtree(folder)
+        file.write_bytes(BODY[::-1])
+        with pytest.raises(UserError, match=r"model\.safetensors: sha256 is \w+…, expected"):
+            download.download_weights("toy-net")
+        pointer.write_text("{}")
+        with pytest.raises(UserError, match="expected the pointer of Git LFS"):
+            download.download_weights("toy-net")
+        project.experiment(name="timm", model="resnet18", weights={**weights, "revision": REVISION[::-1]})
+        with pytest.raises(UserError, match=f"raw/{REVISION[::-1]}/model.safetensors: HTTP 404; expected"):
+            download.download_weights("toy-net")
+        assert not folder.exists()
+        server.shutdown()
 
 
 def test_html_is_told_by_its_beginning() -> None:

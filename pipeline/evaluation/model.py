@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,10 @@ class Model:
                     raise ValueError(f"{name} is {values.dtype}; expected {own[name].dtype}")
                 if not values.isfinite().all():
                     raise ValueError(f"{name} has values that are no finite numbers")
-            self.network.load_state_dict(state)
+            # safetensors do not keep the versions of modules, which torchvision's MNASNet asks for
+            versioned = OrderedDict(state)
+            versioned._metadata = own._metadata  # type: ignore[attr-defined]
+            self.network.load_state_dict(versioned)
         except FileNotFoundError:
             raise intact.missing(file, self.stage) from None
         except (SafetensorError, ValueError, KeyError) as error:  # KeyError: of a type that torch does not know

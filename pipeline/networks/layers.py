@@ -87,7 +87,8 @@ def load_weights(backbone: nn.Module, file: Path, name: str) -> None:
         raise UserError(
             f"{file}: not weights of {name}: {len(lacking)} tensors are missing or of another shape, e.g. {lacking[0]}"
         )
-    backbone.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
+    own.update({key: state[key] for key in own if key in state})  # keeps the version that MNASNet asks for
+    backbone.load_state_dict(own)
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
