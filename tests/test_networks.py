@@ -467,6 +467,27 @@ def test_every_network_is_a_module_and_a_config() -> None:
     assert names == {path.stem for path in Path(networks.__file__).parent.glob("*.py")} - {"__init__", "layers"}
 
 
+def model_folder(folder: Path, described: Any) -> Path:
+    """What `train` says of a network for images of 64 × 64 pixels, without its weights."""
+    folder.mkdir(parents=True)
+    shape = {"channels": 3, "height": 64, "width": 64, "classes": 2}
+    about = {"shape": shape, "classes": ["a", "b"], "parameters": 1, "trainable_parameters": 1}
+    preprocessing = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    whole = {**about, "preprocessing": preprocessing, "network": described.model_dump(mode="json")}
+    (folder / "model.json").write_text(json.dumps(whole))
+    return folder
+
+
+def test_model_with_modules_of_a_version_is_read_again(tmp_path: Path) -> None:
+    """MNASNet refuses weights without the version that safetensors do not keep."""
+    described = transfer("mnasnet0_5")
+    folder = model_folder(tmp_path / "model", described)
+    state = build(described, Shape(3, 64, 64, 2)).state_dict()
+    save_file(state, folder / "model.safetensors")
+    read = Model(folder).network.state_dict()
+    assert read.keys() == state.keys() and all(value.equal(state[key]) for key, value in read.items())
+
+
 def test_backbone_learns_unless_it_is_frozen() -> None:
     model = build(transfer("squeezenet1_1"), Shape(3, 32, 32, 2)).train()
     assert model.backbone.training
@@ -630,13 +651,7 @@ def test_timm_that_is_not_installed_is_one_line(project: Project, monkeypatch: p
     for needs in (described.normalization, lambda: build(described, Shape(3, 64, 64, 2))):
         with pytest.raises(UserError, match=r"^[^\n]*not installed: run `\.venv/bin/uv pip install 'timm>=1\.0'`$"):
             needs()
-    folder = project.root / "models/a"
-    folder.mkdir(parents=True)
-    shape = {"channels": 3, "height": 64, "width": 64, "classes": 2}
-    about = {"shape": shape, "classes": ["a", "b"], "parameters": 1, "trainable_parameters": 1}
-    preprocessing = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    described = described.model_dump(mode="json")
-    (folder / "model.json").write_text(json.dumps({**about, "preprocessing": preprocessing, "network": described}))
+    folder = model_folder(project.root / "models/a", described)
     with pytest.raises(UserError, match="not installed"):
         Model(folder)
 

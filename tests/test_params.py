@@ -205,6 +205,18 @@ def test_values_arrive_as_written(here: Path) -> None:
         ("seed", ..., ["seed: Field required"]),
         ("datasets mnist image_size", ..., ["datasets.mnist.image_size: Field required"]),
         ("experiments mnist-mlp network name", ..., ["mnist-mlp.network.name: Field required"]),
+        ("experiments mnist-mlp normalize", "pretrained", ["mnist-mlp: normalize = 'pretrained' is for", "'timm'"]),
+        ("experiments mnist-transfer network replace", "head", ["network.replace = 'head'", "'last_layer'"]),
+        (
+            "experiments mnist-transfer network",
+            {"name": "timm", "model": "resnet50", "weights": "IMAGENET1K_V1"},
+            ["network.weights = 'IMAGENET1K_V1'", "expected {file, sha256, mirrors} or {repo_id, revision}"],
+        ),
+        (
+            "experiments mnist-transfer network",
+            {"name": "timm", "model": "resnet50", "weights": {"repo_id": "timm/resnet50", "revision": "main"}},
+            ["network.weights.revision: 'main': expected a commit, of 40 hexadecimal digits"],
+        ),
         ("experiments mnist-mlp optimizer lr", ..., ["mnist-mlp.optimizer.lr: Field required"]),
         # names
         ("datasets a/b", {}, ["datasets.a/b", "letters, digits"]),

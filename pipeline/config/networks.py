@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from pipeline.config.fields import Address, Fraction, Positive, Strict, hint, shown
 from pipeline.system.console import MissingExtra, UserError
@@ -104,16 +105,34 @@ class WeightsFile(Strict):
     mirrors: list[Address] = []
 
 
+def a_commit(revision: str) -> str:
+    if not re.fullmatch("[0-9a-f]{40}", revision):
+        raise ValueError(f"{shown(revision)}: expected a commit, of 40 hexadecimal digits; branches and tags move")
+    return revision
+
+
 class HubWeights(Strict):
     """The file `model.safetensors` of a repository on the Hugging Face hub, at one of its commits."""
 
     repo_id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]  # e.g. timm/resnet50.a1_in1k
-    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")]  # a commit: branches and tags move
+    revision: Annotated[str, AfterValidator(a_commit)]
 
 
-def kind_of_weights(value: Any) -> str:
+def kind_of_weights(value: Any) -> str | None:
     """Which of the two classes above an entry means, so that an error speaks of that one only."""
-    return "hub" if isinstance(value, HubWeights) or (isinstance(value, dict) and "repo_id" in value) else "file"
+    if isinstance(value, HubWeights) or (isinstance(value, dict) and "repo_id" in value):
+        return "hub"
+    return "file" if isinstance(value, WeightsFile | dict) else None
+
+
+FileOrHub = Annotated[
+    Annotated[WeightsFile, Tag("file")] | Annotated[HubWeights, Tag("hub")],
+    Discriminator(
+        kind_of_weights,
+        custom_error_type="weights",
+        custom_error_message="expected {file, sha256, mirrors} or {repo_id, revision}",
+    ),
+]
 
 
 class BackboneConfig(Strict):
@@ -157,12 +176,7 @@ class TimmConfig(BackboneConfig):
     """Any model of timm."""
 
     name: Literal["timm"]
-    weights: (
-        Annotated[
-            Annotated[WeightsFile, Tag("file")] | Annotated[HubWeights, Tag("hub")], Discriminator(kind_of_weights)
-        ]
-        | None
-    ) = None
+    weights: FileOrHub | None = None
 
     def library(self) -> Any:
         """The module `timm`. Raises MissingExtra where it is not installed, UserError for a model that it lacks."""
