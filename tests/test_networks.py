@@ -451,7 +451,7 @@ def test_classifier_is_replaced_where_a_study_says_so(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*FAMILIES, "convnext_base", "densenet201", "resnet101", "swin_b"])
 def test_blocks_of_every_family_hold_at_most_half_of_the_weights(name: str) -> None:
-    """But for single layers, which can't be taken apart: the first linear ones of AlexNet and VGG."""
+    """But for single layers, such as the first linear ones of AlexNet and VGG, which can't be taken apart."""
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
         model = build(transfer(name), Shape(3, 32, 32, 2) if name.startswith("regnet") else PHOTOS)
     found = blocks(model)
