@@ -104,9 +104,9 @@ def weights(experiment: str, network: Any, project: Path) -> tuple[str, bool]:
     import torch
     import torchvision
 
-    file = project / f"{network.backbone}-random.pth"
+    file = project / f"{network.model}-random.pth"
     if not file.exists():
         torch.manual_seed(0)
         with atomic_write(file) as partial:
-            torch.save(torchvision.models.get_model(network.backbone, weights=None).state_dict(), partial)
+            torch.save(torchvision.models.get_model(network.model, weights=None).state_dict(), partial)
     return file.name, True

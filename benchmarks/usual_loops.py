@@ -90,7 +90,7 @@ def network(job: Job) -> nn.Module:
         return nn.Sequential(nn.Flatten(), *fully_connected(sizes, classes, described), *last)
     if described.name == "cnn" and described.activation == "relu" and not described.batch_norm:
         return CNN(described, job.shape, classes)
-    if described.name == "torchvision" and described.backbone == "alexnet":
+    if described.name == "torchvision" and described.model == "alexnet":
         model = models.alexnet()
         if job.weights:
             model.load_state_dict(torch.load(job.weights, weights_only=True))

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.config import params
 from pipeline.config.fields import hint
-from pipeline.config.networks import Network, Transfer, WeightsFile
+from pipeline.config.networks import BackboneConfig, HubWeights, Network, TorchvisionConfig, WeightsFile
 from pipeline.fetching.checksums import Wanted
 from pipeline.fetching.mirrors import fetch_all, user_mirror
 from pipeline.system.console import UserError, name_in, run, say
@@ -63,8 +63,9 @@ def fetch_dataset(name: str, files: list[Wanted], mirrors: list[str]) -> None:
 
 
 def download_weights(experiment: str) -> None:
-    """Fetch the pretrained weights of an experiment's network into data/weights/EXPERIMENT; none: none.txt.
+    """Fetch the pretrained weights of an experiment's network into data/weights/EXPERIMENT.
 
+    A network that starts from random weights gets a file none.txt there.
     Raises UserError when every place fails or torchvision has no such weights, OSError when the disk does.
     """
     network = params.load().experiment(experiment).network
@@ -74,44 +75,49 @@ def download_weights(experiment: str) -> None:
 
 def fetch_weights(experiment: str, network: Network) -> None:
     folder = WEIGHTS / experiment
-    if not isinstance(network, Transfer) or network.weights is None:
+    if not isinstance(network, BackboneConfig) or network.weights is None:
         with atomic_write(folder) as partial:
             partial.mkdir()
             (partial / "none.txt").write_text("Random weights to start from.\n")  # DVC warns of an empty folder
         return
-    weights = network.weights
-    if isinstance(weights, WeightsFile):
-        wanted, mirrors = Wanted(plain(weights.file), sha256=weights.sha256), weights.mirrors
-    else:
-        wanted, mirrors = torchvision_file(network.backbone, weights)
+    waiting = WAITING / f"weights@{experiment}"  # no data set's name has an @
+    wanted, mirrors = weights_file(network, waiting)
     if wanted.is_at(folder / wanted.name):
         for path in folder.iterdir():
             if path.name != wanted.name:
                 remove(path)
         return
     others = [str(path.parent) for path in sorted(WEIGHTS.glob(f"*/{wanted.name}")) if path.parent != folder]
-    waiting = WAITING / f"weights@{experiment}"  # no data set's name has an @
     publish(fetch_all([wanted], others + user_mirror("weights") + mirrors, waiting, "weights"), folder)
     remove(waiting)
 
 
-def torchvision_file(backbone: str, weights: str) -> tuple[Wanted, list[str]]:
+def weights_file(network: BackboneConfig, waiting: Path) -> tuple[Wanted, list[str]]:
+    """What identifies the file of pretrained weights, and the mirrors that the config or its publisher names."""
+    weights = network.weights
+    if isinstance(weights, WeightsFile):
+        return Wanted(plain(weights.file), sha256=weights.sha256), weights.mirrors
+    if isinstance(weights, HubWeights):
+        from pipeline.fetching.hub import hub_file
+
+        return hub_file(weights.repo_id, weights.revision, "model.safetensors", waiting)
+    assert isinstance(network, TorchvisionConfig) and weights is not None, "others name a file or a hub"
+    return torchvision_file(network, weights)
+
+
+def torchvision_file(network: TorchvisionConfig, weights: str) -> tuple[Wanted, list[str]]:
     """What torchvision publishes under that name, and the URL of the folder that holds it.
 
     Raises UserError, with what there is, if torchvision knows no such model or weights.
     """
+    builder = network.builder()
+
     from torchvision import models
 
-    known = models.list_models(module=models)
-    if backbone not in known:
-        raise UserError(
-            f"{params.FILE}: network.backbone = '{backbone}': torchvision has no such model{hint(backbone, known)}; "
-            f"it has: {', '.join(known)}"
-        )
-    published = models.get_model_weights(backbone).__members__
+    published = models.get_model_weights(builder).__members__
     if weights not in published:
         raise UserError(
-            f"{params.FILE}: network.weights = '{weights}': torchvision has no such weights of {backbone}"
+            f"{params.FILE}: network.weights = '{weights}': torchvision has no such weights of {network.model}"
             f"{hint(weights, published)}; it has: {', '.join(published)}"
         )
     mirror, _, name = published[weights].value.url.rpartition("/")

@@ -61,7 +61,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     group.check_all_equal(fingerprint(identity, environment))
     # what features are made of, so that every head on the same ones finds them
     parts = dict.fromkeys(("normalize", "augment", "precision", "train_on_val", "train_fraction"), True)
-    made_of = config.model_dump(mode="json", include={"network": {"backbone"}, **parts})
+    made_of = config.model_dump(mode="json", include={"network": {"name", "model", "replace"}, **parts})
 
     histories, states = [], {}
     with live.Logger(name, identity) as logger:

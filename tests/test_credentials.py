@@ -235,7 +235,7 @@ def test_what_dvc_would_write_into_its_lock_is_refused(planted: Project, source:
 
     planted.dataset("toy", "photos")
     weights = {"file": "x.pth", "sha256": "0", "mirrors": ["http://host", source]}
-    network = {"name": "torchvision", "backbone": "alexnet", "weights": weights}
+    network = {"name": "torchvision", "model": "alexnet", "weights": weights}
     planted.experiment("toy-mlp", "toy", network=network)
     refused = planted.run("download", "--weights", "toy-mlp")
     failed_in_one_line(refused, "params.yaml: experiments.toy-mlp.network.weights.mirrors.1: ")

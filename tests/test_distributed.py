@@ -221,7 +221,7 @@ def test_one_device_is_not_several(name: str) -> None:
 
 
 def test_views_are_computed_by_one_process() -> None:
-    frozen = {"name": "torchvision", "backbone": "squeezenet1_1", "freeze": True}
+    frozen = {"name": "torchvision", "model": "squeezenet1_1", "freeze": True}
     with pytest.raises(ValueError, match="views = 2 is for one device; compute has 4"):
         config(network=frozen, views=2, compute={"devices": 2, "nodes": 2})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import os
@@ -16,14 +17,15 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import download
+from pipeline import download, networks
+from pipeline.config.networks import TorchvisionConfig
 from pipeline.fetching import checksums, http, mirrors
 from pipeline.fetching.checksums import Failure, Wanted
 from pipeline.fetching.digits import write_archive
@@ -593,13 +595,13 @@ def test_network_without_weights_gets_none(project: Project) -> None:
     for _ in range(2):
         assert project.run("--weights", "toy-net") == (0, "", "")
         assert [path.name for path in folder.iterdir()] == ["none.txt"]
-    project.experiment(name="torchvision", backbone="alexnet")
+    project.experiment(name="torchvision", model="alexnet")
     download.download_weights("toy-net")
     assert [path.name for path in folder.iterdir()] == ["none.txt"]
 
 
 def test_own_weights(project: Project, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    project.experiment(name="torchvision", backbone="alexnet", weights={**WEIGHTS, "mirrors": [server.mirror("ok")]})
+    project.experiment(name="torchvision", model="alexnet", weights={**WEIGHTS, "mirrors": [server.mirror("ok")]})
     (tmp_path / "own/weights").mkdir(parents=True)
     (tmp_path / "own/weights/images.gz").write_bytes(BODY)
     monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "own"))
@@ -622,7 +624,7 @@ def test_own_weights(project: Project, server: Server, monkeypatch: pytest.Monke
 
 
 def test_weights_that_another_experiment_has(project: Project, closed_port: str) -> None:
-    project.experiment(name="torchvision", backbone="alexnet", weights={**WEIGHTS, "mirrors": [closed_port]})
+    project.experiment(name="torchvision", model="alexnet", weights={**WEIGHTS, "mirrors": [closed_port]})
     for experiment, content in (("a-wrong", b"damaged"), ("b-right", BODY)):
         (project.root / "data/weights" / experiment).mkdir(parents=True)
         (project.root / "data/weights" / experiment / "images.gz").write_bytes(content)
@@ -632,7 +634,7 @@ def test_weights_that_another_experiment_has(project: Project, closed_port: str)
 
 
 def test_weights_that_no_place_has(project: Project, closed_port: str, impatient: None) -> None:
-    project.experiment(name="torchvision", backbone="alexnet", weights={**WEIGHTS, "mirrors": [closed_port]})
+    project.experiment(name="torchvision", model="alexnet", weights={**WEIGHTS, "mirrors": [closed_port]})
     with pytest.raises(UserError) as raised:
         download.download_weights("toy-net")
     assert f"{closed_port}/images.gz: connection refused" in str(raised.value)
@@ -646,8 +648,8 @@ def test_checksum_in_the_name_decides(project: Project, server: Server, monkeypa
     server.files[name] = BODY
     mirrors = [server.mirror("wrong"), server.mirror("ok")]
     wanted = Wanted(name, sha256_prefix=download.checksum_in(name))
-    monkeypatch.setattr(download, "torchvision_file", lambda backbone, weights: (wanted, mirrors))
-    project.experiment(name="torchvision", backbone="alexnet", weights="IMAGENET1K_V1")
+    monkeypatch.setattr(download, "torchvision_file", lambda network, weights: (wanted, mirrors))
+    project.experiment(name="torchvision", model="alexnet", weights="IMAGENET1K_V1")
     download.download_weights("toy-net")
     assert Path("data/weights/toy-net", name).read_bytes() == BODY
     assert [fault for fault, _, _ in server.requests] == ["wrong", "ok"]
@@ -655,14 +657,59 @@ def test_checksum_in_the_name_decides(project: Project, server: Server, monkeypa
         download.checksum_in("mobilenet_v2_qnnpack_37f702c5.pth")
 
 
-def test_what_torchvision_publishes() -> None:
-    wanted, (mirror,) = download.torchvision_file("alexnet", "IMAGENET1K_V1")
+def test_what_torchvision_publishes(project: Project) -> None:
+    network = TorchvisionConfig(name="torchvision", model="alexnet")
+    wanted, (mirror,) = download.torchvision_file(network, "IMAGENET1K_V1")
     assert wanted == Wanted("alexnet-owt-7be5be79.pth", sha256_prefix="7be5be79")
     assert re.fullmatch(r"https://\S+/models", mirror)
-    with pytest.raises(UserError, match=r"no such model \(did you mean 'alexnet'\?\); it has: alexnet, "):
-        download.torchvision_file("alexnett", "IMAGENET1K_V1")
     with pytest.raises(UserError, match=r"\(did you mean 'IMAGENET1K_V1'\?\); it has: IMAGENET1K_V1"):
-        download.torchvision_file("alexnet", "IMAGENET1K_V9")
+        download.torchvision_file(network, "IMAGENET1K_V9")
+    project.experiment(name="torchvision", model="alexnett", weights="IMAGENET1K_V1")
+    with pytest.raises(UserError) as raised:
+        download.download_weights("toy-net")
+    with pytest.raises(UserError) as again:
+        networks.build(TorchvisionConfig(name="torchvision", model="alexnett"), networks.Shape(3, 64, 64, 2))
+    assert str(raised.value) == str(again.value)
+    assert "no such model (did you mean 'alexnet'?); https://" in str(raised.value)
+
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_weights_of_a_hub_at_a_pinned_revision(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, impatient: None
+) -> None:
+    """The pointer that the hub keeps in git names the checksum of the file."""
+    hub = tmp_path / "hub/timm/resnet18"
+    file, pointer = hub / f"resolve/{REVISION}/model.safetensors", hub / f"raw/{REVISION}/model.safetensors"
+    for path in (file, pointer):
+        path.parent.mkdir(parents=True)
+    file.write_bytes(BODY)
+    pointer.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256(BODY)}\nsize {len(BODY)}\n")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / "hub")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
+        weights = {"repo_id": "timm/resnet18", "revision": REVISION}
+        project.experiment(name="timm", model="resnet18", weights=weights)
+        status, _, errors = project.run("--weights", "toy-net")
+        assert status == 0, errors
+        folder = project.root / "data/weights/toy-net"
+        assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+        assert (folder / "model.safetensors").read_bytes() == BODY
+
+        shutil.rmtree(folder)
+        file.write_bytes(BODY[::-1])
+        with pytest.raises(UserError, match=r"model\.safetensors: sha256 is \w+…, expected"):
+            download.download_weights("toy-net")
+        pointer.write_text("{}")
+        with pytest.raises(UserError, match="expected the pointer of Git LFS"):
+            download.download_weights("toy-net")
+        project.experiment(name="timm", model="resnet18", weights={**weights, "revision": REVISION[::-1]})
+        with pytest.raises(UserError, match=f"raw/{REVISION[::-1]}/model.safetensors: HTTP 404; expected"):
+            download.download_weights("toy-net")
+        assert not folder.exists()
+        server.shutdown()
 
 
 def test_html_is_told_by_its_beginning() -> None:

@@ -20,7 +20,7 @@ from pipeline.training.features import Features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FROZEN = {"name": "torchvision", "backbone": "squeezenet1_1", "freeze": True}
+FROZEN = {"name": "torchvision", "model": "squeezenet1_1", "freeze": True}
 PLAIN = {"network": FROZEN, "augment": {"rotation": 20, "horizontal_flip": 0.5}, "epochs": 3, "batch_size": 8}
 
 

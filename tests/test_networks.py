@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,20 +13,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import REPOSITORY, Project
-from things import write_packed
+from safetensors.torch import load_file, save_file
+from things import pack, write_packed
 from torch import nn
 from torchvision import models
 
-from pipeline import train
+from pipeline import networks, train
 from pipeline.config import params
 from pipeline.config.experiments import Experiment
+from pipeline.config.networks import Network
 from pipeline.evaluation.model import Model
 from pipeline.networks import Shape, build
+from pipeline.networks.layers import load_weights
 from pipeline.networks.resnet import Block
-from pipeline.networks.torchvision import load_weights
 from pipeline.study import with_all_studies
 from pipeline.system.console import UserError
 from pipeline.training import live, trainer
+from pipeline.training.optimizers import blocks
 
 PHOTOS = Shape(channels=3, height=224, width=224, classes=2)
 SQUEEZENET = "weights/squeezenet1_1-imagenet-features.pth"
@@ -38,8 +41,8 @@ def network(name: str, **more: Any) -> Any:
     return Experiment.model_validate({**entry, "epochs": 1, "batch_size": 1}).network
 
 
-def transfer(backbone: str, **more: Any) -> Any:
-    return network("torchvision", backbone=backbone, **more)
+def transfer(model: str, **more: Any) -> Any:
+    return network("torchvision", model=model, **more)
 
 
 def study(monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[Any, Shape]:
@@ -383,39 +386,103 @@ def test_stage_train_whitens_training_images_of_all_classes(project: Project, mo
 # --- Backbones -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("backbone", "features"),
-    [
-        ("alexnet", 9216),
-        ("convnext_tiny", 768),
-        ("densenet121", 1024),
-        ("efficientnet_b0", 1280),
-        ("googlenet", 1024),
-        ("inception_v3", 2048),
-        ("maxvit_t", 512),
-        ("mnasnet0_5", 1280),
-        ("mobilenet_v3_small", 576),
-        ("resnet18", 512),
-        ("shufflenet_v2_x0_5", 1024),
-        ("squeezenet1_0", 512),
-        ("swin_t", 768),
-        ("vgg11", 25088),
-        ("vit_b_32", 768),
-    ],
-)
-def test_one_backbone_of_every_family_gets_a_new_head(backbone: str, features: int) -> None:
+# a model of each family: its features, and those without all of its classifier
+FAMILIES = {
+    "alexnet": (4096, 9216),
+    "convnext_tiny": (768, 768),
+    "densenet121": (1024, 1024),
+    "efficientnet_b0": (1280, 1280),
+    "googlenet": (1024, 1024),
+    "inception_v3": (2048, 2048),
+    "maxvit_t": (512, 512),
+    "mnasnet0_5": (1280, 1280),
+    "mobilenet_v2": (1280, 1280),
+    "mobilenet_v3_small": (1024, 576),
+    "regnet_x_400mf": (400, 400),
+    "resnet18": (512, 512),
+    "shufflenet_v2_x0_5": (1024, 1024),
+    "squeezenet1_0": (512, 512),
+    "swin_t": (768, 768),
+    "vgg11": (4096, 25088),
+    "vit_b_32": (768, 768),
+}
+
+
+def test_families_are_all_that_torchvision_has() -> None:
+    def family(name: str) -> str:
+        return models.get_model_builder(name).__module__
+
+    assert {family(name) for name in FAMILIES} == {family(name) for name in models.list_models(models)}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_features_are_what_torchvision_feeds_its_last_layer(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    own = models.get_model(name, weights=None, **options).eval()
+    torch.save(own.state_dict(), tmp_path / "weights.pth")
+    side = 96 if name in ("inception_v3", "alexnet") else 224 if name in ("vit_b_32", "maxvit_t") else 64
+    model = build(transfer(name), Shape(3, side, side, 2), tmp_path / "weights.pth").eval()
+    taken: list[torch.Tensor] = []
+    for layer in own.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.register_forward_hook(lambda layer, inputs, output: taken.append(inputs[0]))
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        own(images)
+        features = model.backbone(images).flatten(1)
+    expected = taken[-1].mean((2, 3)) if taken[-1].ndim == 4 else taken[-1]  # SqueezeNet's last layer is a convolution
+    assert features.shape == (2, FAMILIES[name][0]) and model.head[0].in_features == FAMILIES[name][0]
+    assert torch.allclose(features, expected, rtol=1e-4, atol=1e-6)
+    assert features[0].ne(features[1]).any()
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not name.startswith("regnet")])
+def test_classifier_is_replaced_where_a_study_says_so(name: str) -> None:
     with torch.device("meta"):  # shapes without the work
-        model = build(transfer(backbone, freeze=True, head={"hidden": [7]}), PHOTOS).train()
+        model = build(transfer(name, freeze=True, replace="classifier", head={"hidden": [7]}), PHOTOS).train()
         assert model(torch.zeros(2, 3, 224, 224)).shape == (2, 2)
-    assert model.head[0].in_features == features
+    assert model.head[0].in_features == FAMILIES[name][1]
     assert {name.split(".")[0] for name, each in model.named_parameters() if each.requires_grad} == {"head"}
 
 
-def test_backbone_that_computes_with_its_own_numbers() -> None:
-    """RegNet can't be built on torch's meta device."""
-    model = build(transfer("regnet_x_400mf"), Shape(3, 32, 32, 4))
-    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
-    assert all(each.requires_grad for each in model.parameters())
+@pytest.mark.parametrize("name", [*FAMILIES, "convnext_base", "densenet201", "resnet101", "swin_b"])
+def test_blocks_of_every_family_hold_at_most_half_of_the_weights(name: str) -> None:
+    """But for single layers, such as the first linear ones of AlexNet and VGG, which can't be taken apart."""
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+        model = build(transfer(name), Shape(3, 32, 32, 2) if name.startswith("regnet") else PHOTOS)
+    found = blocks(model)
+    assert 5 < len(found) < 40 and found[-1] is model.head
+    assert not [block for block in found if list(block.children()) and parameters(block) > parameters(model) / 2]
+    outside = parameters(model) - sum(parameters(block) for block in found)
+    assert 0 <= outside < 0.01 * parameters(model)  # a vision transformer's class token and position embedding
+
+
+def test_every_network_is_a_module_and_a_config() -> None:
+    members = get_args(get_args(Network)[0])
+    names = {get_args(member.model_fields["name"].annotation)[0] for member in members}
+    assert names == {path.stem for path in Path(networks.__file__).parent.glob("*.py")} - {"__init__", "layers"}
+
+
+def model_folder(folder: Path, described: Any) -> Path:
+    """What `train` says of a network for images of 64 × 64 pixels, without its weights."""
+    folder.mkdir(parents=True)
+    shape = {"channels": 3, "height": 64, "width": 64, "classes": 2}
+    about = {"shape": shape, "classes": ["a", "b"], "parameters": 1, "trainable_parameters": 1}
+    preprocessing = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    whole = {**about, "preprocessing": preprocessing, "network": described.model_dump(mode="json")}
+    (folder / "model.json").write_text(json.dumps(whole))
+    return folder
+
+
+def test_model_with_modules_of_a_version_is_read_again(tmp_path: Path) -> None:
+    """MNASNet refuses weights without the version that safetensors do not keep."""
+    described = transfer("mnasnet0_5")
+    folder = model_folder(tmp_path / "model", described)
+    state = build(described, Shape(3, 64, 64, 2)).state_dict()
+    save_file(state, folder / "model.safetensors")
+    read = Model(folder).network.state_dict()
+    assert read.keys() == state.keys() and all(value.equal(state[key]) for key, value in read.items())
 
 
 def test_backbone_learns_unless_it_is_frozen() -> None:
@@ -451,7 +518,7 @@ def test_frozen_batch_norm_keeps_its_statistics() -> None:
 @pytest.mark.parametrize(
     ("backbone", "shape", "words"),
     [
-        ("alexnett", PHOTOS, ["'alexnett'", "no such model", "alexnet"]),
+        ("alexnett", PHOTOS, ["'alexnett'", "no such model (did you mean 'alexnet'?)", "https://"]),
         ("deeplabv3_resnet50", PHOTOS, ["no such model"]),  # torchvision has it, but it classifies no images
         ("", PHOTOS, ["no such model"]),
         ("alexnet", Shape(3, 28, 28, 2), ["'alexnet'", "3×28×28"]),
@@ -541,6 +608,19 @@ def test_weights_that_are_damaged_or_another_models(tmp_path: Path, squeezenet: 
     assert "not a state dict" in refuse(tmp_path / "missing.pth", squeezenet)
 
 
+def test_weights_in_a_file_of_safetensors(tmp_path: Path, squeezenet: Any) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file(squeezenet.state_dict(), file)
+    model = build(transfer("squeezenet1_1"), Shape(3, 32, 32, 2), file)
+    assert all(value.equal(squeezenet.state_dict()[key]) for key, value in model.backbone.state_dict().items())
+    whole = file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", pickle.dumps({})):
+        file.write_bytes(damaged)
+        assert "not a state dict" in refuse(file, squeezenet)
+    save_file({"features.0.weight": torch.zeros(1)}, file)
+    assert "not weights of squeezenet1_1" in refuse(file, squeezenet)
+
+
 def test_published_features_load_whole(data_mirror: Path) -> None:
     published = torch.load(data_mirror / SQUEEZENET, weights_only=True)
     model = build(transfer("squeezenet1_1", freeze=True), Shape(3, 64, 64, 2), data_mirror / SQUEEZENET)
@@ -548,3 +628,82 @@ def test_published_features_load_whole(data_mirror: Path) -> None:
     assert state.keys() == published.keys()
     assert all(value.equal(published[name]) for name, value in state.items())
     assert parameters(model, trained=True) == 2 * 512 + 2
+
+
+# --- timm ------------------------------------------------------------------------------------------------------------
+
+LITE0 = "tf_efficientnet_lite0"
+LITE0_WEIGHTS = "weights/tf_efficientnet_lite0-imagenet-features.safetensors"
+
+
+@pytest.fixture
+def timm() -> Any:
+    return pytest.importorskip("timm", reason="timm is not installed: uv pip install 'timm>=1.0'")
+
+
+def test_timm_that_is_not_installed_is_one_line(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a model is read again, which is not damaged."""
+    monkeypatch.setitem(sys.modules, "timm", None)
+    described = network("timm", model=LITE0)
+    for needs in (described.normalization, lambda: build(described, Shape(3, 64, 64, 2))):
+        with pytest.raises(UserError, match=r"^[^\n]*not installed: run `\.venv/bin/uv pip install 'timm>=1\.0'`$"):
+            needs()
+    folder = model_folder(project.root / "models/a", described)
+    with pytest.raises(UserError, match="not installed"):
+        Model(folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("resnet500", ["'resnet500'", "did you mean 'resnet50'", "timm.list_models()"]),
+        ("resnet50.a1_in1", ["did you mean 'resnet50.a1_in1k'"]),
+        ("hf-hub:timm/resnet50.a1_in1k", ["no such model"]),  # which timm would fetch, unpinned
+        ("vit_tiny_patch16_224", ["can't take images of 3×64×64"]),
+    ],
+)
+def test_timm_model_that_does_not_exist_or_fit(timm: Any, model: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as raised:
+        build(network("timm", model=model), Shape(3, 64, 64, 2))
+    assert "\n" not in str(raised.value)
+    for word in words:
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("model", ["resnet18", LITE0, "vit_tiny_patch16_224"])
+def test_timm_features_are_those_before_its_classifier(timm: Any, model: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    own = timm.create_model(model).eval()
+    save_file(own.state_dict(), tmp_path / "model.safetensors")
+    ours = build(network("timm", model=model, freeze=True), PHOTOS, tmp_path / "model.safetensors").train()
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        expected = own.forward_head(own.forward_features(images), pre_logits=True)
+        assert torch.allclose(ours.backbone(images), expected, rtol=1e-4, atol=1e-6)
+    assert {name.split(".")[0] for name, each in ours.named_parameters() if each.requires_grad} == {"head"}
+    assert max(parameters(block) for block in blocks(ours)) <= parameters(ours) / 2 and len(blocks(ours)) > 4
+
+
+def test_timm_knows_mean_and_std_unless_the_experiment_says_otherwise(
+    timm: Any, project: Project, data_mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SHORT", 1e9)
+    monkeypatch.chdir(project.root)
+    pack(project.root / "data/packed/things", height=32, width=32)
+    project.dataset("things", "data/raw/things", 32)
+    weights = {"file": "weights.safetensors", "sha256": "0"}
+    described = {"name": "timm", "model": LITE0, "weights": weights, "freeze": True}
+    project.experiment("own", "things", network=described, epochs=1)
+    project.experiment("given", "things", network=described, epochs=1, normalize="imagenet")
+    for name, mean in (("own", [0.5] * 3), ("given", [0.485, 0.456, 0.406])):
+        folder = project.root / "data/weights" / name
+        folder.mkdir(parents=True)
+        (folder / "weights.safetensors").symlink_to(data_mirror / LITE0_WEIGHTS)
+        project.command("train")
+        monkeypatch.setattr(sys, "argv", ["train", name])
+        train.main()
+        model = Model(project.root / "models" / name)
+        assert model.mean == mean
+        state = load_file(data_mirror / LITE0_WEIGHTS)
+        assert all(value.equal(state[key]) for key, value in model.network.backbone.state_dict().items())
+        assert model.about["trainable_parameters"] == 1280 * 3 + 3

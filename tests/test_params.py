@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import params
-from pipeline.config.networks import CNN, convolved
+from pipeline.config.networks import CNNConfig, convolved
 from pipeline.study import with_all_studies
 from pipeline.system.console import UserError
 
@@ -55,7 +55,7 @@ FULL: dict[str, Any] = {
         },
         "mnist-transfer": {
             "dataset": "mnist",
-            "network": {"name": "torchvision", "backbone": "alexnet", "weights": {"file": "w.pth", "sha256": "0"}},
+            "network": {"name": "torchvision", "model": "alexnet", "weights": {"file": "w.pth", "sha256": "0"}},
             "optimizer": {"name": "adamw", "lr": 1},
             "epochs": 1,
             "batch_size": 1,
@@ -219,6 +219,18 @@ def test_values_arrive_as_written(here: Path) -> None:
         ("datasets mnist check", ..., ["datasets.mnist: no section check; expected check: {}"]),
         ("datasets mnist split", ..., ["datasets.mnist: no section split; expected split: {}"]),
         ("experiments mnist-mlp network name", ..., ["mnist-mlp.network.name: Field required"]),
+        ("experiments mnist-mlp normalize", "pretrained", ["mnist-mlp: normalize = 'pretrained' is for", "'timm'"]),
+        ("experiments mnist-transfer network replace", "head", ["network.replace = 'head'", "'last_layer'"]),
+        (
+            "experiments mnist-transfer network",
+            {"name": "timm", "model": "resnet50", "weights": "IMAGENET1K_V1"},
+            ["network.weights = 'IMAGENET1K_V1'", "expected {file, sha256, mirrors} or {repo_id, revision}"],
+        ),
+        (
+            "experiments mnist-transfer network",
+            {"name": "timm", "model": "resnet50", "weights": {"repo_id": "timm/resnet50", "revision": "main"}},
+            ["network.weights.revision: 'main': expected a commit, of 40 hexadecimal digits"],
+        ),
         ("experiments mnist-mlp optimizer lr", ..., ["mnist-mlp.optimizer.lr: Field required"]),
         # names
         ("datasets a/b", {}, ["datasets.a/b", "letters, digits"]),
@@ -364,7 +376,7 @@ def test_a_stage_says_it_in_one_line(project: Project) -> None:
 def test_the_least_image_size_that_is_told_is_the_least(
     convolutions: int, kernel: int, padding: int, pool: int
 ) -> None:
-    network = CNN(name="cnn", convolutions=[4] * convolutions, kernel=kernel, padding=padding, pool=pool)
+    network = CNNConfig(name="cnn", convolutions=[4] * convolutions, kernel=kernel, padding=padding, pool=pool)
     fits = next(side for side in range(1, 1000) if min(convolved(network, side, side)) >= 1)
     assert network.incompatible_size(fits, fits) is None
     if fits > 1:

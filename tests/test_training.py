@@ -708,7 +708,7 @@ def test_stage_without_its_input(project: Project, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match=r"data/packed/things is not there: run dvc repro pack@things"):
         stage(project, monkeypatch, "things-mlp")
     pack(project.root / "data/packed/things", height=64, width=64)
-    squeezenet = {"name": "torchvision", "backbone": "squeezenet1_1", "weights": "IMAGENET1K_V1"}
+    squeezenet = {"name": "torchvision", "model": "squeezenet1_1", "weights": "IMAGENET1K_V1"}
     with pytest.raises(UserError, match=r"data/weights/things-net holds no weights: run dvc repro weights@things-net"):
         stage(project, monkeypatch, "things-net", network=squeezenet)
 
@@ -773,7 +773,7 @@ def test_pretrained_features_tell_cats_from_dogs(
     """One linear layer on every fourth photo; on features that are not pretrained it gets about 60 % right."""
     name = "squeezenet1_1-imagenet-features.pth"
     weights = {"file": name, "sha256": hashlib.sha256((data_mirror / "weights" / name).read_bytes()).hexdigest()}
-    network = {"name": "torchvision", "backbone": "squeezenet1_1", "weights": weights, "freeze": True}
+    network = {"name": "torchvision", "model": "squeezenet1_1", "weights": weights, "freeze": True}
     sample = data_mirror / "cats-dogs/cats-dogs-sample.zip"
     with zipfile.ZipFile(sample) as photos, zipfile.ZipFile(project.root / "photos.zip", "w") as some:
         for photo in photos.namelist()[::4]:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config.augmentation import Augment
 from pipeline.config.fields import Fraction, Positive, Seed, Strict
-from pipeline.config.networks import Network, Transfer
+from pipeline.config.networks import BackboneConfig, Network, TimmConfig
 
 Decay = Annotated[float, Field(ge=0)]
 
@@ -107,7 +107,7 @@ class Experiment(Strict):
     seeds: Annotated[int, Field(gt=0, le=1000)] = 1  # trainings, with this seed and those after it; the first predicts
     train_on_val: bool = False  # train on val too, for studies that pick nothing
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of every class, for learning curves
-    normalize: Literal["none", "symmetric", "imagenet", "dataset"] | Normalization = "dataset"
+    normalize: Literal["none", "symmetric", "imagenet", "dataset", "pretrained"] | Normalization = "dataset"
     augment: Augment = Augment()
     views: Positive | None = None  # augmented versions of each image, for a frozen backbone; null: one an epoch
     schedule: Schedule = Schedule()
@@ -126,6 +126,30 @@ class Experiment(Strict):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     compile: bool = False  # by torch.compile; takes up to a minute before the first step
     compute: Compute = Compute()
+
+    @model_validator(mode="before")
+    @classmethod
+    def timm_knows_its_normalization(cls, value: Any) -> Any:
+        if (
+            isinstance(value, dict)
+            and isinstance(value.get("network"), dict)
+            and value["network"].get("name") == "timm"
+        ):
+            return {"normalize": "pretrained", **value}
+        return value
+
+    @model_validator(mode="after")
+    def only_timm_knows_its_normalization(self) -> Experiment:
+        if self.normalize == "pretrained" and not isinstance(self.network, TimmConfig):
+            raise ValueError("normalize = 'pretrained' is for network.name = 'timm'; expected imagenet or another")
+        return self
+
+    def normalization(self) -> str | Normalization:
+        """What `normalize` says; for `pretrained`, the numbers. Raises UserError where timm can't tell them."""
+        if self.normalize == "pretrained" and isinstance(self.network, TimmConfig):
+            mean, std = self.network.normalization()
+            return Normalization(mean=mean, std=std)
+        return self.normalize
 
     @model_validator(mode="after")
     def choices_need_validation_images(self) -> Experiment:
@@ -154,7 +178,7 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def views_are_of_a_frozen_backbone(self) -> Experiment:
-        frozen = isinstance(self.network, Transfer) and self.network.freeze
+        frozen = isinstance(self.network, BackboneConfig) and self.network.freeze
         if self.views and not frozen:
             raise ValueError(f"views = {self.views} is for a frozen backbone; expected network.freeze: true")
         if self.views and self.compute.world_size > 1:

@@ -1,17 +1,23 @@
-"""What a config may say about its network."""
+"""What a config may say about its network; the name of a network is that of its module in `pipeline/networks`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from pipeline.config.fields import Address, Fraction, Positive, Strict
+from pipeline.config.fields import Address, Fraction, Positive, Strict, hint, shown
+from pipeline.system.console import MissingExtra, UserError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
 
 
-class Layers(Strict):
+class LayersConfig(Strict):
     """Fully connected layers; each hidden one is linear, batch norm, activation, dropout."""
 
     hidden: list[Positive] = []
@@ -20,7 +26,7 @@ class Layers(Strict):
     dropout: Fraction = 0.0
 
 
-class MLP(Layers):
+class MLPConfig(LayersConfig):
     """A multilayer perceptron on the flattened image."""
 
     name: Literal["mlp"]
@@ -31,14 +37,14 @@ class MLP(Layers):
         return None
 
 
-def convolved(network: CNN, height: int, width: int) -> tuple[int, int]:
+def convolved(network: CNNConfig, height: int, width: int) -> tuple[int, int]:
     """Height and width after the last block of a `cnn`; below 1 where the image is too small."""
     for _ in network.convolutions:
         height, width = ((side + 2 * network.padding - network.kernel + 1) // network.pool for side in (height, width))
     return height, width
 
 
-class CNN(Layers):
+class CNNConfig(LayersConfig):
     """Blocks of convolution, batch norm, activation and max pooling, then fully connected layers."""
 
     name: Literal["cnn"]
@@ -59,7 +65,7 @@ class CNN(Layers):
 Widths = Annotated[list[Positive], Field(min_length=1)]
 
 
-class ResNet(Strict):
+class ResNetConfig(Strict):
     """A residual network for small images, of 2 × stages × blocks + 2 layers."""
 
     name: Literal["resnet"]
@@ -74,7 +80,7 @@ class ResNet(Strict):
         return f"nothing is left to halve in {len(self.widths)} stages; expected at least {needed} pixels a side"
 
 
-class Airbench(Strict):
+class AirbenchConfig(Strict):
     """The small network of the CIFAR-10 speed runs."""
 
     name: Literal["airbench"]
@@ -87,29 +93,120 @@ class Airbench(Strict):
         return f"nothing is left after {len(self.widths)} groups; expected at least {needed} pixels a side"
 
 
-class Head(Layers):
-    """What replaces a backbone's own classifier."""
+class HeadConfig(LayersConfig):
+    """What follows a backbone's features."""
 
 
 class WeightsFile(Strict):
-    """Pretrained weights that torchvision does not publish: a state dict, checked before it is loaded."""
+    """A file of pretrained weights: a state dict, checked before it is loaded."""
 
     file: str
     sha256: str
     mirrors: list[Address] = []
 
 
-class Transfer(Strict):
-    """Any torchvision classification model as a backbone, with a new head."""
+def a_commit(revision: str) -> str:
+    if not re.fullmatch("[0-9a-f]{40}", revision):
+        raise ValueError(f"{shown(revision)}: expected a commit, of 40 hexadecimal digits; branches and tags move")
+    return revision
 
-    name: Literal["torchvision"]
-    backbone: str  # torchvision's name, as in torchvision.models.list_models()
-    weights: str | WeightsFile | None = None  # torchvision's name, e.g. IMAGENET1K_V1
-    freeze: bool = False
-    head: Head = Head()
+
+class HubWeights(Strict):
+    """The file `model.safetensors` of a repository on the Hugging Face hub, at one of its commits."""
+
+    repo_id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]  # e.g. timm/resnet50.a1_in1k
+    revision: Annotated[str, AfterValidator(a_commit)]
+
+
+def kind_of_weights(value: Any) -> str | None:
+    """Which of the two classes above an entry means, so that an error speaks of that one only."""
+    if isinstance(value, HubWeights) or (isinstance(value, dict) and "repo_id" in value):
+        return "hub"
+    return "file" if isinstance(value, WeightsFile | dict) else None
+
+
+FileOrHub = Annotated[
+    Annotated[WeightsFile, Tag("file")] | Annotated[HubWeights, Tag("hub")],
+    Discriminator(
+        kind_of_weights,
+        custom_error_type="weights",
+        custom_error_message="expected {file, sha256, mirrors} or {repo_id, revision}",
+    ),
+]
+
+
+class BackboneConfig(Strict):
+    """A model of a library, of which the last layer is replaced by a new head."""
+
+    name: str
+    model: str
+    weights: str | WeightsFile | HubWeights | None = None
+    freeze: bool = False  # train the head only
+    head: HeadConfig = HeadConfig()
 
     def incompatible_size(self, height: int, width: int) -> str | None:
-        return None  # only building the backbone tells: `networks.build` does
+        return None  # only building the model tells: `networks.build` does
+
+    def unknown_model(self, library: str, names: Iterable[str], listed: str) -> UserError:
+        return UserError(
+            f"params.yaml: network.model = {shown(self.model)}: {library} has no such model"
+            f"{hint(self.model, names)}; {listed} lists them"
+        )
 
 
-Network = Annotated[MLP | CNN | ResNet | Airbench | Transfer, Field(discriminator="name")]
+class TorchvisionConfig(BackboneConfig):
+    """Any classification model of torchvision."""
+
+    name: Literal["torchvision"]
+    weights: str | WeightsFile | None = None  # torchvision's name, e.g. IMAGENET1K_V1
+    replace: Literal["last_layer", "classifier"] = "last_layer"  # classifier: all layers behind the convolutions
+
+    def builder(self) -> Callable[..., nn.Module]:
+        """torchvision's function that builds the model. Raises UserError for a name that it does not have."""
+        from torchvision import models
+
+        known = models.list_models(module=models)
+        if self.model not in known:
+            raise self.unknown_model("torchvision", known, "https://docs.pytorch.org/vision/stable/models.html")
+        builder: Callable[..., nn.Module] = models.get_model_builder(self.model)
+        return builder
+
+
+class TimmConfig(BackboneConfig):
+    """Any model of timm."""
+
+    name: Literal["timm"]
+    weights: FileOrHub | None = None
+
+    def library(self) -> Any:
+        """The module `timm`. Raises MissingExtra where it is not installed, UserError for a model that it lacks."""
+        try:
+            import timm
+        except ModuleNotFoundError as error:
+            if error.name != "timm":
+                raise
+            raise MissingExtra(
+                "params.yaml: network.name = 'timm' needs the package timm, which is not installed: run"
+                " `.venv/bin/uv pip install 'timm>=1.0'`"
+            ) from None
+        try:
+            if timm.is_model(self.model):
+                timm.get_pretrained_cfg(self.model)
+                return timm
+            known = timm.list_models()
+        except RuntimeError:  # the model is known, but not what follows the dot
+            known = timm.list_pretrained(f"{self.model.partition('.')[0]}.*")
+        raise self.unknown_model("timm", known, "timm.list_models()")
+
+    def normalization(self) -> tuple[list[float], list[float]]:
+        """Mean and std per channel, of values in [0, 1], that timm's configuration of the model gives."""
+        timm = self.library()
+        known = timm.get_pretrained_cfg(self.model)
+        config = timm.data.resolve_data_config(pretrained_cfg=known.to_dict() if known else {})
+        return list(config["mean"]), list(config["std"])
+
+
+Network = Annotated[
+    MLPConfig | CNNConfig | ResNetConfig | AirbenchConfig | TorchvisionConfig | TimmConfig,
+    Field(discriminator="name"),
+]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.system import intact
-from pipeline.system.console import UserError
+from pipeline.system.console import MissingExtra, UserError
 
 
 class Model:
@@ -54,6 +55,8 @@ class Model:
             self.network = build(network, self.shape)
         except ValidationError as error:
             raise intact.damaged(file, in_one_line(error, about), self.stage) from None
+        except MissingExtra:
+            raise
         # what can't take this shape, or is not known to torchvision any more
         except (ValueError, RuntimeError, UserError) as error:
             raise intact.damaged(file, f"network: {error}", self.stage) from None
@@ -73,7 +76,10 @@ class Model:
                     raise ValueError(f"{name} is {values.dtype}; expected {own[name].dtype}")
                 if not values.isfinite().all():
                     raise ValueError(f"{name} has values that are no finite numbers")
-            self.network.load_state_dict(state)
+            # safetensors do not keep the versions of modules, which torchvision's MNASNet asks for
+            versioned = OrderedDict(state)
+            versioned._metadata = own._metadata  # type: ignore[attr-defined]
+            self.network.load_state_dict(versioned)
         except FileNotFoundError:
             raise intact.missing(file, self.stage) from None
         except (SafetensorError, ValueError, KeyError) as error:  # KeyError: of a type that torch does not know

@@ -1,12 +1,15 @@
-"""Networks by the name that `params.yaml` gives them."""
+"""Networks by the name that `params.yaml` gives them: each is a module here and a class in `config/networks.py`."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from pipeline.config.networks import Network
 
 
 class Shape(NamedTuple):
@@ -18,29 +21,18 @@ class Shape(NamedTuple):
     classes: int
 
 
-def build(network: Any, shape: Shape, weights: Path | None = None) -> nn.Module:
-    """Build the network that a config describes (see `pipeline.config.networks.Network`).
+def build(network: Network, shape: Shape, weights: Path | None = None) -> nn.Module:
+    """Build the network that a config describes.
 
     Its random weights come from torch's global generator; `weights` is a file with pretrained ones for a backbone.
-    A network that has a method `initialize` is to be given normalised training images before it learns.
+    A network that has a method `initialize` is to be given normalized training images before it learns.
     Raises UserError for a backbone that does not exist or can't take the shape, or for weights that do not fit it.
     """
-    if network.name == "mlp":
-        from pipeline.networks.mlp import mlp
+    model: nn.Module = import_module(f"pipeline.networks.{network.name}").build(network, shape)
+    if weights is not None:
+        from pipeline.config.networks import BackboneConfig
+        from pipeline.networks.layers import BackboneClassifier, load_weights
 
-        return mlp(network, shape)
-    if network.name == "cnn":
-        from pipeline.networks.cnn import cnn
-
-        return cnn(network, shape)
-    if network.name == "resnet":
-        from pipeline.networks.resnet import resnet
-
-        return resnet(network, shape)
-    if network.name == "airbench":
-        from pipeline.networks.airbench import Airbench
-
-        return Airbench(network, shape)
-    from pipeline.networks.torchvision import Transfer
-
-    return Transfer(network, shape, weights)
+        assert isinstance(network, BackboneConfig) and isinstance(model, BackboneClassifier)
+        load_weights(model.backbone, weights, network.model)
+    return model

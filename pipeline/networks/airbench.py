@@ -1,12 +1,12 @@
 """The small network of the CIFAR-10 speed runs: Jordan, arXiv 2404.00498, in the lineage of Page's ResNet-9.
 
-A frozen convolution whitens 2×2 patches; groups of two convolutions halve the image each. Channels pass through a
-convolution unchanged at the start (dirac), batch norm has biases but no trained weights, and the logits are scaled.
+A frozen convolution whitens 2×2 patches, then each group of two convolutions halves the image. Convolutions start as
+the identity (dirac initialization). Batch norm trains its biases only. The logits are scaled by HEAD_SCALE.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +14,19 @@ from torch import Tensor, nn
 
 from pipeline.networks import Shape
 
+if TYPE_CHECKING:
+    from pipeline.config.networks import AirbenchConfig
+
 WHITENING_KERNEL = 2  # pixels a side
-WHITENING_EPSILON = 5e-4  # added to the variance along each eigenvector: what hardly varies is noise
-NORM_MOMENTUM = 0.4  # the weight of the newest batch: statistics of a short training follow fast
+WHITENING_EPSILON = 5e-4  # added to each eigenvalue, so that directions with almost no variance are not blown up
+NORM_MOMENTUM = 0.4  # weight of the newest batch; larger than torch's 0.1 because a training has few steps
 HEAD_SCALE = 1 / 9
 
 
 class Airbench(nn.Module):
     """From (N, channels, height, width) to logits (N, classes)."""
 
-    def __init__(self, network: Any, shape: Shape) -> None:
+    def __init__(self, network: AirbenchConfig, shape: Shape) -> None:
         super().__init__()
         channels = 2 * shape.channels * WHITENING_KERNEL**2
         self.whitening = nn.Conv2d(shape.channels, channels, WHITENING_KERNEL)
@@ -36,7 +39,7 @@ class Airbench(nn.Module):
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
-        """Set the whitening filters from normalised training images (N, channels, height, width)."""
+        """Set the whitening filters from normalized training images (N, channels, height, width)."""
         whitened = whitening_filters(images)
         self.whitening.weight.copy_(torch.cat([whitened, -whitened]))
 
@@ -57,16 +60,16 @@ def group(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 def whitening_filters(images: Tensor) -> Tensor:
-    """One filter for each direction of the space of patches, in which their second moments become 1.
+    """Filters whose responses on these images are uncorrelated and have a second moment of 1.
 
-    From images (N, C, H, W) to (C·k², C, k, k): eigenvectors of the second moments of all k×k patches, least
-    first, divided by the square root of their eigenvalues. Of the two signs, an eigenvector gets the one that makes
-    its largest entry positive.
+    From images (N, C, H, W) to (C·k², C, k, k): eigenvectors of the second moments of all k×k patches, in ascending
+    order of their eigenvalues, divided by the square root of those. The sign of an eigenvector is arbitrary; here its
+    entry of the largest magnitude is positive.
     """
     channels, kernel = images.shape[1], WHITENING_KERNEL
     size = channels * kernel**2
     moments, count = torch.zeros(size, size, dtype=torch.float64), 0
-    for some in images.split(256):  # all patches at once are many times the images' memory
+    for some in images.split(256):  # the patches of all images at once would take k² times the memory of the images
         patches = F.unfold(some, kernel).cpu().double()  # (N, size, patches of an image)
         moments += (patches @ patches.mT).sum(0)
         count += patches.shape[0] * patches.shape[2]
@@ -74,3 +77,7 @@ def whitening_filters(images: Tensor) -> Tensor:
     filters = (vectors / (values + WHITENING_EPSILON).sqrt()).T
     signs = filters.gather(1, filters.abs().argmax(1, keepdim=True)).sign()
     return (filters * signs).float().reshape(size, channels, kernel, kernel)
+
+
+def build(network: AirbenchConfig, shape: Shape) -> Airbench:
+    return Airbench(network, shape)

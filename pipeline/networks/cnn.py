@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,11 +10,14 @@ from torch import nn
 from pipeline.networks import Shape
 from pipeline.networks.layers import ACTIVATIONS, layers
 
-# these keep the order of values, so pooling may come first: the same result from fewer values to activate
+if TYPE_CHECKING:
+    from pipeline.config.networks import CNNConfig
+
+# the largest value of a pool stays the largest behind these, so pooling comes first: fewer values to activate
 MONOTONIC = ("relu", "sigmoid", "tanh")
 
 
-def cnn(network: Any, shape: Shape) -> nn.Sequential:
+def build(network: CNNConfig, shape: Shape) -> nn.Sequential:
     modules: list[nn.Module] = []
     channels = shape.channels
     for filters in network.convolutions:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from pipeline.networks import Shape
 from pipeline.networks.layers import layers
 
+if TYPE_CHECKING:
+    from pipeline.config.networks import MLPConfig
 
-def mlp(network: Any, shape: Shape) -> nn.Sequential:
+
+def build(network: MLPConfig, shape: Shape) -> nn.Sequential:
     modules = [nn.Flatten(), *layers(network, shape.channels * shape.height * shape.width, shape.classes)]
     if network.log_softmax:
         modules.append(nn.LogSoftmax(dim=1))

@@ -1,20 +1,24 @@
 """Residual networks for small images: He et al., arXiv 1512.03385, section 4.2, with two later corrections.
 
-The last batch norm of a block starts at zero, so that the block starts as its shortcut; and a shortcut that halves the
-image averages before its 1×1 convolution, which would else drop three pixels of four (He et al., arXiv 1812.01187:
-"zero γ" and ResNet-D). Dropout stands between a block's convolutions (Zagoruyko & Komodakis, arXiv 1605.07146).
+Both corrections are from He et al., arXiv 1812.01187. The last batch norm of a block starts at zero ("zero γ"), so that
+the block starts as its shortcut. A shortcut that halves the image averages 2×2 pixels before its 1×1 convolution
+(ResNet-D), because a strided 1×1 convolution looks at one pixel of four. Dropout stands between the two convolutions
+of a block (Zagoruyko & Komodakis, arXiv 1605.07146).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from pipeline.networks import Shape
 
+if TYPE_CHECKING:
+    from pipeline.config.networks import ResNetConfig
 
-def resnet(network: Any, shape: Shape) -> nn.Sequential:
+
+def build(network: ResNetConfig, shape: Shape) -> nn.Sequential:
     """A 3×3 convolution; stages of blocks, each but the first halving the image; mean over the image; linear.
 
     Convolutions start normal with variance 2 ÷ fan-out (He et al., arXiv 1502.01852).

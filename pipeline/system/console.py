@@ -27,6 +27,10 @@ class UserError(Exception):
     """Something that the person can mend: what is wrong, what was expected, what to do, in one line."""
 
 
+class MissingExtra(UserError):
+    """An optional package that params.yaml asks for is not installed."""
+
+
 def printable(text: str) -> str:
     """The text as a terminal may get it: what would steer it or can't be seen is written as an escape."""
     if text.isprintable():

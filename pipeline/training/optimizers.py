@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from pipeline.system.console import UserError
 
-CONTAINERS = ("backbone", "features")  # children that hold a sequence of blocks themselves
+CONTAINERS = ("backbone", "features", "groups")  # children that are always taken apart into blocks
 
 
 def make_optimizers(model: nn.Module, config: Any, capturable: bool = False) -> list[Optimizer]:
@@ -107,18 +107,36 @@ def ends(model: nn.Module) -> list[Tensor]:
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The parts of a network that hold weights, from its input to its output."""
+    """The parts of a network that hold weights, from its input to its output; a new head is one of them.
+
+    A part of a backbone with more than half of the backbone's weights, such as the encoder of a vision transformer, is
+    taken apart into its own parts, and those again, down to single layers.
+    """
+    backbone = getattr(model, "backbone", None)
+    return parts(model, count(backbone) // 2 if backbone is not None else None)
+
+
+def parts(module: nn.Module, most: int | None) -> list[nn.Module]:
+    """Children that hold weights; of CONTAINERS and of those with more than `most` weights, their own parts."""
     found: list[nn.Module] = []
-    for name, child in model.named_children():
-        if name in CONTAINERS:
-            found += blocks(child)
-        elif next(child.parameters(), None) is not None:
-            found.append(child)
+    for name, child in module.named_children():
+        weights = count(child)
+        if not weights:
+            continue
+        taken_apart = name in CONTAINERS or (name != "head" and most is not None and weights > most)
+        found += (parts(child, most) if taken_apart else []) or [child]
     return found
 
 
+def count(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
 def blocks_behind(model: nn.Module) -> dict[int, int]:
-    """How many blocks follow the one that a weight is in, by the weight's id; what is in none counts to the first."""
+    """How many blocks follow the block of a weight, by the weight's id.
+
+    Weights in no block, such as the position embedding of a vision transformer, count to the first block.
+    """
     found = blocks(model)
     behind = {id(weight): max(0, len(found) - 1) for weight in model.parameters()}
     return behind | {

@@ -34,7 +34,7 @@ class Trainer:
         self.device, self.threads = devices.select_device(config.compute, group.local_rank)
         devices.make_deterministic(self.device, self.threads, config.precision)
         group.connect(self.device)
-        self.mean, self.std = packed.normalization(config.normalize)
+        self.mean, self.std = packed.normalization(config.normalization())
         meta = packed.meta
         self.shape = Shape(meta["channels"], meta["height"], meta["width"], len(packed.classes))
         self.rows = packed.rows("train", *(["val"] if config.train_on_val else []), fraction=config.train_fraction)

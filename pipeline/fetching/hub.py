@@ -1,0 +1,40 @@
+"""Files on the Hugging Face hub, whose commits name the checksum of every large file."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from pipeline.fetching import http
+from pipeline.fetching.checksums import Failure, Wanted
+from pipeline.system.console import UserError
+from pipeline.system.credentials import hide_in, told
+from pipeline.system.outputs import remove
+
+HUB = "https://huggingface.co"
+POINTER = re.compile(r"version https://git-lfs\S+\noid sha256:([0-9a-f]{64})\nsize (\d+)\n?")  # Git LFS's format
+
+
+def hub_file(repo_id: str, revision: str, name: str, waiting: Path) -> tuple[Wanted, list[str]]:
+    """What identifies a large file at a commit of a repository, and the URL of the folder that holds it.
+
+    The environment variable HF_ENDPOINT names another hub, as for the package huggingface_hub. `waiting` is a folder
+    for what is being downloaded. Raises UserError where the hub does not answer or has no such file.
+    """
+    hub = f"{os.environ.get('HF_ENDPOINT', HUB).rstrip('/')}/{repo_id}"
+    url, pointer = f"{hub}/raw/{revision}/{name}", waiting / f"{name}.pointer"
+    waiting.mkdir(parents=True, exist_ok=True)
+    remove(pointer)
+    try:
+        http.download(url, Wanted(name), pointer)
+        found = POINTER.fullmatch(pointer.read_text(errors="replace"))
+        if not found:
+            raise Failure("expected the pointer of Git LFS that names the file's checksum")
+    except Failure as failure:
+        raise UserError(
+            f"{hide_in(url)}: {told(failure, url)}; expected a repository of the hub and one of its commits, or"
+            " weights: {file, sha256, mirrors}"
+        ) from None
+    remove(pointer)
+    return Wanted(name, bytes=int(found[2]), sha256=found[1]), [f"{hub}/resolve/{revision}"]
