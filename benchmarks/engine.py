@@ -32,16 +32,16 @@ def main() -> None:
     with train:
         fit(job, data, model)
     with evaluation:
-        _, accuracy = evaluate(model, test, job.recipe.tta)
+        _, accuracy = evaluate(model, test, job.config.tta)
     tell(
         job, seconds=train.seconds, load_seconds=load.seconds, evaluation_seconds=evaluation.seconds, accuracy=accuracy
     )
 
 
 def loaded(job: Job) -> TrainingData:
-    device, threads = select_device(job.recipe.compute)
-    make_deterministic(device, threads, job.recipe.precision)
-    data = TrainingData(PackedDataset(job.packed), job.recipe, device, ALONE)
+    device, threads = select_device(job.config.compute)
+    make_deterministic(device, threads, job.config.precision)
+    data = TrainingData(PackedDataset(job.packed), job.config, device, ALONE)
     data.train_rows, data.val_rows = job.train_rows, job.train_rows[:0]
     return data
 
@@ -49,7 +49,7 @@ def loaded(job: Job) -> TrainingData:
 def fit(job: Job, data: TrainingData, model: nn.Module) -> None:
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
         trained, train_data, val_data = data.for_model(model, job.seed, Path(folder, "features"))
-        Trainer(trained, job.recipe, train_data, val_data, job.seed, Path(folder, "checkpoint.pt")).fit()
+        Trainer(trained, job.config, train_data, val_data, job.seed, Path(folder, "checkpoint.pt")).fit()
 
 
 if __name__ == "__main__":

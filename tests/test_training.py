@@ -422,6 +422,17 @@ def test_images_reach_another_device_in_parts(packed: PackedDataset, monkeypatch
     assert read == list(rows)
 
 
+def test_images_that_never_change_are_normalised_once(packed: PackedDataset, tmp_path: Path) -> None:
+    """Where all of them, unchanged, are the batch of every step."""
+    experiment = config(batch_size="full", optimizer={"name": "sgd", "lr": 0.1})
+    data = TrainingData(packed, experiment, CPU, ALONE)
+    model, train_data, val_data = data.for_model(fresh(packed, experiment), 1, tmp_path / "features")
+    history = Trainer(model, experiment, train_data, val_data, 1, tmp_path / "a.pt").fit()
+    assert train_data.normalized is not None
+    expected, usual = fit(packed, tmp_path / "b.pt", batch_size="full", optimizer={"name": "sgd", "lr": 0.1})
+    assert history == usual and digest(model) == digest(expected)
+
+
 def write_group(folder: Path, **files: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
