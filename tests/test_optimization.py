@@ -454,7 +454,7 @@ def test_everything_survives_an_interruption(packed: PackedDataset, tmp_path: Pa
 # --- Some of the network ---------------------------------------------------------------------------------------------
 
 
-def test_blocks_thaw_from_the_head_on(packed: PackedDataset, tmp_path: Path) -> None:
+def test_blocks_unfreeze_from_the_head_on(packed: PackedDataset, tmp_path: Path) -> None:
     described = {"network": {"name": "mlp", "hidden": [8, 7]}, "unfreeze_every": 2, "optimizer": ADAM}
     start = fresh(packed, config(**described))
     assert len(blocks(start)) == 3
@@ -468,7 +468,7 @@ def test_blocks_thaw_from_the_head_on(packed: PackedDataset, tmp_path: Path) -> 
         assert changed == moved
 
 
-def test_what_never_trains_does_not_thaw(packed: PackedDataset, tmp_path: Path) -> None:
+def test_what_never_trains_does_not_unfreeze(packed: PackedDataset, tmp_path: Path) -> None:
     described = {"network": {"name": "mlp", "hidden": [8, 7]}, "unfreeze_every": 1}
     model = fresh(packed, config(**described))
     still = blocks(model)[1].weight.requires_grad_(False)

@@ -20,8 +20,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 def keep_freed(most: int) -> None:
     """Let glibc keep up to `most` freed bytes (below 2**31) for new arrays instead of returning them to the system.
 
-    The system would zero every page again. That is 1.8 times the CPU time of training cats-dogs-cnn, and 1.3 times
-    that of digits-cnn (AMD EPYC). Does nothing on other systems than Linux, or with another C library.
+    The system would zero every page again: training cats-dogs-cnn then takes 1.8 times the CPU time, small images no
+    more than with it (AMD EPYC). Does nothing on other systems than Linux, or with another C library.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):

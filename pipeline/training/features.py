@@ -118,5 +118,5 @@ class Features:
     def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
         return self.pixels.batches(chosen)
 
-    def images(self, pixels: Tensor, config: Augment | None = None, draws: Tensor | None = None) -> Tensor:
+    def images(self, pixels: Tensor, config: Augment | None = None, augmentation: Tensor | None = None) -> Tensor:
         return pixels

@@ -165,7 +165,7 @@ def step(optimizers: Sequence[Optimizer]) -> None:
 def without_compiler() -> None:
     """Keep torch.optim from importing torch._dynamo, which its methods do at their first call only to disable it.
 
-    The import takes 1.7 seconds of CPU time, and the stage train of a small experiment 3.2 without it (AMD EPYC). This
+    The import takes 1.4 seconds of CPU time, and the stage train of a small experiment 3.2 without it (AMD EPYC). This
     marks the methods as `torch._disable_dynamo` would after the import.
     """
     for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):

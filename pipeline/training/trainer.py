@@ -62,8 +62,8 @@ class Trainer:
         self.ema = EMA(model, config.ema) if config.ema else None
         self.best: dict[str, Tensor] | None = None  # the weights of the best epoch
         self.history: list[Row] = []
-        self.forward: nn.Module | None = None  # the model, compiled or distributed
-        self.step: Step
+        self.forward: nn.Module = model  # compiled or distributed, see `prepare_step`
+        self.step: Step | None = None
         checkpoint.load(checkpoint_file, self.load_state_dict, group.on_first)
 
     def fit(self, on_epoch: Callable[[list[Row]], None] = lambda history: None) -> list[Row]:
@@ -89,6 +89,7 @@ class Trainer:
                 checkpoint.save(self.checkpoint_file, self.state_dict())
                 on_epoch(self.history)
                 print_row(self.history[-1], self.config.epochs, time.monotonic() - start)
+        self.step = None  # it refers to this Trainer, whose memory would not be freed as soon as it is done
         self.model.load_state_dict(self.best or self.result.state_dict())
         return self.history
 
@@ -107,7 +108,7 @@ class Trainer:
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Train on all images once. Returns the mean loss and accuracy, each batch's before its own update."""
         config, data, steps = self.config, self.train_data.view(epoch), len(self.batch_starts)
-        self.prepare_model(epoch)
+        step = self.prepare_step(epoch)
         # these stay on the device until the epoch is over: reading them waits for it
         batch_losses = torch.zeros(steps, device=data.device)
         correct = torch.zeros(steps, dtype=torch.int64, device=data.device)
@@ -115,7 +116,7 @@ class Trainer:
         batches = epoch_batches(data, config, self.batch_starts, self.seed, epoch, self.group)
         for index, (batch, partners, global_batch_size) in enumerate(batches):
             optimizers.set_lr(self.optimizers, lr_factor(config.schedule, (epoch - 1 + index / steps) / config.epochs))
-            batch_losses[index], correct[index] = self.step(batch, partners, global_batch_size)
+            batch_losses[index], correct[index] = step(batch, partners, global_batch_size)
             if self.ema is not None:
                 self.ema.update((epoch - 1) * steps + index)
             if not bar.disable and bar.update():
@@ -126,17 +127,18 @@ class Trainer:
         self.check_finite(batch_losses.cpu(), epoch, "the loss")
         return batch_losses.cpu().double().sum().item() / len(data), correct.sum().item() / len(data)
 
-    def prepare_model(self, epoch: int) -> None:
-        """Unfreeze the blocks whose turn it is. Compile, distribute and capture only when other weights train."""
+    def prepare_step(self, epoch: int) -> Step:
+        """Unfreeze the blocks whose turn it is. Compile, distribute and capture again only when other weights train."""
         config, model = self.config, self.model
         model.train()
         if config.unfreeze_every:
             unfreeze(model, self.trainable, 1 + (epoch - 1) // config.unfreeze_every)
-        if self.forward is None or (config.unfreeze_every and (epoch - 1) % config.unfreeze_every == 0):
+        if self.step is None or (config.unfreeze_every and (epoch - 1) % config.unfreeze_every == 0):
             self.forward = torch.compile(model) if config.compile else model  # type: ignore[assignment]
             if self.group.world_size > 1:
                 self.forward = nn.parallel.DistributedDataParallel(self.forward)
             self.step = CudaGraph(self.train_step, self.batch_size) if self.captures else self.train_step
+        return self.step
 
     def train_step(self, batch: Batch, partners: Batch | None, global_batch_size: int) -> tuple[Tensor, Tensor]:
         """Forward, backward and update for this process's shard of one batch; `partners` are mixed into its images.
@@ -144,7 +146,6 @@ class Trainer:
         Returns the sum of its cross-entropy and the number of images predicted correctly, both on the device.
         """
         config, steps = self.config, self.config.grad_accum_steps
-        assert self.forward is not None
         loss_sums, correct = [], []
         for weight in self.trainable:
             weight.grad = None
