@@ -49,7 +49,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     from pipeline.dataset.packed import PackedDataset
     from pipeline.system.device import make_deterministic, select_device
     from pipeline.training.data import TrainingData
-    from pipeline.training.features import features_folder
+    from pipeline.training.features import features_folder, remove_stale
     from pipeline.training.model import make_model, parameter_counts, summary
     from pipeline.training.trainer import Trainer
 
@@ -85,7 +85,9 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
                 images = f"{len(data.train):,} images, on {where} ({threads} threads)"
                 say(*summary(model), f"{name}: {trainable:,} of {all_:,} parameters, {images}")
             folder = CHECKPOINTS if config.views else CHECKPOINTS / name
-            features = features_folder(folder, fingerprint(made_of, seed + number), code, shared=bool(config.views))
+            features = features_folder(folder, fingerprint(made_of, seed + number), code)
+            if not group.rank:
+                remove_stale(features, shared=bool(config.views))
             checkpoint = CHECKPOINTS / name / f"{fingerprint(identity, environment, code, number)}.pt"
             trained, train_data, val_data = data.for_model(model, seed + number, features)
             trainer = Trainer(trained, config, train_data, val_data, seed + number, checkpoint, group)

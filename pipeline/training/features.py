@@ -23,17 +23,20 @@ if TYPE_CHECKING:
 BATCH = 64  # images; larger batches are no faster on a CPU
 
 
-def features_folder(parent: Path, settings: str, code: str, shared: bool) -> Path:
-    """The folder below `parent` for the features of some `settings`, computed by some version of the `code`.
+def features_folder(parent: Path, settings: str, code: str) -> Path:
+    """The folder below `parent` for the features of some `settings`, computed by some version of the `code`."""
+    return parent / f"features@{settings}-{code}"
 
-    What nothing will read again is removed: `shared` features of the same settings by other code, and all others of
-    an experiment that shares none.
+
+def remove_stale(folder: Path, shared: bool) -> None:
+    """Remove the features beside those in `folder` that nothing will read again.
+
+    Of `shared` features, those are the ones of the same settings by other code; of an experiment's own, all others.
     """
-    folder = parent / f"features@{settings}-{code}"
-    for other in parent.glob(f"features@{settings}-*" if shared else "features@*"):
+    settings = folder.name.rpartition("-")[0] if shared else "features@"
+    for other in folder.parent.glob(f"{settings}*"):
         if other != folder:
             remove(other)
-    return folder
 
 
 class Features:
