@@ -52,7 +52,7 @@ def trained(job: Job) -> tuple[float, float]:
         airbench.warmup94()
     train = loader(str(FOLDER), batch_size=hyp["opt"]["batch_size"], aug=hyp["aug"], altflip=True)
     with Stopwatch(job.device) as watch:
-        model = airbench.train94(train, epochs=job.recipe.epochs, verbose=False)
+        model = airbench.train94(train, epochs=job.config.epochs, verbose=False)
     test = loader(str(FOLDER), train=False)
     return airbench.evaluate(model, test, hyp["net"]["tta_level"]), watch.seconds
 

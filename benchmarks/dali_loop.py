@@ -22,16 +22,16 @@ from pipeline.evaluation.inference import evaluate
 
 @pipeline_def
 def photos(job: Job, gpu: bool) -> Any:
-    augment, height = job.recipe.augment, job.shape[1]
+    augment, height = job.config.augment, job.shape[1]
     files = [str(job.files / path) for path in job.index["path"].loc[job.train_rows]]  # type: ignore[operator]
     encoded, labels = fn.readers.file(
-        files=files, labels=job.labels[job.train_rows].tolist(), random_shuffle=job.recipe.shuffle, name="photos"
+        files=files, labels=job.labels[job.train_rows].tolist(), random_shuffle=job.config.shuffle, name="photos"
     )
     images = fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=types.RGB)
     angle = fn.random.uniform(range=(-augment.rotation, augment.rotation))
     images = fn.rotate(images, angle=angle, interp_type=types.INTERP_NN, fill_value=0, keep_size=True)
     images = fn.resize(images, resize_shorter=height)
-    mean, std = ([255 * value for value in values] for values in STATISTICS[job.recipe.normalize])
+    mean, std = ([255 * value for value in values] for values in STATISTICS[job.config.normalize])
     mirrored = fn.random.coin_flip(probability=augment.horizontal_flip)
     crop = {"crop": (height, height), "mirror": mirrored, "mean": mean, "std": std}
     return fn.crop_mirror_normalize(images, output_layout="CHW", dtype=types.FLOAT, **crop), labels
@@ -47,9 +47,9 @@ def main() -> None:
         made, reader_name="photos", last_batch_policy=LastBatchPolicy.PARTIAL, auto_reset=True
     )
     model = network(job).to(job.device)
-    optimizer = OPTIMIZERS[job.recipe.optimizer.name](model.parameters(), lr=job.recipe.optimizer.lr)
+    optimizer = OPTIMIZERS[job.config.optimizer.name](model.parameters(), lr=job.config.optimizer.lr)
     with Stopwatch(job.device) as watch:
-        for _ in range(job.recipe.epochs):
+        for _ in range(job.config.epochs):
             for (batch,) in loader:
                 labels = batch["label"].flatten().long().to(job.device)
                 loss = nn.functional.cross_entropy(model(batch["data"]), labels)

@@ -28,7 +28,7 @@ ROUNDS = 5
 class Row(NamedTuple):
     """A study, how much of it is run, and how many times faster than the usual loop it is to be."""
 
-    recipe: str
+    config: str
     goal: float
     epochs: int
     images: int | None = None  # of the training set, where all take too long on a CPU
@@ -56,12 +56,12 @@ STUDIES = {
 }
 PEERS: dict[str, list[dict[str, Any]]] = {
     "cpu": [
-        {"recipe": "cats-dogs-cnn", "rounds": 3, "epochs": 1, "images": 500},
-        {"recipe": "cifar10-resnet", "rounds": 3, "epochs": 1, "images": 5_000, "precision": "fp32"},
+        {"config": "cats-dogs-cnn", "rounds": 3, "epochs": 1, "images": 500},
+        {"config": "cifar10-resnet", "rounds": 3, "epochs": 1, "images": 5_000, "precision": "fp32"},
     ],
     "cuda": [
-        {"recipe": "cats-dogs-cnn", "rounds": 3, "epochs": 1, "images": 5_000},
-        {"recipe": "cifar10-resnet", "rounds": 5, "epochs": 10, "images": None},  # all: to 94 %
+        {"config": "cats-dogs-cnn", "rounds": 3, "epochs": 1, "images": 5_000},
+        {"config": "cifar10-resnet", "rounds": 5, "epochs": 10, "images": None},  # all: to 94 %
     ],
 }
 ONLY_CPU = ("repro", "startup")
@@ -96,7 +96,7 @@ def replaced(document: str, section: str, text: str) -> str:
 def studies(device: str) -> str:
     rows, profiles, figures = [], [], {}
     for study in STUDIES[device]:
-        job = train.read_job(study.recipe)
+        job = train.read_job(study.config)
         if study.precision and not can_choose_bf16(job):
             continue
         how = {"epochs": study.epochs, "images": study.images, "precision": study.precision, "device": device}
@@ -105,26 +105,26 @@ def studies(device: str) -> str:
         print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
         profiles.append((rows[-1][0], figures["precision"], train.profile(job, **how)))
     measured = table([*train.HEADS, "goal, usual ÷ engine"], rows)
-    return f"{caption(figures)}\n\n{measured}\n\n{table(('recipe', '', 'where the time goes'), profiles)}"
+    return f"{caption(figures)}\n\n{measured}\n\n{table(('experiment', '', 'where the time goes'), profiles)}"
 
 
 def can_choose_bf16(job: dict[str, Any]) -> bool:
-    """Whether recipes know a precision, and this processor has instructions for it."""
-    return "precision" in job["recipe"] and torch.cpu._is_avx512_bf16_supported()
+    """Whether experiments know a precision, and this processor has instructions for it."""
+    return "precision" in job["config"] and torch.cpu._is_avx512_bf16_supported()
 
 
 def growth(device: str) -> str:
-    recipe, images = GROWING
+    config, images = GROWING
     rows = []
     for factor in (1, 10, 100):
         count = factor * images
         figures = train.compare(
-            train.read_job(recipe), ROUNDS, epochs=1, images=count, device=device, contenders=("engine",)
+            train.read_job(config), ROUNDS, epochs=1, images=count, device=device, contenders=("engine",)
         )
         seconds = figures["each_round"]["engine"]
         rate = f"{count / figures['seconds']:,.0f}"
         rows.append((f"{count:,}", spread(seconds), rate, figures["peak_mb"]))
-    heads = (f"images, `{recipe}`, 1 epoch", "engine, s", "images/s", "peak MB")
+    heads = (f"images, `{config}`, 1 epoch", "engine, s", "images/s", "peak MB")
     return f"{caption(figures)}\n\n{table(heads, rows)}"
 
 

@@ -15,6 +15,10 @@ from torch import nn
 
 from benchmarks.job import Job, Stopwatch, read, tell
 from pipeline.evaluation.inference import evaluate
+from pipeline.system.device import make_deterministic, select_device
+from pipeline.training.data import TrainingData
+from pipeline.training.distributed import ALONE
+from pipeline.training.model import make_model
 from pipeline.training.trainer import Trainer
 
 
@@ -22,26 +26,29 @@ def main() -> None:
     job = read()
     load, train, evaluation = (Stopwatch(job.device) for _ in range(3))
     with load:
-        engine = loaded(job)
-        test, model = engine.batches(job.test_rows), engine.network(job.seed)
+        data = loaded(job)
+        test, model = data.batches(job.test_rows), make_model(data, job.seed, job.weights)
     with train:
-        fit(job, engine, model)
+        fit(job, data, model)
     with evaluation:
-        _, accuracy = evaluate(model, test, job.recipe.tta)
+        _, accuracy = evaluate(model, test, job.config.tta)
     tell(
         job, seconds=train.seconds, load_seconds=load.seconds, evaluation_seconds=evaluation.seconds, accuracy=accuracy
     )
 
 
-def loaded(job: Job) -> Trainer:
-    engine = Trainer(job.data, job.recipe, job.weights)
-    engine.rows, engine.validation_rows = job.train_rows, job.train_rows[:0]
-    return engine
+def loaded(job: Job) -> TrainingData:
+    device, threads = select_device(job.config.compute)
+    make_deterministic(device, threads, job.config.precision)
+    data = TrainingData(job.data, job.config, device, ALONE)
+    data.train_rows, data.val_rows = job.train_rows, job.train_rows[:0]
+    return data
 
 
-def fit(job: Job, engine: Trainer, model: nn.Module) -> None:
+def fit(job: Job, data: TrainingData, model: nn.Module) -> None:
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
-        engine.fit(model, job.seed, Path(folder, "checkpoint.pt"), Path(folder, "features"))
+        trained, train_data, val_data = data.for_model(model, job.seed, Path(folder, "features"))
+        Trainer(trained, job.config, train_data, val_data, job.seed, Path(folder, "checkpoint.pt")).fit()
 
 
 if __name__ == "__main__":

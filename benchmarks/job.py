@@ -1,8 +1,8 @@
 """What a contender of `benchmarks.train` is told, as JSON on its standard input, and what all of them share.
 
-A contender imports torch, torchvision, numpy, pandas and pyarrow and nothing of DVC, MLflow or pydantic, so that it
-also runs on a bare machine with a GPU. A job is a recipe as `params.yaml` has it, with every default filled in, the
-folder of packed images, and what the command line said: images, device, workers.
+A contender imports torch, torchvision, numpy, pandas, pyarrow, tqdm and xxhash and nothing of DVC, MLflow or pydantic,
+so that it also runs on a bare machine with a GPU. A job is an experiment as `params.yaml` has it, with every default
+filled in, the folder of packed images, and what the command line said: images, device, workers.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat
 
 
 class Job:
-    """One recipe on one data set, on one device."""
+    """One experiment on one data set, on one device."""
 
     def __init__(self, told: dict[str, Any]) -> None:
-        self.recipe: Any = named(told["recipe"])
-        self.recipe.compute.device = told["device"]
+        self.config: Any = named(told["config"])
+        self.config.compute.device = told["device"]
+        self.config.normalization = lambda: self.config.normalize
         self.seed: int = told["seed"]
         self.packed = Path(told["packed"])
         self.files = Path(told["files"]) if told["files"] else None
@@ -56,7 +57,7 @@ class Job:
     @property
     def train_rows(self) -> np.ndarray:
         """Rows of the packed images to train on, in file order: `images` of them evenly spaced, or repeated."""
-        sides = ["train", "val"] if self.recipe.train_on_val else ["train"]
+        sides = ["train", "val"] if self.config.train_on_val else ["train"]
         return self.thinned(self.data.rows(*sides), self.images)
 
     @property
@@ -80,11 +81,11 @@ class Job:
 
     @property
     def batch_size(self) -> int:
-        return len(self.train_rows) if self.recipe.batch_size == "full" else self.recipe.batch_size
+        return len(self.train_rows) if self.config.batch_size == "full" else self.config.batch_size
 
     @property
     def steps(self) -> int:
-        return self.recipe.epochs * math.ceil(len(self.train_rows) / self.batch_size)
+        return self.config.epochs * math.ceil(len(self.train_rows) / self.batch_size)
 
 
 class Stopwatch:
@@ -132,7 +133,7 @@ class Named(SimpleNamespace):
 
 
 def named(value: Any) -> Any:
-    """Nested dicts as objects with attributes, and lists as tuples, as the engine reads a recipe."""
+    """Nested dicts as objects with attributes, and lists as tuples, as the engine reads a config."""
     if isinstance(value, dict):
         return Named(**{key: named(item) for key, item in value.items()})
     return tuple(map(named, value)) if isinstance(value, list) else value

@@ -38,11 +38,11 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     torch.manual_seed(job.seed)
-    study = Study(network(job), job.recipe.optimizer)
-    options = {"shuffle": job.recipe.shuffle, "num_workers": job.workers, "pin_memory": job.device.type == "cuda"}
+    study = Study(network(job), job.config.optimizer)
+    options = {"shuffle": job.config.shuffle, "num_workers": job.workers, "pin_memory": job.device.type == "cuda"}
     loader = DataLoader(dataset(job, job.train_rows, augmented=True), job.batch_size, **options)
     trainer = lightning.Trainer(
-        max_epochs=job.recipe.epochs,
+        max_epochs=job.config.epochs,
         accelerator="gpu" if job.device.type == "cuda" else "cpu",
         devices=1,
         logger=False,

@@ -1,9 +1,9 @@
-"""What no training of a recipe can be faster than: the matrix products and convolutions of its steps, and nothing else.
+"""What no training can be faster than: the matrix products and convolutions of its steps, and nothing else.
 
 usage: python -m benchmarks.limit < JOB.json
 
-Each linear layer and convolution is counted as often as the recipe's steps need it, with operands that already lie in
-place in the recipe's precision and results in memory that is there: forward, the gradient of its weights if they are
+Each linear layer and convolution is counted as often as the experiment's steps need it, with operands that already lie
+in place in its precision and results in memory that is there: forward, the gradient of its weights if they are
 trained, and that of its input if anything trained lies below it. Not counted: loading, augmenting and normalising,
 biases, activations, pooling, dropout, the loss, the optimizer, autograd. Convolutions are counted in the memory layout
 that is faster, matrix products on a CPU by the library that is, MKL or oneDNN; on CUDA a step is replayed as one graph,
@@ -29,7 +29,7 @@ WARM_UP = 2  # runs of a step before the clock: kernels choose their ways then
 def main() -> None:
     job = read()
     whole, rest = divmod(len(job.train_rows), job.batch_size)
-    counts = {job.batch_size: whole * job.recipe.epochs, rest: job.recipe.epochs}
+    counts = {job.batch_size: whole * job.config.epochs, rest: job.config.epochs}
     seconds = sum(fastest(job, size, count) for size, count in counts.items() if size and count)
     tell(job, seconds=seconds)
 
@@ -65,7 +65,7 @@ def layers(job: Job) -> list[tuple[nn.Linear | nn.Conv2d, tuple[int, ...]]]:
 
 def step(job: Job, size: int, layout: torch.memory_format) -> Step:
     """All products of one step, already run a few times."""
-    dtype = PRECISIONS[getattr(job.recipe, "precision", "fp32")]
+    dtype = PRECISIONS[getattr(job.config, "precision", "fp32")]
     products: list[Step] = []
     below = False  # whether something is trained below this layer
     for layer, shape in layers(job):

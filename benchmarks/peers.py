@@ -1,12 +1,12 @@
 """Training beside the loops of other frameworks, on the same images for the same number of epochs.
 
-usage: python -m benchmarks.peers [--recipe NAME] [--epochs N] [--images N] [--rounds N] [--device NAME] [--workers N]
+usage: python -m benchmarks.peers [--config NAME] [--epochs N] [--images N] [--rounds N] [--device NAME] [--workers N]
                                   [--precision fp32|bf16] [--json]
 
 In turns, each in a process of its own. For photos, cats-dogs-cnn, all train the same network by the same batches:
 benchmarks.usual_loops, Lightning's Trainer on the same data set, fastai's Learner with its own loading and
 augmentation, a loop on what DALI loads and augments, and this project's engine. For CIFAR-10, cifar10-resnet: airbench
-with its own network and recipe, and this project's engine.
+with its own network and experiment, and this project's engine.
 The others are installed into a folder of their own in .venv, beside the packages that are there (on Linux; 700 MB):
 nothing here depends on them. Seconds are of training alone.
 """
@@ -44,22 +44,22 @@ NOT_AGAIN = ("torch", "torchvision", "numpy", "pandas", "scipy", "matplotlib", "
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("--recipe", choices=CONTENDERS, default="cats-dogs-cnn")
+    parser.add_argument("--config", choices=CONTENDERS, default="cats-dogs-cnn")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--workers", type=int, default=0, help="of the others' DataLoaders")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of this engine, instead of the recipe's")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of this engine, instead of the experiment's")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     change = {key: getattr(arguments, key) for key in ("epochs", "images", "device", "workers", "precision")}
-    figures = measure(arguments.recipe, arguments.rounds, **change)
+    figures = measure(arguments.config, arguments.rounds, **change)
     print(json.dumps(figures, indent=2, ensure_ascii=False) if arguments.json else as_table(figures))
 
 
 def measure(
-    recipe: str,
+    config: str,
     rounds: int,
     epochs: int,
     images: int | None,
@@ -69,8 +69,8 @@ def measure(
 ) -> dict[str, Any]:
     install()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
-    job = changed(read_job(recipe), epochs, images, device, workers, precision)
-    told = in_turns(tuple(CONTENDERS[recipe]), job, rounds)
+    job = changed(read_job(config), epochs, images, device, workers, precision)
+    told = in_turns(tuple(CONTENDERS[config]), job, rounds)
     contenders = {
         described: {
             "each_round": [round(row["seconds"], 4) for row in told[name]],
@@ -78,11 +78,11 @@ def measure(
             "accuracy": told[name][-1]["accuracy"],
             "peak_mb": max(row["peak_mb"] for row in told[name]),
         }
-        for name, described in CONTENDERS[recipe].items()
+        for name, described in CONTENDERS[config].items()
     }
     ran = {"images": told["engine"][0]["images"], "epochs": epochs, "workers": workers, "rounds": rounds}
-    ran |= {key: job["recipe"].get(key, "fp32") for key in ("batch_size", "precision")}
-    ran |= {"recipe": recipe, "source": job["source"], "stands_in": job["stands_in"], "random_weights": False}
+    ran |= {key: job["config"].get(key, "fp32") for key in ("batch_size", "precision")}
+    ran |= {"config": config, "source": job["source"], "stands_in": job["stands_in"], "random_weights": False}
     return {**ran, "contenders": contenders, "machine": machine(device)}
 
 
@@ -103,7 +103,7 @@ def as_table(figures: dict[str, Any]) -> str:
         (name, spread(row["each_round"]), f"{row['against_engine']:.2f} ×", f"{row['accuracy']:.4f}", row["peak_mb"])
         for name, row in figures["contenders"].items()
     ]
-    heads = (f"`{figures['recipe']}`, {what_ran(figures)}", "seconds", "÷ engine", "accuracy")
+    heads = (f"`{figures['config']}`, {what_ran(figures)}", "seconds", "÷ engine", "accuracy")
     return f"{caption(figures)}\n\n{table((*heads, 'peak MB'), rows)}"
 
 

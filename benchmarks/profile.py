@@ -12,18 +12,19 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.engine import fit, loaded
 from benchmarks.job import Stopwatch, read, tell
+from pipeline.training.model import make_model
 
 MOST = 6  # operations
 
 
 def main() -> None:
     job = read()
-    engine = loaded(job)
-    fit(job, engine, engine.network(job.seed))  # what is made once, memory above all, has been made then
-    model = engine.network(job.seed)
+    data = loaded(job)
+    fit(job, data, make_model(data, job.seed, job.weights))  # the first run allocates what torch keeps
+    model = make_model(data, job.seed, job.weights)
     cuda, watch = job.device.type == "cuda", Stopwatch(job.device)
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found, watch:
-        fit(job, engine, model)
+        fit(job, data, model)
     spent = {
         event.key.removeprefix("aten::"): (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
         for event in found.key_averages()

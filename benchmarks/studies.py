@@ -1,6 +1,6 @@
 """From an experiment of `params.yaml`, or a study, to a job for the contenders.
 
-A job is a recipe, and its data as the stages pack them. The data are looked for where their entry says, then in
+A job is an experiment, and its data as the stages pack them. The data are looked for where their entry says, then in
 DATA_MIRROR. They are checked, split and packed by the project's own stages, in a small project of their own under
 .checkpoints/benchmarks, once: the job that is kept beside them, <experiment>.json, also runs on a machine that has none
 of the packages that this takes.
@@ -33,28 +33,28 @@ CODE = (*(f"{stage}.py" for stage in STAGES), "images/**/*.py", "checking/*.py",
 def job_file(experiment: str) -> Path:
     """The job of an experiment, after making what it needs. Raises UserError where there are no data."""
     everything = with_all_studies(params.read())
-    recipe = everything.experiment(experiment)
-    dataset = everything.dataset(recipe.dataset).model_dump(mode="json", exclude_unset=True)
-    source = find(recipe.dataset, Path(dataset["source"]))
+    config = everything.experiment(experiment)
+    dataset = everything.dataset(config.dataset).model_dump(mode="json", exclude_unset=True)
+    source = find(config.dataset, Path(dataset["source"]))
     described = {**dataset, "source": str(source)}
-    project = CACHE / f"{recipe.dataset}-{key(described, source)}"
+    project = CACHE / f"{config.dataset}-{key(described, source)}"
     if not project.exists():
-        large = max(everything.dataset(recipe.dataset).pack.height_width) > SMALL
-        prepare(project, recipe.dataset, described, large)
-    published = everything.downloads.get(recipe.dataset)
+        large = max(everything.dataset(config.dataset).pack.height_width) > SMALL
+        prepare(project, config.dataset, described, large)
+    published = everything.downloads.get(config.dataset)
     files = files_of(source)
     job = {
         "experiment": experiment,
         "source": files[0].name if len(files) == 1 else source.name,
         "stands_in": published is not None and {file.name for file in files} != set(published.files),
-        "recipe": recipe.model_dump(mode="json"),
+        "config": config.model_dump(mode="json"),
         "seed": everything.seed_of(experiment),
-        "packed": f"data/packed/{recipe.dataset}",
+        "packed": f"data/packed/{config.dataset}",
         "files": "files" if (project / "files").exists() else None,
         "weights": None,
     }
-    if getattr(recipe.network, "weights", None):
-        job["weights"], job["random_weights"] = weights(experiment, recipe.network, project)
+    if getattr(config.network, "weights", None):
+        job["weights"], job["random_weights"] = weights(experiment, config.network, project)
     write_json(project / f"{experiment}.json", job)
     return project / f"{experiment}.json"
 

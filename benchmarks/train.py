@@ -1,13 +1,14 @@
 """How fast training is, side by side with the loop that people write and with what the machine can do at all.
 
-usage: python -m benchmarks.train --recipe NAME [--epochs N] [--images N] [--rounds N] [--device NAME] [--workers N]
+usage: python -m benchmarks.train --config NAME [--epochs N] [--images N] [--rounds N] [--device NAME] [--workers N]
                                   [--precision fp32|bf16] [--json]
 
 In turns, each in a process of its own, on the same images, for the same number of steps: the published study's loop
 (benchmarks.usual_loops), this project's engine (benchmarks.engine), and the bare matrix products and convolutions of
 the same steps (benchmarks.limit). Seconds are of training alone, without imports, without what is done once to bring
 the data into reach, and without evaluation, which is told apart. NAME is an experiment of params.yaml, a study, or the
-file of a job (see benchmarks.studies) on a machine that has torch, torchvision, numpy, pandas and pyarrow only.
+file of a job (see benchmarks.studies) on a machine that has only torch, torchvision, numpy, pandas, pyarrow, tqdm and
+xxhash.
 """
 
 from __future__ import annotations
@@ -25,31 +26,33 @@ CONTENDERS = ("usual_loops", "engine", "limit")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
-    parser.add_argument("--recipe", required=True, help="an experiment of params.yaml, a study, or the file of a job")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--config", required=True, help="an experiment of params.yaml, a study, or the file of a job")
+    parser.add_argument("--epochs", type=int, help="instead of the experiment's")
     parser.add_argument("--images", type=int, help="train on so many, evenly spaced or repeated, instead of all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--workers", type=int, default=0, help="of the usual loop's DataLoader")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="instead of the recipe's; the usual loop: fp32")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="instead of the experiment's; the usual loop: fp32"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    job = read_job(arguments.recipe)
+    job = read_job(arguments.config)
     change = {key: getattr(arguments, key) for key in ("epochs", "images", "device", "workers", "precision")}
     figures = compare(job, arguments.rounds, **change)
     print(json.dumps(figures, indent=2, ensure_ascii=False) if arguments.json else as_table(figures))
 
 
-def read_job(recipe: str) -> dict[str, Any]:
+def read_job(config: str) -> dict[str, Any]:
     """A job with absolute paths. Exits with one line where there is none."""
-    file = Path(recipe)
+    file = Path(config)
     if file.suffix != ".json":
         # here, because a machine that is handed a job lacks what these import
         from benchmarks.studies import job_file
         from pipeline.system.console import UserError
 
         try:
-            file = job_file(recipe)
+            file = job_file(config)
         except UserError as error:
             sys.exit(f"error: {error}")
     elif not file.is_file():
@@ -72,18 +75,18 @@ def compare(
 ) -> dict[str, Any]:
     """Medians of each contender over rounds that take turns, their ratios, and the seconds of every round."""
     described = changed(job, epochs, images, device, workers, precision)
-    recipe = described["recipe"]
+    config = described["config"]
     told = in_turns(contenders, described, rounds)
     engine = told["engine"]
     figures: dict[str, Any] = {
-        "recipe": job["experiment"],
+        "config": job["experiment"],
         "source": job["source"],
         "stands_in": job["stands_in"],
         "random_weights": job.get("random_weights", False),
         **{key: engine[0][key] for key in ("images", "test_images", "steps")},
-        "epochs": recipe["epochs"],
-        "batch_size": recipe["batch_size"],
-        "precision": recipe.get("precision", "fp32"),
+        "epochs": config["epochs"],
+        "batch_size": config["batch_size"],
+        "precision": config.get("precision", "fp32"),
         "device": device,
         "workers": workers,
         "rounds": rounds,
@@ -120,12 +123,12 @@ def changed(
     precision: str | None,
 ) -> dict[str, Any]:
     """What contenders are told: the job as the command line wants it."""
-    recipe = {**job["recipe"], **({"epochs": epochs} if epochs else {})}
+    config = {**job["config"], **({"epochs": epochs} if epochs else {})}
     if precision is not None:
-        if "precision" not in recipe:
-            sys.exit("error: --precision: recipes have no key `precision`")
-        recipe["precision"] = precision
-    return {**job, "recipe": recipe, "images": images, "device": device, "workers": workers}
+        if "precision" not in config:
+            sys.exit("error: --precision: experiments have no key `precision`")
+        config["precision"] = precision
+    return {**job, "config": config, "images": images, "device": device, "workers": workers}
 
 
 def profile(job: dict[str, Any], epochs: int, images: int | None, device: str, precision: str | None) -> str:
@@ -139,14 +142,14 @@ def ratio(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float:
     return round(median(one["seconds"] / other["seconds"] for one, other in zip(ours, theirs, strict=True)), 2)
 
 
-HEADS = ("recipe", "what ran", "usual loop, s", "engine, s", "limit, s", "usual ÷ engine", "engine ÷ limit")
+HEADS = ("experiment", "what ran", "usual loop, s", "engine, s", "limit, s", "usual ÷ engine", "engine ÷ limit")
 HEADS += ("engine, s an epoch", "accuracy, usual", "engine", "peak MB")
 
 
 def row(figures: dict[str, Any]) -> list[str]:
     rounds = figures["each_round"]
     return [
-        f"`{figures['recipe']}`",
+        f"`{figures['config']}`",
         what_ran(figures),
         *(spread(rounds[name]) for name in CONTENDERS),
         f"{figures['ratio']:.2f} ×",

@@ -33,7 +33,7 @@ PLAIN = {"ema": None, "grad_clip": None, "label_smoothing": 0, "class_weights": 
 
 def main() -> None:
     job = read()
-    (gradient_descent if job.recipe.batch_size == "full" else mini_batches)(job)
+    (gradient_descent if job.config.batch_size == "full" else mini_batches)(job)
 
 
 class InMemory(Dataset[tuple[Any, int]]):
@@ -64,17 +64,17 @@ class InFiles(Dataset[tuple[Any, int]]):
 
 def dataset(job: Job, rows: np.ndarray, augmented: bool) -> Dataset[tuple[Any, int]]:
     steps: list[Any] = []
-    if augmented and job.recipe.augment.rotation:
-        steps.append(transforms.RandomRotation(job.recipe.augment.rotation))
-    if augmented and job.recipe.augment.horizontal_flip:
-        steps.append(transforms.RandomHorizontalFlip(job.recipe.augment.horizontal_flip))
+    if augmented and job.config.augment.rotation:
+        steps.append(transforms.RandomRotation(job.config.augment.rotation))
+    if augmented and job.config.augment.horizontal_flip:
+        steps.append(transforms.RandomHorizontalFlip(job.config.augment.horizontal_flip))
     if job.files:
         steps += [transforms.Resize(job.shape[1]), transforms.CenterCrop(job.shape[1:])]
     steps.append(transforms.ToTensor())
-    if job.recipe.normalize == "dataset":
+    if job.config.normalize == "dataset":
         steps.append(transforms.Normalize(*job.data.normalization("dataset")))
-    elif job.recipe.normalize != "none":
-        steps.append(transforms.Normalize(*STATISTICS[job.recipe.normalize]))
+    elif job.config.normalize != "none":
+        steps.append(transforms.Normalize(*STATISTICS[job.config.normalize]))
     transform, labels = transforms.Compose(steps), job.labels[rows]
     if job.files:
         return InFiles([job.files / path for path in job.index["path"].loc[rows]], labels, transform)
@@ -83,7 +83,7 @@ def dataset(job: Job, rows: np.ndarray, augmented: bool) -> Dataset[tuple[Any, i
 
 
 def network(job: Job) -> nn.Module:
-    described, classes = job.recipe.network, len(job.meta["classes"])
+    described, classes = job.config.network, len(job.meta["classes"])
     if described.name == "mlp":
         sizes = [int(np.prod(job.shape)), *described.hidden]
         last = [nn.LogSoftmax(dim=1)] if described.log_softmax else []
@@ -136,25 +136,25 @@ class CNN(nn.Module):
 
 
 def mini_batches(job: Job) -> None:
-    beyond = [key for key, plain in PLAIN.items() if getattr(job.recipe, key) != plain]
-    beyond += ["schedule"] if job.recipe.schedule.name != "constant" else []
+    beyond = [key for key, plain in PLAIN.items() if getattr(job.config, key) != plain]
+    beyond += ["schedule"] if job.config.schedule.name != "constant" else []
     if beyond:
         raise SystemExit(f"error: no study has a loop with {', '.join(beyond)}")
     load, train, evaluation = (Stopwatch(job.device) for _ in range(3))
     with load:
         options = {"num_workers": job.workers, "pin_memory": job.device.type == "cuda"}
         train_data = dataset(job, job.train_rows, augmented=True)
-        train_loader = DataLoader(train_data, job.batch_size, shuffle=job.recipe.shuffle, **options)
+        train_loader = DataLoader(train_data, job.batch_size, shuffle=job.config.shuffle, **options)
         test_data = dataset(job, job.test_rows, augmented=False)
         test_loader = DataLoader(test_data, min(job.batch_size, len(test_data)), **options)
         torch.manual_seed(job.seed)
         model = network(job).to(job.device)
-        chosen = job.recipe.optimizer
+        chosen = job.config.optimizer
         more = {"momentum": chosen.momentum} if chosen.name == "sgd" else {}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = OPTIMIZERS[chosen.name](trained, lr=chosen.lr, weight_decay=chosen.weight_decay, **more)
-        criterion, l1 = nn.CrossEntropyLoss(), job.recipe.regularization.l1
-    for _ in range(job.recipe.epochs):
+        criterion, l1 = nn.CrossEntropyLoss(), job.config.regularization.l1
+    for _ in range(job.config.epochs):
         with train:
             model.train()
             correct = torch.zeros((), dtype=torch.int64, device=job.device)
@@ -188,7 +188,7 @@ def gradient_descent(job: Job) -> None:
             values.to(job.device) for rows in (job.train_rows, job.test_rows) for values in tensors(job, rows)
         )
         generator = torch.Generator().manual_seed(job.seed)
-        (hidden,) = job.recipe.network.hidden
+        (hidden,) = job.config.network.hidden
         sizes = [images.shape[1], hidden, len(job.meta["classes"])]
         parameters = []
         for inputs, outputs in pairwise(sizes):
@@ -201,14 +201,14 @@ def gradient_descent(job: Job) -> None:
         return (values.mm(first_weight) + first_bias).clamp(min=0).mm(second_weight) + second_bias
 
     with train:
-        for _ in range(job.recipe.epochs):
+        for _ in range(job.config.epochs):
             logits = forward(images)
             own = logits[torch.arange(len(logits), device=job.device), labels]
             loss = (logits.exp().sum(-1).log() - own).mean()
             loss.backward()
             with torch.no_grad():
                 for parameter in parameters:
-                    parameter -= job.recipe.optimizer.lr * parameter.grad
+                    parameter -= job.config.optimizer.lr * parameter.grad
                     parameter.grad.zero_()
         loss.item()
     with evaluation, torch.no_grad():

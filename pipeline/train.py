@@ -16,18 +16,18 @@ from pipeline.config import params
 from pipeline.system.console import UserError, only_argument, run, say
 from pipeline.system.lock import alone
 from pipeline.system.outputs import atomic_write, remove, write_json
+from pipeline.system.version import version
 from pipeline.training import live
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.config.experiments import Experiment
+    from pipeline.training.data import TrainingData
     from pipeline.training.distributed import Group
-    from pipeline.training.trainer import Trainer
+    from pipeline.training.trainer import Row
 
 CHECKPOINTS = Path(".checkpoints")
-# what decides the result, beside data and params
-CODE = ("train.py", "dataset/**/*.py", "evaluation/inference.py", "networks/*.py", "training/*.py")
 
 
 def main() -> None:
@@ -47,71 +47,83 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     from safetensors.torch import save
 
     from pipeline.dataset.packed import PackedDataset
+    from pipeline.system.device import make_deterministic, select_device
+    from pipeline.training.data import TrainingData
+    from pipeline.training.features import features_folder, remove_stale
+    from pipeline.training.model import make_model, parameter_counts, summary
     from pipeline.training.trainer import Trainer
 
     packed_folder, splits_file = Path("data/packed", config.dataset), Path("data/splits", f"{config.dataset}.parquet")
     packed, weights = PackedDataset(packed_folder, splits_file), pretrained(name, config)
     if not group.local_rank:  # one process on each machine
         packed.verify()
-    engine = Trainer(packed, config, weights, group)
+    device, threads = select_device(config.compute, group.local_rank)
+    make_deterministic(device, threads, config.precision)
+    group.connect(device)
+    data = TrainingData(packed, config, device, group)
+
     files = [packed_folder / "meta.json", packed_folder / "index.parquet", splits_file, *([weights] if weights else [])]
-    inputs = [config.model_dump(mode="json"), seed, [sha256(file) for file in files], code()]
-    environment = [engine.device.type, engine.threads, torch.__version__]
-    identity = fingerprint(name, inputs)
-    group.check_all_equal(fingerprint(identity, environment))
-    # what features are made of, so that every head on the same ones finds them
-    parts = dict.fromkeys(("normalize", "augment", "precision", "train_on_val", "train_fraction"), True)
-    made_of = config.model_dump(mode="json", include={"network": {"name", "model", "replace"}, **parts})
+    hashes = [sha256(file) for file in files]
+    identity = fingerprint(name, config.model_dump(mode="json"), seed, hashes)
+    environment = [device.type, threads]
+    code = fingerprint(version("dataset", "networks", "training", "evaluation"), torch.__version__)
+    group.check_all_equal(fingerprint(identity, environment, code))
+    # what features depend on: every head on the same ones finds them
+    keys = dict.fromkeys(("normalize", "augment", "precision", "train_on_val", "train_fraction"), True)
+    described = config.model_dump(mode="json", include={"network": {"name", "model", "replace"}, **keys})
+    made_of = [described, hashes, environment]
 
     histories, states = [], {}
     with live.Logger(name, identity) as logger:
         for number in range(config.seeds):
-            model = engine.network(seed + number)
-            if not number:
-                about = describe(model, engine)
-                trainable, all_ = about["trainable_parameters"], about["parameters"]
-                say(f"{name}: {trainable:,} of {all_:,} parameters, {engine}")
-            saved = CHECKPOINTS / name / f"{fingerprint(identity, environment, number)}.pt"
-            owner = None if config.views else name
-            features = CHECKPOINTS / f"features@{fingerprint(made_of, seed + number, inputs[2:], environment, owner)}"
-            watch = {} if number else {"on_epoch": logger.log}
-            histories.append(engine.fit(model, seed + number, saved, features, **watch))
-            if not config.views and not group.rank:
-                remove(features)
+            model = make_model(data, seed + number, weights)
+            if number:
+                say(f"{name}: seed {seed + number}, training {number + 1} of {config.seeds}")
+            else:
+                about = describe(model, data)
+                all_, trainable = parameter_counts(model)
+                where = device if group.world_size == 1 else f"{group.world_size} × {device.type}"
+                images = f"{len(data.train):,} images, on {where} ({threads} threads)"
+                say(*summary(model), f"{name}: {trainable:,} of {all_:,} parameters, {images}")
+            folder = CHECKPOINTS if config.views else CHECKPOINTS / name
+            features = features_folder(folder, fingerprint(made_of, seed + number), code)
+            if not group.rank:
+                remove_stale(features, shared=bool(config.views))
+            checkpoint = CHECKPOINTS / name / f"{fingerprint(identity, environment, code, number)}.pt"
+            trained, train_data, val_data = data.for_model(model, seed + number, features)
+            trainer = Trainer(trained, config, train_data, val_data, seed + number, checkpoint, group)
+            histories.append(trainer.fit(logger.log if not number else lambda history: None))
             file = f"seed-{seed + number}.safetensors" if number else "model.safetensors"
             states[file] = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-            print_row(histories[-1][-1])
     if group.rank:
         return
 
-    with atomic_write(Path("models", name)) as folder:
-        folder.mkdir()
+    with atomic_write(Path("models", name)) as partial:
+        partial.mkdir()
         for file, state in states.items():
             # `save_file` makes a file that only its owner may read, whatever the umask
-            (folder / file).write_bytes(save(state))
-        write_json(folder / "model.json", {"experiment": name, **about, "fingerprint": identity})
+            (partial / file).write_bytes(save(state))
+        write_json(partial / "model.json", {"experiment": name, **about, "fingerprint": identity})
     write_history(Path("reports", name, "history.csv"), histories[0])
     remove(CHECKPOINTS / name)
 
 
-def describe(model: nn.Module, engine: Trainer) -> dict[str, Any]:
+def describe(model: nn.Module, data: TrainingData) -> dict[str, Any]:
     """What prediction needs to know of a model beside its weights."""
-    config, packed = engine.config, engine.packed
-    preprocessing = {"mean": engine.mean, "std": engine.std, "tta": config.tta}
+    from pipeline.training.model import parameter_counts
+
+    config, packed = data.config, data.packed
+    preprocessing = {"mean": data.mean, "std": data.std, "tta": config.tta}
+    parameters, trainable = parameter_counts(model)
     return {
         "dataset": config.dataset,
         "network": config.network.model_dump(mode="json"),
-        "shape": engine.shape._asdict(),
+        "shape": data.shape._asdict(),
         "classes": packed.classes,
         "preprocessing": {**packed.meta["preprocessing"], **preprocessing},
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-        "trainable_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        "parameters": parameters,
+        "trainable_parameters": trainable,
     }
-
-
-def print_row(row: dict[str, Any]) -> None:
-    shown = {key.replace("_", " "): value for key, value in row.items() if key != "epoch" and value is not None}
-    say(", ".join(f"{key} {value:.4f}" for key, value in shown.items()))
 
 
 def pretrained(name: str, config: Experiment) -> Path | None:
@@ -124,7 +136,7 @@ def pretrained(name: str, config: Experiment) -> Path | None:
     return file
 
 
-def write_history(path: Path, history: list[Any]) -> None:
+def write_history(path: Path, history: list[Row]) -> None:
     with atomic_write(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
         writer.writeheader()
@@ -138,11 +150,6 @@ def fingerprint(*parts: Any) -> str:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def code() -> list[str]:
-    folder = Path(__file__).parent
-    return [sha256(file) for pattern in CODE for file in sorted(folder.glob(pattern))]
 
 
 if __name__ == "__main__":

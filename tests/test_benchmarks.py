@@ -21,7 +21,7 @@ from benchmarks import train as train_benchmark
 from benchmarks.job import Job, named
 from tests.conftest import REPOSITORY, Project, Ran, class_folders, failed_in_one_line, run
 
-BARE = ("torch", "torchvision", "numpy", "pandas", "pyarrow")  # and what they require
+BARE = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "tqdm", "xxhash")  # and what they require
 KEYS = {"usual_seconds", "seconds", "ratio", "limit_seconds", "accuracy", "usual_accuracy", "peak_mb"}
 
 
@@ -187,7 +187,7 @@ def test_start_up_of_stages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     figures = json.loads(capsys.readouterr().out)
     stages = figures["stages"]
     assert list(stages) == ["python -c pass", "python -c 'import torch'", *needed, "train"]
-    assert stages["check"]["imports"] == ["pyarrow", "pydantic"] and "torch" in stages["train"]["imports"]
+    assert stages["check"]["imports"] == ["pandas", "pyarrow", "pydantic"] and "torch" in stages["train"]["imports"]
     assert all(stage["seconds"] > 0 for stage in stages.values())
     assert 0 < figures["training"][0] < stages["train"]["seconds"] and figures["train_beside_training"] > 0
 

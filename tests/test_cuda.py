@@ -11,9 +11,12 @@ from things import ADAM, SGD, config, digest, opened, pack
 from torch import nn
 
 from pipeline.dataset.packed import PackedDataset
-from pipeline.training import loop
-from pipeline.training.step import WARM_UP, Step
-from pipeline.training.trainer import Trainer
+from pipeline.system.device import make_deterministic, select_device
+from pipeline.training.cuda_graph import WARM_UP
+from pipeline.training.data import TrainingData
+from pipeline.training.distributed import ALONE
+from pipeline.training.model import make_model
+from pipeline.training.trainer import Row, Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -29,14 +32,16 @@ def fit(
     packed: PackedDataset, folder: Path, cache_mb: int = 100, cuda_graphs: bool = True, on_epoch: Any = len, **more: Any
 ) -> Any:
     compute = {"device": "cuda", "cache_mb": cache_mb, "cuda_graphs": cuda_graphs, **more.pop("compute", {})}
-    engine = Trainer(packed, config(compute=compute, **more))
-    model: nn.Module = engine.network(1)
-    saved = folder / f"{cache_mb}-{cuda_graphs}.pt"
-    history: list[loop.Row] = engine.fit(model, 1, saved, folder / "features", on_epoch)
+    experiment = config(compute=compute, **more)
+    device, threads = select_device(experiment.compute)
+    make_deterministic(device, threads, experiment.precision)
+    data = TrainingData(packed, experiment, device, ALONE)
+    model: nn.Module = make_model(data, 1)
+    history = Trainer(model, experiment, data.train, data.val, 1, folder / f"{cache_mb}-{cuda_graphs}.pt").fit(on_epoch)
     return digest(model.cpu()), history
 
 
-def losses(history: list[loop.Row]) -> list[Any]:
+def losses(history: list[Row]) -> list[Any]:
     return [row[side] for row in history for side in ("train_loss", "val_loss")]
 
 
@@ -88,7 +93,7 @@ def test_a_killed_run_goes_on_at_the_rate_of_its_schedule(packed: PackedDataset,
     described = {"network": CNN, "optimizer": ADAM, "schedule": {"name": "one_cycle"}, "epochs": 4}
     _, expected = fit(packed, tmp_path / "a", **described)
 
-    def stop(rows: list[loop.Row]) -> None:
+    def stop(rows: list[Row]) -> None:
         if len(rows) == 2:
             raise KeyboardInterrupt
 
@@ -99,7 +104,7 @@ def test_a_killed_run_goes_on_at_the_rate_of_its_schedule(packed: PackedDataset,
 
 
 def test_nothing_waits_for_the_device_inside_an_epoch(packed: PackedDataset, tmp_path: Path, monkeypatch: Any) -> None:
-    original = Step.__call__
+    original = Trainer.train_step
 
     def step(*arguments: Any) -> Any:
         torch.cuda.set_sync_debug_mode("error")
@@ -108,7 +113,7 @@ def test_nothing_waits_for_the_device_inside_an_epoch(packed: PackedDataset, tmp
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(Step, "__call__", step)
+    monkeypatch.setattr(Trainer, "train_step", step)
     fit(packed, tmp_path, cuda_graphs=False, network=CNN, augment={"rotation": 10.0}, epochs=1)
 
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,9 @@ from things import one_thread as one_thread
 from pipeline.config.experiments import Compute
 from pipeline.system import device
 from pipeline.system.console import UserError
-from pipeline.training import distributed, loop
+from pipeline.training import distributed
+from pipeline.training.batching import batch_starts, epoch_batches
+from pipeline.training.cuda_graph import can_capture
 from pipeline.training.distributed import Group
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -74,15 +77,25 @@ def free_port() -> str:
 
 
 def start(project: Project, name: str, *before: str, cwd: Path | None = None, **environment: str) -> Any:
-    """Start `train` in a session of its own, after the words `before`."""
+    """Start `train` in a session of its own, after the words `before`.
+
+    What it prints goes to files: thousands of lines would fill a pipe that nobody reads meanwhile.
+    """
     variables = {**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), "DVC_ROOT": str(project.root), **environment}
     command = [*before, *project.command("train", name)]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=cwd or project.root, env=variables, start_new_session=True, **pipes)
+    out, err = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115
+    process: Any = subprocess.Popen(
+        command, cwd=cwd or project.root, env=variables, start_new_session=True, stdout=out, stderr=err
+    )
+    process.printed = out, err
+    return process
 
 
 def end(process: Any) -> Ran:
-    out, err = process.communicate(timeout=300)
+    process.wait(timeout=300)
+    for file in process.printed:
+        file.seek(0)
+    out, err = (file.read() for file in process.printed)
     return Ran(process.returncode, out, err)
 
 
@@ -95,7 +108,7 @@ def until(done: Callable[[], Any], process: Any) -> Any:
     """Wait until something is the case, while a process goes on."""
     deadline = time.monotonic() + 200
     while not (found := done()):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, end(process)
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return found
@@ -124,14 +137,7 @@ def history(project: Project, name: str) -> pd.DataFrame:
 # --- The same batches ------------------------------------------------------------------------------------------------
 
 
-class Apart(Group):
-    """A member of a group whose others are elsewhere."""
-
-    def on_first(self, do: Callable[[], Any]) -> Any:
-        return do()
-
-
-@pytest.mark.parametrize("world", [2, 3, 5])
+@pytest.mark.parametrize("world_size", [2, 3, 5])
 @pytest.mark.parametrize("augment", [{}, {"mixup": 0.2}])
 def test_shares_put_together_are_the_batches_of_one_process(
     tmp_path: Path, world_size: int, augment: dict[str, float]
@@ -141,14 +147,13 @@ def test_shares_put_together_are_the_batches_of_one_process(
     data, experiment = batches(packed, "train"), config(augment=augment)
 
     def of(group: Group) -> list[Any]:
-        model = fresh(packed, experiment)
-        saved = tmp_path / "saved.pt"
-        return list(loop.Training(model, experiment, data, None, 1, saved, 1, group).batches(data, 1))
+        starts = batch_starts(fresh(packed, experiment), experiment, len(data), group.world_size)
+        return list(epoch_batches(data, experiment, starts, 1, 1, group))
 
     alone = of(Group())
     assert [whole for _, _, whole in alone] == [8, 8, 8, 7]
     for (batch, others, whole), *shares in zip(
-        alone, *(of(Apart(rank, world_size)) for rank in range(world_size)), strict=True
+        alone, *(of(Group(rank, world_size)) for rank in range(world_size)), strict=True
     ):
         assert {share[2] for share in shares} == {whole}
         for column, values in enumerate(batch):
@@ -164,11 +169,11 @@ def test_no_share_of_a_batch_is_too_small_for_batch_norm(tmp_path: Path) -> None
     packed = opened(pack(tmp_path / "packed/things"))
     data = batches(packed, "train")
     experiment = config(network=DROPOUT, batch_size=7)  # 31 images: the last 3 join the batch before
-    training = loop.Training(fresh(packed, experiment), experiment, data, None, 1, tmp_path / "a.pt", 1, Apart(1, 2))
-    assert [whole for _, _, whole in training.batches(data, 1)] == [7, 7, 7, 10]
+    starts = batch_starts(fresh(packed, experiment), experiment, len(data), 2)
+    assert [whole for _, _, whole in epoch_batches(data, experiment, starts, 1, 1, Group(1, 2))] == [7, 7, 7, 10]
     small = config(network=DROPOUT, batch_size=3)
     with pytest.raises(UserError, match=r"batch_size = 3: .*; expected 4 or more"):
-        loop.Training(fresh(packed, small), small, data, None, 1, tmp_path / "a.pt", 1, Apart(1, 2))
+        batch_starts(fresh(packed, small), small, len(data), 2)
 
 
 # --- Who is who ------------------------------------------------------------------------------------------------------
@@ -217,7 +222,7 @@ def test_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_device_is_not_several(name: str) -> None:
     with pytest.raises(ValueError, match=rf"device = '{name}' with devices = 2, nodes = 1; expected auto, cuda or cpu"):
         Compute(device=name, devices=2)
-    assert Compute(device=name).world == 1
+    assert Compute(device=name).world_size == 1
 
 
 def test_views_are_computed_by_one_process() -> None:
@@ -229,20 +234,18 @@ def test_views_are_computed_by_one_process() -> None:
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     torch.set_num_threads(7)
-    assert device.place(Compute(device="cpu", devices=2), 1) == (CPU, 3)
-    assert device.place(Compute(device="cpu", devices=9), 1) == (CPU, 1)
-    assert device.place(Compute(device="cpu", devices=2, threads=5), 1) == (CPU, 5)
-    assert device.place(Compute(device="cpu", devices=2)) == (CPU, 7)  # evaluate is one process
+    assert device.select_device(Compute(device="cpu", devices=2), 1) == (CPU, 3)
+    assert device.select_device(Compute(device="cpu", devices=9), 1) == (CPU, 1)
+    assert device.select_device(Compute(device="cpu", devices=2, threads=5), 1) == (CPU, 5)
+    assert device.select_device(Compute(device="cpu", devices=2)) == (CPU, 7)  # evaluate is one process
     monkeypatch.setenv("OMP_NUM_THREADS", "7")  # of each, as torchrun has it
-    assert device.place(Compute(device="cpu", devices=2), 1) == (CPU, 7)
+    assert device.select_device(Compute(device="cpu", devices=2), 1) == (CPU, 7)
 
 
 def test_no_graph_is_captured_of_several_processes() -> None:
-    class OnCuda:
-        device = torch.device("cuda")
-
-    assert device.captures(config(), OnCuda())
-    assert not device.captures(config(compute={"devices": 2}), OnCuda())
+    cuda = torch.device("cuda")
+    assert can_capture(config(), cuda)
+    assert not can_capture(config(compute={"devices": 2}), cuda)
 
 
 # --- The same weights ------------------------------------------------------------------------------------------------
@@ -461,8 +464,8 @@ def test_two_machines_train_as_one(
         stderr=subprocess.PIPE,
         text=True,
     )
-    ran, helper = end(first), end(second)
-    assert ran.status == 0, ran.err + helper.err
-    assert helper.status == 0, helper.err
+    ran, (_, errors) = end(first), second.communicate(timeout=300)
+    assert ran.status == 0, ran.err + errors
+    assert second.returncode == 0, errors
     assert weights(things, "things-two") == weights(things, "things-parts")
     assert sorted(path.name for path in other.iterdir()) == ["data", "params.yaml"]

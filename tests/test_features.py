@@ -14,9 +14,10 @@ from test_training import files, stage
 from things import batches, config, fresh, opened, pack
 from things import one_thread as one_thread
 
+from pipeline import train
 from pipeline.dataset.batches import Batches
-from pipeline.training import loop
 from pipeline.training.features import Features
+from pipeline.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,12 +42,12 @@ def test_head_trains_on_features_as_in_the_whole_network(photos: Project, tmp_pa
     packed = opened(photos.root / "data/packed/things")
     described = config(**PLAIN)
     whole, train, val = fresh(packed, described), batches(packed, "train"), batches(packed, "val")
-    expected = loop.train(whole, described, train, val, 1, tmp_path / "whole.pt")
+    expected = Trainer(whole, described, train, val, 1, tmp_path / "whole.pt").fit()
 
     model: Any = fresh(packed, described)
     data = Features(model.backbone, train, described, 1, tmp_path / "features")
     validation = Features(model.backbone, val, described, 1, tmp_path / "features/val").unchanged()
-    history = loop.train(model.head, described, data, validation, 1, tmp_path / "head.pt")
+    history = Trainer(model.head, described, data, validation, 1, tmp_path / "head.pt").fit()
     for ours, theirs in zip(history, expected, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
     assert torch.allclose(model.head[0].weight, whole.head[0].weight, atol=1e-5)  # type: ignore[index,union-attr]
@@ -90,6 +91,33 @@ def test_features_that_are_damaged_are_computed_again(
     (folder / "view-1.npy").unlink()
     assert files(stage(photos, monkeypatch, "things-a", **everything)) == whole
     assert files(folder) == views
+
+
+@pytest.mark.parametrize("views", [None, 2])
+def test_features_of_other_code_do_not_stay(
+    photos: Project, monkeypatch: pytest.MonkeyPatch, views: int | None
+) -> None:
+    described = {**PLAIN, "views": views}
+
+    def kept() -> list[str]:
+        return sorted(path.parent.as_posix() for path in photos.root.glob(".checkpoints/**/view-1.npy"))
+
+    def killed(self: Trainer, *_: object) -> None:
+        self.train_data.view(1)
+        raise KeyboardInterrupt
+
+    versions = []
+    for version in ("before", "after"):
+        with monkeypatch.context() as patched:
+            patched.setattr(train, "version", lambda *rooms, version=version: version)
+            patched.setattr(Trainer, "fit", killed)
+            with pytest.raises(KeyboardInterrupt):
+                stage(photos, patched, "things-a", **described)
+        versions.append(kept())
+    assert [len(folders) for folders in versions] == [1, 1] and versions[0] != versions[1]
+    if views is None:  # nobody else reads them: they go as soon as anything of the experiment has changed
+        stage(photos, monkeypatch, "things-a", **described, normalize="imagenet")
+        assert kept() == []
 
 
 def test_as_many_views_as_epochs_is_the_published_recipe(photos: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,10 @@ from pipeline.dataset.augmentation import mix
 from pipeline.dataset.packed import PackedDataset
 from pipeline.evaluation import inference
 from pipeline.system.console import UserError
-from pipeline.training import loop, losses, optimizers
+from pipeline.training import losses, optimizers
 from pipeline.training.optimizers import blocks, blocks_behind, make_optimizers, restore, set_lr
-from pipeline.training.schedule import factor
+from pipeline.training.schedule import lr_factor
+from pipeline.training.trainer import Row, Trainer
 
 STEPS = 50
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -193,7 +194,7 @@ def test_schedules_are_torchs(schedule: Any, usual: Callable[[Any], Any]) -> Non
     ours = make_optimizers(model, Optimizer(name="sgd", lr=0.3))
     scheduler = usual(theirs)
     for step in range(STEPS):
-        set_lr(ours, factor(schedule, step / STEPS))
+        set_lr(ours, lr_factor(schedule, step / STEPS))
         assert ours[0].param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-6)
         theirs.step()
         scheduler.step()
@@ -207,7 +208,7 @@ def test_one_cycle_is_torchs_up_to_where_it_counts_its_steps_from() -> None:
     scheduler = lr_scheduler.OneCycleLR(theirs, max_lr=1.0, total_steps=count, cycle_momentum=False)
     for step in range(count):
         if step % 500 == 0:
-            assert factor(schedule, step / count) == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-3)
+            assert lr_factor(schedule, step / count) == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-3)
         theirs.step()
         scheduler.step()
 
@@ -215,7 +216,7 @@ def test_one_cycle_is_torchs_up_to_where_it_counts_its_steps_from() -> None:
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine", "one_cycle"])
 def test_warm_up_rises_to_the_whole_rate_and_every_step_has_one(name: Any) -> None:
     schedule = Schedule(name=name, warmup=0.25)
-    rates = [factor(schedule, step / STEPS) for step in range(STEPS)]
+    rates = [lr_factor(schedule, step / STEPS) for step in range(STEPS)]
     top = math.ceil(0.25 * STEPS)
     assert all(earlier < later for earlier, later in itertools.pairwise(rates[:top]))
     assert all(earlier >= later for earlier, later in itertools.pairwise(rates[top:]))
@@ -250,7 +251,7 @@ def test_rate_follows_the_schedule_in_every_step(packed: PackedDataset, tmp_path
 
     model = Slope()
     described = config(epochs=2, optimizer={"name": "sgd", "lr": 0.4}, schedule={"name": "linear"})
-    loop.train(model, described, batches(packed, "train"), None, 1, tmp_path / "saved.pt")
+    Trainer(model, described, batches(packed, "train"), None, 1, tmp_path / "saved.pt").fit()
     moved = -np.diff([*model.seen, model.weight.item()])
     assert moved == pytest.approx([0.4 * (1 - step / 8) for step in range(8)], rel=1e-5)
 
@@ -312,7 +313,7 @@ def test_loss_of_mixed_images_counts_both_labels(packed: PackedDataset, tmp_path
     logits = model(mixed)
     own, other = (F.cross_entropy(logits, of, reduction="none") for of in (labels, labels.flip(0)))
     expected = (share * own + (1 - share) * other).mean().item()
-    history = loop.train(model, described, data, None, 1, tmp_path / "saved.pt")
+    history = Trainer(model, described, data, None, 1, tmp_path / "saved.pt").fit()
     assert history[0]["train_loss"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -344,7 +345,7 @@ def test_parts_of_a_batch_add_up(packed: PackedDataset, tmp_path: Path, more: di
 
 
 class Hungry(nn.Module):
-    """Needs more memory than there is for more than `most` images, from a certain pass on."""
+    """Needs more memory than there is for more than `most` images, after `spared` forward passes."""
 
     def __init__(self, most: int, spared: int) -> None:
         super().__init__()
@@ -359,36 +360,28 @@ class Hungry(nn.Module):
         return self.last(self.first(images.flatten(1)).relu())
 
 
-@pytest.mark.parametrize("more", [{}, {"unfreeze_every": 1}])
-@pytest.mark.parametrize("spared", [0, 6])
-def test_batches_are_divided_when_memory_runs_out(
-    packed: PackedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], spared: int, more: dict[str, Any]
-) -> None:
-    model = Hungry(most=2, spared=spared)
-    loop.train(model, config(epochs=3, **more), batches(packed, "train"), None, 1, tmp_path / "a.pt")
-    said = capsys.readouterr().out
-    assert "not enough memory for a batch of 8: going on in 2 parts" in said and "in 4 parts" in said
-    if not spared:  # from the first step on: to the byte what a config with as many parts gives
-        expected = Hungry(most=100, spared=0)
-        described = config(epochs=3, grad_accum_steps=4, **more)
-        loop.train(expected, described, batches(packed, "train"), None, 1, tmp_path / "b.pt")
-        assert digest(model) == digest(expected)
-    else:
-        assert "resuming after epoch 1 of 3" in said
-
-
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("steps", "spared", "said"),
     [
-        ("auto", "not enough memory for a batch of 8 in 8 parts: expected a smaller network"),
-        (2, "not enough memory for a batch of 8 in 2 parts: expected grad_accum_steps above 2, or a smaller batch"),
+        (1, 6, "a batch of 8 with grad_accum_steps = 1: set grad_accum_steps above 1 or a smaller batch_size"),
+        (2, 0, "a batch of 8 with grad_accum_steps = 2: set grad_accum_steps above 2 or a smaller batch_size"),
+        (8, 0, "a batch of 8 with grad_accum_steps = 8: set a smaller network"),
     ],
 )
-def test_there_is_an_end_to_smaller_parts(packed: PackedDataset, tmp_path: Path, parts: Any, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        loop.train(
-            Hungry(0, 0), config(grad_accum_steps=parts), batches(packed, "train"), None, 1, tmp_path / "saved.pt"
-        )
+def test_memory_that_runs_out_is_an_error_that_says_what_to_set(
+    packed: PackedDataset, tmp_path: Path, steps: int, spared: int, said: str
+) -> None:
+    """Weights never depend on how much memory there was."""
+    described = config(epochs=3, grad_accum_steps=steps)
+    with pytest.raises(UserError, match=f"not enough memory for {said}"):
+        Trainer(Hungry(0, spared), described, batches(packed, "train"), None, 1, tmp_path / "saved.pt").fit()
+    assert (tmp_path / "saved.pt").exists() == bool(spared)  # the epochs before that can be gone on from
+
+
+def test_a_number_of_parts_is_asked_for() -> None:
+    with pytest.raises(ValidationError, match="grad_accum_steps"):
+        config(grad_accum_steps="auto")
+    assert config().grad_accum_steps == 1
 
 
 def test_more_parts_than_images() -> None:
@@ -446,22 +439,22 @@ def test_everything_survives_an_interruption(packed: PackedDataset, tmp_path: Pa
     expected, history = fit(packed, tmp_path / "a.pt", **described)
     experiment = config(**described)
 
-    def stop(rows: list[loop.Row]) -> None:
+    def stop(rows: list[Row]) -> None:
         if len(rows) == 3:
             raise KeyboardInterrupt
 
     trained, validation = batches(packed, "train"), batches(packed, "val")
     with pytest.raises(KeyboardInterrupt):
-        loop.train(fresh(packed, experiment), experiment, trained, validation, 1, tmp_path / "b.pt", stop)
+        Trainer(fresh(packed, experiment), experiment, trained, validation, 1, tmp_path / "b.pt").fit(stop)
     model = fresh(packed, experiment)
-    assert loop.train(model, experiment, trained, validation, 1, tmp_path / "b.pt") == history
+    assert Trainer(model, experiment, trained, validation, 1, tmp_path / "b.pt").fit() == history
     assert digest(model) == digest(expected)
 
 
 # --- Some of the network ---------------------------------------------------------------------------------------------
 
 
-def test_blocks_thaw_from_the_head_on(packed: PackedDataset, tmp_path: Path) -> None:
+def test_blocks_unfreeze_from_the_head_on(packed: PackedDataset, tmp_path: Path) -> None:
     described = {"network": {"name": "mlp", "hidden": [8, 7]}, "unfreeze_every": 2, "optimizer": ADAM}
     start = fresh(packed, config(**described))
     assert len(blocks(start)) == 3
@@ -475,12 +468,12 @@ def test_blocks_thaw_from_the_head_on(packed: PackedDataset, tmp_path: Path) -> 
         assert changed == moved
 
 
-def test_what_never_trains_does_not_thaw(packed: PackedDataset, tmp_path: Path) -> None:
+def test_what_never_trains_does_not_unfreeze(packed: PackedDataset, tmp_path: Path) -> None:
     described = {"network": {"name": "mlp", "hidden": [8, 7]}, "unfreeze_every": 1}
     model = fresh(packed, config(**described))
     still = blocks(model)[1].weight.requires_grad_(False)
     before = still.clone()
-    loop.train(model, config(**described, epochs=3), batches(packed, "train"), None, 1, tmp_path / "a.pt")
+    Trainer(model, config(**described, epochs=3), batches(packed, "train"), None, 1, tmp_path / "a.pt").fit()
     assert still.equal(before) and not still.requires_grad
     assert blocks(model)[0].weight.grad is not None
 

@@ -23,6 +23,10 @@ from pathlib import Path
 from benchmarks.job import peak_bytes
 from pipeline.config.experiments import Experiment
 from pipeline.dataset.packed import PackedDataset
+from pipeline.system.device import make_deterministic, select_device
+from pipeline.training.data import TrainingData
+from pipeline.training.distributed import ALONE
+from pipeline.training.model import make_model
 from pipeline.training.trainer import Trainer
 config = Experiment.model_validate(
     dict(
@@ -32,11 +36,14 @@ config = Experiment.model_validate(
     )
 )
 folder = Path(sys.argv[1])
-engine = Trainer(PackedDataset(folder, folder.parents[1] / "splits" / f"{folder.name}.parquet"), config)
-model = engine.network(1)
-engine.fit(model, 1, folder / "saved.pt", folder / "features")
+device, threads = select_device(config.compute)
+make_deterministic(device, threads)
+packed = PackedDataset(folder, folder.parents[1] / "splits" / f"{folder.name}.parquet")
+data = TrainingData(packed, config, device, ALONE)
+model = make_model(data, 1)
+Trainer(model, config, data.train, data.val, 1, folder / "saved.pt").fit()
 weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
-print(engine.data.pixels.resident is None, peak_bytes() // 2**20)
+print(data.train.pixels.resident is None, peak_bytes() // 2**20)
 print(hashlib.sha256(weights).hexdigest())
 """
 

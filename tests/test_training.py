@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Project, Ran, failed_in_one_line
+from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, failed_in_one_line
 from samples import bit_flipped
 from things import (
     ADAM,
@@ -47,12 +48,16 @@ from pipeline.config.experiments import Compute, Normalization, Optimizer
 from pipeline.dataset.batches import Batches, Rows
 from pipeline.dataset.packed import PackedDataset
 from pipeline.evaluation import inference
+from pipeline.networks import Shape, build
 from pipeline.system import memory
 from pipeline.system.console import UserError, run
 from pipeline.system.device import make_deterministic, select_device
-from pipeline.training import live, loop
+from pipeline.training import live
+from pipeline.training.data import TrainingData
+from pipeline.training.distributed import ALONE
+from pipeline.training.model import summary
 from pipeline.training.optimizers import make_optimizers
-from pipeline.training.trainer import Trainer
+from pipeline.training.trainer import Row, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -152,7 +157,9 @@ class Watched(nn.Module):
 
 def watch(packed: PackedDataset, saved: Path, seed: int = 1, **more: Any) -> list[Tensor]:
     model = Watched(int(np.prod(packed.images.shape[1:])))
-    loop.train(model, config(normalize="none", **more), batches(packed, "train", normalize="none"), None, seed, saved)
+    Trainer(
+        model, config(normalize="none", **more), batches(packed, "train", normalize="none"), None, seed, saved
+    ).fit()
     return model.seen
 
 
@@ -204,7 +211,7 @@ class WithFrozenNorm(Watched):
 
 def test_frozen_batch_norm_takes_a_batch_of_one(packed: PackedDataset, tmp_path: Path) -> None:
     model = WithFrozenNorm(90)
-    loop.train(model, config(batch_size=30, epochs=1), batches(packed, "train"), None, 1, tmp_path / "saved.pt")
+    Trainer(model, config(batch_size=30, epochs=1), batches(packed, "train"), None, 1, tmp_path / "saved.pt").fit()
     assert [len(batch) for batch in model.seen] == [30, 1]
 
 
@@ -222,7 +229,7 @@ def test_same_seed_same_bytes_also_after_an_interruption(
     class Interruption(Exception):
         pass
 
-    def after_two(history: list[loop.Row]) -> None:
+    def after_two(history: list[Row]) -> None:
         if len(history) == 2:
             raise Interruption
 
@@ -230,11 +237,11 @@ def test_same_seed_same_bytes_also_after_an_interruption(
     trained, validation = batches(packed, "train"), batches(packed, "val")
     saved = tmp_path / "interrupted.pt"
     with pytest.raises(Interruption):
-        loop.train(fresh(packed, experiment), experiment, trained, validation, 1, saved, after_two)
+        Trainer(fresh(packed, experiment), experiment, trained, validation, 1, saved).fit(after_two)
     torch.manual_seed(99)  # another process has drawn other numbers by then
     epochs = []
     resumed = fresh(packed, experiment, seed=77)
-    total = loop.train(resumed, experiment, trained, validation, 1, saved, lambda rows: epochs.append(len(rows)))
+    total = Trainer(resumed, experiment, trained, validation, 1, saved).fit(lambda rows: epochs.append(len(rows)))
     assert epochs == [3, 4]  # it did go on from there
     assert total == history
     assert digest(resumed) == digest(model)
@@ -256,7 +263,7 @@ def test_augmentation_comes_before_normalisation_and_leaves_validation_alone(
     model.register_forward_pre_hook(lambda module, inputs: images.append(inputs[0].clone()) or None)
     experiment = config(augment={"rotation": 180}, epochs=1, batch_size="full", shuffle=False)
     validation = batches(packed, "val")
-    loop.train(model, experiment, batches(packed, "train"), validation, 1, tmp_path / "saved.pt")
+    Trainer(model, experiment, batches(packed, "train"), validation, 1, tmp_path / "saved.pt").fit()
     mean, std = (torch.tensor(values) for values in packed.normalization("dataset"))
     black = (-mean / std).view(1, 3, 1, 1)
     assert ((images[0] - black).abs() < 1e-3).all(1).any((1, 2)).sum() > 5
@@ -270,13 +277,13 @@ def test_checkpoint_leaves_out_frozen_weights_and_keeps_statistics(packed: Packe
             super().__init__(nn.Flatten(), nn.Linear(90, 90).requires_grad_(False), norm, nn.Linear(90, 3))
 
     saved = tmp_path / "saved.pt"
-    loop.train(Frozen(), config(epochs=1), batches(packed, "train"), None, 1, saved)
+    Trainer(Frozen(), config(epochs=1), batches(packed, "train"), None, 1, saved).fit()
     state = torch.load(saved, weights_only=True)
     assert set(state["model"]) == {name for name in Frozen().state_dict() if not name.startswith("1.")}
     with pytest.raises(UserError, match="of another training") as raised:
-        loop.train(
+        Trainer(
             nn.Sequential(nn.Flatten(), nn.Linear(90, 3)), config(epochs=2), batches(packed, "train"), None, 1, saved
-        )
+        ).fit()
     assert "\n" not in str(raised.value)
 
 
@@ -286,7 +293,7 @@ def test_a_checkpoint_that_is_damaged_is_set_aside(
     everything: dict[str, Any] = {"network": DROPOUT, "epochs": 3}
     whole = files(stage(things, monkeypatch, "things-cnn", **everything))
 
-    def after_two(logger: live.Logger, history: list[loop.Row]) -> None:
+    def after_two(logger: live.Logger, history: list[Row]) -> None:
         if len(history) == 2:
             raise KeyboardInterrupt
 
@@ -319,13 +326,13 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_good_state(packed: Pack
     model = fresh(packed, experiment)
     good = []
 
-    def ruin(history: list[loop.Row]) -> None:
+    def ruin(history: list[Row]) -> None:
         good.append(digest(model))
         if len(history) == 2:
             model[1].weight.data[0, 0] = torch.nan
 
     with pytest.raises(UserError) as raised:
-        loop.train(model, experiment, batches(packed, "train"), None, 1, saved, ruin)
+        Trainer(model, experiment, batches(packed, "train"), None, 1, saved).fit(ruin)
     message = str(raised.value)
     assert "the loss became nan in epoch 3" in message and "of epoch 2" in message and str(saved) in message
     assert "\n" not in message
@@ -337,7 +344,7 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_good_state(packed: Pack
 def test_the_step_whose_loss_is_no_number_is_named(packed: PackedDataset, tmp_path: Path) -> None:
     trained = batches(packed, "train")
     with pytest.raises(UserError, match="in epoch 1, step 3 of 4: try a lower"):
-        loop.train(Poisoned(trained, 16), config(shuffle=False), trained, None, 1, tmp_path / "saved.pt")
+        Trainer(Poisoned(trained, 16), config(shuffle=False), trained, None, 1, tmp_path / "saved.pt").fit()
 
 
 class Poisoned(nn.Module):
@@ -366,7 +373,7 @@ def test_loss_on_validation_images_counts(packed: PackedDataset, tmp_path: Path)
     broken.normalize.shift.fill_(torch.nan)
     experiment = config()
     with pytest.raises(UserError, match="loss on validation images became nan in epoch 1"):
-        loop.train(fresh(packed, experiment), experiment, batches(packed, "train"), broken, 1, tmp_path / "saved.pt")
+        Trainer(fresh(packed, experiment), experiment, batches(packed, "train"), broken, 1, tmp_path / "saved.pt").fit()
     assert not (tmp_path / "saved.pt").exists()
 
 
@@ -417,8 +424,8 @@ def test_images_stay_where_memory_for_twice_as_much_is_left(
     size = 31 * 90  # bytes of the images that train
     for left, resident in ((2 * size, True), (2 * size - 2, False)):
         monkeypatch.setattr(memory, "available", lambda left=left: left)
-        engine = Trainer(packed, config(compute={"device": "cpu"}))
-        assert (engine.data.pixels.resident is not None) == resident
+        data = TrainingData(packed, config(compute={"device": "cpu"}), CPU, ALONE)
+        assert (data.train.pixels.resident is not None) == resident
 
 
 def test_images_reach_another_device_in_parts(packed: PackedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,6 +438,17 @@ def test_images_reach_another_device_in_parts(packed: PackedDataset, monkeypatch
     resident = Rows(packed.file, rows, torch.device("meta"), 10**9).resident
     assert resident is not None and resident.shape == (31, 6, 5, 3) and resident.device.type == "meta"
     assert read == list(rows)
+
+
+def test_images_that_never_change_are_normalised_once(packed: PackedDataset, tmp_path: Path) -> None:
+    """Where all of them, unchanged, are the batch of every step."""
+    experiment = config(batch_size="full", optimizer={"name": "sgd", "lr": 0.1})
+    data = TrainingData(packed, experiment, CPU, ALONE)
+    model, train_data, val_data = data.for_model(fresh(packed, experiment), 1, tmp_path / "features")
+    history = Trainer(model, experiment, train_data, val_data, 1, tmp_path / "a.pt").fit()
+    assert train_data.normalized is not None
+    expected, usual = fit(packed, tmp_path / "b.pt", batch_size="full", optimizer={"name": "sgd", "lr": 0.1})
+    assert history == usual and digest(model) == digest(expected)
 
 
 def write_group(folder: Path, **files: str) -> None:
@@ -542,7 +560,7 @@ def test_fractions_of_a_split_are_nested_and_have_every_class(packed: PackedData
 
 def test_training_does_not_change_the_images(packed: PackedDataset, tmp_path: Path) -> None:
     trained = batches(packed, "train")
-    loop.train(fresh(packed, config()), config(augment=CHANGES), trained, None, 1, tmp_path / "saved.pt")
+    Trainer(fresh(packed, config()), config(augment=CHANGES), trained, None, 1, tmp_path / "saved.pt").fit()
     assert trained.pixels.resident is not None
     assert trained.pixels.resident.equal(torch.tensor(packed.images[:31]))
 
@@ -649,6 +667,62 @@ def test_stage_writes_the_same_bytes_twice(things: Project, monkeypatch: pytest.
     ]  # fmt: skip
 
 
+def test_outputs_do_not_depend_on_code_that_is_no_dependency(
+    things: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An edit of another network leaves the stage up to date. (A checkpoint of other code is not used all the same.)"""
+    expected = files(stage(things, monkeypatch, "things-mlp", epochs=3))
+    monkeypatch.setattr(train, "version", lambda *rooms: "before the edit")
+
+    def after_two(logger: live.Logger, history: list[Row]) -> None:
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(live.Logger, "log", after_two)
+        with pytest.raises(KeyboardInterrupt):
+            stage(things, patched, "things-mlp", epochs=3)
+    monkeypatch.setattr(train, "version", lambda *rooms: "after the edit")
+    assert files(stage(things, monkeypatch, "things-mlp", epochs=3)) == expected
+    assert "resuming" not in capsys.readouterr().out
+
+
+def test_stage_shows_the_network_and_a_line_for_every_epoch(things: Project) -> None:
+    """Each as soon as it is known, also through a pipe; seconds are in no output."""
+    network = {**MLP, "batch_norm": True}
+    things.experiment("things-mlp", "things", network=network, epochs=10**6, compute={"threads": 1})
+    command = things.command("train", "things-mlp")
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(command, cwd=things.root, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline().strip() for _ in range(7)]
+        process.kill()
+    table = [line.split() for line in lines[:4]]
+    assert table == [
+        ["layer", "type", "parameters"],
+        ["1", "Linear", "1,092"],
+        ["2", "BatchNorm1d", "24"],
+        ["4", "Linear", "39"],
+    ]
+    assert lines[4].startswith("things-mlp: 1,155 of 1,155 parameters")
+    figure = r"\d+\.\d{4}"
+    for epoch, line in enumerate(lines[5:], start=1):
+        losses = f"train loss {figure}, train accuracy {figure}, val loss {figure}, val accuracy {figure}"
+        assert re.fullmatch(rf"epoch {epoch}/1000000: {losses}, \d+\.\d s", line)
+
+
+@pytest.mark.parametrize(("freeze", "state"), [(True, " frozen"), (False, "")])
+def test_table_of_a_large_network_has_a_row_for_each_block(freeze: bool, state: str) -> None:
+    network = {"name": "torchvision", "backbone": "resnet50", "freeze": freeze}
+    model = build(config(network=network).network, Shape(3, 32, 32, 2))
+    lines = [" ".join(line.split()) for line in summary(model)]
+    assert len(lines) <= 41 and lines[0] == "layer type parameters"
+    assert f"backbone.layer1.0 Bottleneck 75,008{state}" in lines
+    assert lines[-1] == "head.0 Linear 4,098"
+    counts = [int(line.split()[2].replace(",", "")) for line in lines[1:]]
+    assert sum(counts) == sum(weight.numel() for weight in model.parameters())
+
+
 def test_stage_trains_on_validation_images_too_where_nothing_is_picked(
     things: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -670,14 +744,14 @@ def test_stage_trains_on_a_fraction_of_the_training_images(
 def test_stage_leaves_checkpoints_of_others_alone(things: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupted run of `mlp-wide` must outlive a run of `mlp`."""
     seen: list[list[str]] = []
-    original = loop.train
+    original = Trainer.fit
 
     def watched(*arguments: Any) -> Any:
         history = original(*arguments)
         seen.append(sorted(path for path in files(things.root / ".checkpoints") if not path.endswith(".lock")))
         return history
 
-    monkeypatch.setattr(loop, "train", watched)
+    monkeypatch.setattr(Trainer, "fit", watched)
     monkeypatch.setattr(train, "write_history", lambda *arguments: sys.exit("interrupted"))
     with pytest.raises(SystemExit):
         stage(things, monkeypatch, "mlp-wide")

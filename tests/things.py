@@ -20,7 +20,8 @@ from pipeline.dataset.batches import Batches
 from pipeline.dataset.packed import PackedDataset
 from pipeline.images.tables import SPLIT, write_tables
 from pipeline.networks import Shape, build
-from pipeline.training import live, loop
+from pipeline.training import live
+from pipeline.training.trainer import Row, Trainer
 
 CPU = torch.device("cpu")
 BUDGET = 1_000_000  # bytes
@@ -111,12 +112,12 @@ def fresh(packed: PackedDataset, experiment: Experiment, seed: int = 1) -> nn.Mo
     return build(experiment.network, Shape(meta["channels"], meta["height"], meta["width"], len(packed.classes)))
 
 
-def fit(packed: PackedDataset, saved: Path, seed: int = 1, **more: Any) -> tuple[nn.Module, list[loop.Row]]:
+def fit(packed: PackedDataset, saved: Path, seed: int = 1, **more: Any) -> tuple[nn.Module, list[Row]]:
     """Train in this process, on the images that train, and validate."""
     experiment = config(**more)
     model = fresh(packed, experiment, seed)
     trained, validation = batches(packed, "train"), batches(packed, "val")
-    return model, loop.train(model, experiment, trained, validation, seed, saved)
+    return model, Trainer(model, experiment, trained, validation, seed, saved).fit()
 
 
 def digest(model: nn.Module) -> str:

@@ -4,9 +4,7 @@ inspection goes on where it was."""
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterator
-from importlib.abc import MetaPathFinder
 from itertools import count, islice
 from pathlib import Path
 
@@ -41,7 +39,6 @@ class Inspected:
     """A table of facts in numbered parquet files of PART_ROWS rows each, in the order of the source."""
 
     def __init__(self, name: str, source: Source) -> None:
-        NoPandas.seen_by_pyarrow()
         self.root = CHECKPOINTS / f"check@{name}"  # no experiment has such a name
         code = version("images", "checking")
         inputs = f"{source.fingerprint} {source.classes} {code}"
@@ -141,24 +138,6 @@ class Inspected:
 
     def remove(self) -> None:
         remove(self.root)
-
-
-class NoPandas(MetaPathFinder):
-    """Lets pyarrow believe that there is no pandas, until somebody wants a data frame.
-
-    Before it makes an array of a list it imports pandas, for half a second, to ask whether the list is a series.
-    """
-
-    @staticmethod
-    def find_spec(name: str, *_: object) -> None:
-        if name == "pandas":
-            raise ImportError
-
-    @classmethod
-    def seen_by_pyarrow(cls) -> None:
-        sys.meta_path.insert(0, cls)
-        pa.array(np.zeros(0))  # it looks once, and imports numpy.ma while the workers start
-        sys.meta_path.remove(cls)
 
 
 def gives_up(part: Path) -> bool:

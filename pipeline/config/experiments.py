@@ -115,9 +115,7 @@ class Experiment(Strict):
     label_smoothing: Fraction = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     grad_clip: Annotated[float, Field(gt=0)] | None = None  # the largest norm of all gradients together
-    grad_accum_steps: Literal["auto"] | Positive = (
-        "auto"  # parts that a batch is computed in; auto: more as memory runs out
-    )
+    grad_accum_steps: Positive = 1  # parts that a batch is computed in, one after another
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of an average of the weights, which is the result
     unfreeze_every: Positive | None = None  # epochs after which one more block trains, from the head on
     checkpoint: Literal["last", "best"] = "last"  # the epoch whose weights are kept; best: lowest loss on val
@@ -166,11 +164,7 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def parts_fit_the_batch(self) -> Experiment:
-        if (
-            isinstance(self.grad_accum_steps, int)
-            and isinstance(self.batch_size, int)
-            and self.grad_accum_steps > self.batch_size
-        ):
+        if isinstance(self.batch_size, int) and self.grad_accum_steps > self.batch_size:
             raise ValueError(
                 f"grad_accum_steps = {self.grad_accum_steps} parts of batch_size = {self.batch_size}; expected fewer"
             )

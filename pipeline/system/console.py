@@ -7,7 +7,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -83,27 +83,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(status)
 
 
-class Silent:
-    """What stands for a bar where tqdm is not installed: on a bare machine with a GPU, where only benchmarks run."""
-
-    disable = True
-
-    def __init__(self, items: Iterable[Any] | None) -> None:
-        self.items = items or ()
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.items)
-
-    def close(self) -> None:
-        pass
-
-
 def progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
     """A tqdm bar on stderr that is quiet when stderr is not a terminal and vanishes when it is done."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return Silent(items)
+    from tqdm import tqdm
+
     return tqdm(items, disable=None, leave=False, dynamic_ncols=True, **options)
 
 

@@ -1,17 +1,20 @@
-"""Where a network is trained and evaluated, and how that gives the same bytes every time."""
+"""The device that a network is trained and evaluated on, set up so that it gives the same bytes every time."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from pipeline.system import memory
 from pipeline.system.console import UserError
 
+if TYPE_CHECKING:
+    from pipeline.config.experiments import Compute
 
-def select_device(compute: Any, local_rank: int | None = None) -> tuple[torch.device, int]:
+
+def select_device(compute: Compute, local_rank: int | None = None) -> tuple[torch.device, int]:
     """The device to train on and the number of CPU threads. Raises UserError for a device that is not there.
 
     `local_rank` is the number of this process among `compute.devices` that share the machine.
@@ -20,17 +23,17 @@ def select_device(compute: Any, local_rank: int | None = None) -> tuple[torch.de
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if local_rank is not None and wanted == "cuda":
-        wanted = f"cuda:{local_rank % max(1, torch.cuda.device_count())}"  # srun may show each process its own only
+        wanted = f"cuda:{local_rank % max(1, torch.cuda.device_count())}"  # srun may show each process only its own GPU
     try:
         device = torch.device(wanted)
-        torch.zeros(1, device=device).item()  # `meta` would only fail here
+        torch.zeros(1, device=device).item()  # the device `meta` fails only when a value is read
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
             f"params.yaml: compute.device = '{wanted}' can't be used here ({reason}); try auto or cpu"
         ) from None
     if device.index is not None and device.type == "cuda":
-        torch.cuda.set_device(device)  # for streams and graphs, which belong to the current one
+        torch.cuda.set_device(device)  # streams and CUDA graphs belong to the current device
     if compute.threads != "auto":
         return device, compute.threads
     sharing = 1 if local_rank is None or "OMP_NUM_THREADS" in os.environ else compute.devices
@@ -38,11 +41,14 @@ def select_device(compute: Any, local_rank: int | None = None) -> tuple[torch.de
 
 
 def make_deterministic(device: torch.device, threads: int, precision: str = "fp32") -> None:
-    """Same inputs, same bytes: fixed algorithms, a fixed number of threads, TF32 only where a config says so."""
+    """Make torch give the same bytes for the same inputs: deterministic algorithms and a fixed number of `threads`.
+
+    With `precision` fp32, GPUs compute in full float32; else in TF32.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
-    # as use_deterministic_algorithms(True, warn_only=True), which also imports the compiler, in 4 seconds
+    # the same as use_deterministic_algorithms(True, warn_only=True), which also imports the compiler: 4 seconds
     torch.set_deterministic_debug_mode("warn")
-    # nothing here reads what it has not written
+    # filling new tensors with NaN takes time, and nothing here reads memory that it has not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
     memory.keep_freed(2**31 - 1)
@@ -51,16 +57,6 @@ def make_deterministic(device: torch.device, threads: int, precision: str = "fp3
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
 
-def captures(config: Any, data: Any) -> bool:
-    """Whether a step runs as a CUDA graph: all that it does stays on one device."""
-    graphs = config.compute.cuda_graphs and config.compute.devices * config.compute.nodes == 1
-    return data.device.type == "cuda" and graphs and not config.compile and config.optimizer.name != "muon"
-
-
 def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch raised this error because the device, GPU or CPU, has no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def free(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -18,12 +18,13 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def keep_freed(most: int) -> None:
-    """Let glibc keep `most` freed bytes (below 2**31), where it would give large blocks back to the system at once.
+    """Let glibc keep up to `most` freed bytes (below 2**31) for new arrays instead of returning them to the system.
 
-    Arrays come and go by the megabyte: to have each one's pages mapped and zeroed again takes as long as working on it.
+    The system would zero every page again: training cats-dogs-cnn then takes 1.8 times the CPU time, small images no
+    more than with it (AMD EPYC). Does nothing on other systems than Linux, or with another C library.
     """
     if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
+        with suppress(OSError, AttributeError):
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(M_TRIM_THRESHOLD, most)
             libc.mallopt(M_MMAP_THRESHOLD, most)

@@ -1,1 +1,1 @@
-"""The training loop and its parts; imports torch, numpy and pyarrow, nothing of DVC, MLflow or pydantic."""
+"""Training a network: the loop, losses, optimizers, schedules, checkpoints, several devices."""

@@ -1,4 +1,4 @@
-"""The state of a training run between two epochs, kept outside DVC's outputs, which are deleted at every start."""
+"""Checkpoints: the state of a training between two epochs, outside DVC's outputs, which DVC deletes at every start."""
 
 from __future__ import annotations
 
@@ -17,36 +17,40 @@ from pipeline.system.sealed import SIZE, checksum
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a state of tensors, numbers and strings."""
+    """Write a state of tensors, numbers and strings, with its checksum. Raises OSError for a full disk."""
     with atomic_write(path) as partial:
         with partial.open("wb") as file:
             try:
                 torch.save(state, file)
-            except RuntimeError as error:  # torch hides a full disk in one
+            except RuntimeError as error:  # torch wraps the OSError of a full disk in one
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         found = checksum(partial)  # behind the state, so that both are replaced in one step; torch.load does not mind
         with partial.open("ab") as file:
             file.write(found)
 
 
-def load(path: Path, restore: Any, once: Callable[[Callable[[], Any]], Any]) -> None:
-    """Give the state in `path`, on the CPU, to `restore`; nothing, if there is no such file or it is damaged.
+def load(
+    path: Path,
+    restore: Callable[[dict[str, Any]], None],
+    on_first: Callable[[Callable[[], bytes | None]], bytes | None],
+) -> None:
+    """Call `restore` with the state in `path`, on the CPU; do nothing where the file is missing or damaged.
 
-    `once` (see distributed.Group) reads the file for all processes: it may be on the first one's machine only.
-    Raises UserError for a file that holds the state of something else.
+    The file may be on the first process's machine only: `on_first` (see distributed.Group) reads it for all processes.
+    Raises UserError for a file that holds the state of another training.
     """
-    contents = once(lambda: read(path))
+    contents = on_first(lambda: read(path))
     if contents is None:
         return
     try:
         restore(torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True))
-    except Exception as error:  # unpickling raises whatever it likes
+    except Exception as error:  # a damaged pickle raises any exception
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is of another training ({reason}): remove it to train from the start") from None
 
 
 def read(path: Path) -> bytes | None:
-    """What was saved. A file that is no longer that is set aside, so that training starts anew."""
+    """The bytes of a checkpoint; None where there is none, or a damaged one, which gets another name."""
     if not path.exists():
         return None
     contents = path.read_bytes()

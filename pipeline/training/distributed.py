@@ -1,7 +1,7 @@
 """Training by several processes, one for each device: how they start, and what they tell each other.
 
-Every process holds the whole model and trains on its share of each batch; DistributedDataParallel averages the
-gradients, so that all take the same step. The first process alone validates, writes and talks to the person.
+Every process holds the whole model and trains on its shard of each batch; DistributedDataParallel averages the
+gradients, so that all take the same step. The first process (rank 0) alone validates, writes and prints.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,58 +23,61 @@ from torch import Tensor
 
 from pipeline.system.console import Terminated, UserError
 
+if TYPE_CHECKING:
+    from pipeline.config.experiments import Compute
+
 T = TypeVar("T")
-RESTARTS = 3  # of all processes, after one of them was lost
-PORT = 29500  # torchrun's own, where MASTER_PORT names no other
-ERROR = "error"  # the key under which a process leaves what only a person can mend
+RESTARTS = 3  # how often all processes are started again after one was lost
+PORT = 29500  # torchrun's default, used where MASTER_PORT is not set
+ERROR = "error"  # the store's key for an error that only a person can mend
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train one model, as one of them sees them. Alone, it imports and starts nothing of theirs."""
+    """One of the processes that train a model. Where there is only one, nothing of torch.distributed is started."""
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int | None = None  # among those of this machine
+    local_rank: int | None = None  # the rank among the processes of this machine
 
     def connect(self, device: torch.device) -> None:
-        """Wait for the others. Raises UserError if nobody says where to meet them."""
+        """Wait until all processes have joined. Raises UserError where the address to meet at is not set."""
         if self.world_size == 1:
             return
         if "MASTER_ADDR" not in os.environ:
             raise UserError("MASTER_ADDR is not set: expected the address of the first machine, see docs/scaling.md")
         os.environ.setdefault("MASTER_PORT", str(PORT))
-        # objects and numbers on the CPU travel by gloo everywhere
+        # NCCL moves tensors between GPUs only: gloo takes Python objects and tensors on the CPU
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         store = None
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            # it outlives a restart: the addresses of lost processes must not be taken for those of the new ones
+            # the store outlives a restart: without a prefix, addresses of lost processes would pass for new ones
             store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], launcher_store())
         dist.init_process_group(backend, rank=self.rank, world_size=self.world_size, store=store)
 
     def shard(self, batch: Tensor) -> Tensor:
-        """This process's rows of a batch; shares differ by one row at most, and may be empty."""
+        """This process's rows of a batch (B, …); shards differ by one row at most, and may be empty."""
         return batch.tensor_split(self.world_size)[self.rank]
 
     def add(self, values: Tensor) -> None:
-        """Make `values` their sum over all processes."""
+        """Replace `values`, in place, by their sum over all processes."""
         if self.world_size > 1:
             dist.all_reduce(values)
 
     def on_first(self, do: Callable[[], T]) -> T:
-        """What `do` returns in the first process, in all of them."""
+        """Call `do` in the first process only and return its result in all of them."""
         if self.world_size == 1:
             return do()
         answer = [do() if self.rank == 0 else None]
         dist.broadcast_object_list(answer)
         return answer[0]  # type: ignore[return-value]
 
-    def check_all_equal(self, on: str) -> None:
-        """Raises UserError in all processes unless they gave the same."""
+    def check_all_equal(self, value: str) -> None:
+        """Raise UserError in all processes unless all have the same `value`."""
         if self.world_size == 1:
             return
         given: list[Any] = [None] * self.world_size
-        dist.all_gather_object(given, on)
+        dist.all_gather_object(given, value)
         for rank, other in enumerate(given):
             if other != given[0]:
                 raise UserError(
@@ -86,11 +89,11 @@ class Group:
 ALONE = Group()
 
 
-def run(compute: Any, train: Callable[..., None], *arguments: Any) -> None:
-    """Call `train(*arguments, group)` in as many processes as `compute` wants (see experiments.Compute).
+def run(compute: Compute, train: Callable[..., None], *arguments: Any) -> None:
+    """Call `train(*arguments, group)` in as many processes as `compute` asks for.
 
-    That is this process, if one is enough or if torchrun or srun have started it as one of several; else new ones.
-    Raises UserError for what any of them could not do, and where they are more or less than wanted.
+    One process, or one of several that torchrun or srun has started, is this process; else new ones are started.
+    Raises UserError for an error of any of them, and where another number was started than `compute` asks for.
     """
     group = started()
     if group.world_size == 1 < compute.world_size:
@@ -105,9 +108,9 @@ def run(compute: Any, train: Callable[..., None], *arguments: Any) -> None:
 
 
 def started() -> Group:
-    """This process's place among those that torchrun or srun have started; alone, if they have not.
+    """This process among those that torchrun or srun has started, or ALONE where neither has.
 
-    srun alone sets SLURM_STEP_NUM_TASKS; the script of a batch job has SLURM_NTASKS too, but is one process.
+    Only srun sets SLURM_STEP_NUM_TASKS; SLURM_NTASKS is set in a batch script too, which is one process.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if "LOCAL_RANK" not in os.environ:
@@ -115,13 +118,13 @@ def started() -> Group:
     return Group(*(int(os.environ[name]) for name in names)) if names[1] in os.environ else ALONE
 
 
-def writes(compute: Any) -> bool:
-    """Whether this process, or the first of those that it launches, is the one that writes."""
+def writes(compute: Compute) -> bool:
+    """Whether this process, or the first of those that it starts, writes the outputs."""
     return started().rank == 0 and (compute.nodes == 1 or os.environ.get("NODE_RANK", "0") == "0")
 
 
 def join(group: Group, train: Callable[..., None], *arguments: Any) -> None:
-    """Train as one of a group, in silence but for the first."""
+    """Train as one of a group. All but the first process print nothing."""
     with contextlib.ExitStack() as stack:
         if group.rank:
             nowhere = stack.enter_context(open(os.devnull, "w"))  # noqa: PTH123
@@ -130,7 +133,7 @@ def join(group: Group, train: Callable[..., None], *arguments: Any) -> None:
         try:
             train(*arguments, group)
         except BaseException:
-            # its threads would abort the process at its exit; NCCL would wait for processes that no longer come
+            # gloo's threads would abort the process at its exit; with NCCL this would wait for the others for ever
             if dist.is_initialized() and dist.get_backend() == dist.Backend.GLOO:
                 dist.destroy_process_group()
             raise
@@ -138,10 +141,10 @@ def join(group: Group, train: Callable[..., None], *arguments: Any) -> None:
         dist.destroy_process_group()
 
 
-def launch(compute: Any, train: Callable[..., None], *arguments: Any) -> None:
+def launch(compute: Compute, train: Callable[..., None], *arguments: Any) -> None:
     """Start the processes of this machine as torchrun does, and start all again when one is lost.
 
-    Training then goes on from the last checkpoint. What a person has to mend is not tried again: it is a UserError.
+    Training then goes on from the last checkpoint. An error that a person has to mend is raised as a UserError at once.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -153,7 +156,7 @@ def launch(compute: Any, train: Callable[..., None], *arguments: Any) -> None:
             min_nodes=compute.nodes,
             max_nodes=compute.nodes,
             nproc_per_node=compute.devices,
-            run_id="none",  # as torchrun has it, which may start the other machines' processes
+            run_id="none",  # torchrun's default: it may start the processes of the other machines
             max_restarts=RESTARTS,
             logs_specs=DefaultLogsSpecs(logs),
             **meeting_point(compute.nodes),
@@ -184,7 +187,7 @@ def launch(compute: Any, train: Callable[..., None], *arguments: Any) -> None:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Nothing is logged inside: what matters comes back as an exception."""
+    """Switch logging off for a block whose errors come back as exceptions."""
     before = logging.root.manager.disable
     logging.disable()
     try:
@@ -194,16 +197,16 @@ def silence() -> Iterator[None]:
 
 
 def worker(train: Callable[..., None], *arguments: Any) -> str | None:
-    """What each process does that `launch` starts. Returns the error that one of them has left, if any.
+    """Run `train` in a process that `launch` has started. Returns the error that one of the processes has left, if any.
 
-    A process can't return while others wait for it: it leaves its error in the store, which all can reach and which
-    outlives them, and fails. Started again, all find it there.
+    A process that returned early would leave the others waiting. So it writes its error to the launcher's store, which
+    outlives it, and fails; all processes are started again, find the error there, and return it.
     """
     from tqdm import tqdm
 
-    # at once, also while waiting for another process: torch sends it to what a killed parent leaves behind
+    # torch sends SIGINT to the children of a killed launcher: end at once, also while waiting for another process
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    tqdm.set_lock(threading.RLock())  # its own is one between processes, which Python reports as leaked by a killed one
+    tqdm.set_lock(threading.RLock())  # Python would report tqdm's default, a multiprocessing lock, as leaked
     store = launcher_store()
     if store.check([ERROR]):
         return store.get(ERROR).decode()
@@ -219,14 +222,15 @@ def worker(train: Callable[..., None], *arguments: Any) -> str | None:
 
 
 def launcher_store() -> dist.TCPStore:
-    """Where torchrun, or `launch`, lets processes tell each other of themselves."""
+    """The key-value store that torchrun, or `launch`, serves to all processes."""
     return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
 
 
 def meeting_point(nodes: int) -> dict[str, Any]:
-    """Where the machines meet, and which of them this one is.
+    """The address at which the machines meet, and the number of this one.
 
-    c10d's own rendezvous numbers machines by their names; the first must be the one where DVC waits for the results.
+    The c10d rendezvous would number machines by their names, but the first has to be the one where DVC waits for the
+    results: several machines use the static rendezvous.
     """
     if nodes == 1:
         return {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
@@ -241,8 +245,8 @@ def meeting_point(nodes: int) -> dict[str, Any]:
     return {"rdzv_backend": "static", "rdzv_endpoint": endpoint, "rdzv_configs": {"rank": int(number)}}
 
 
-def check_devices(compute: Any) -> None:
-    """Raises UserError if this machine has fewer devices than wanted."""
+def check_devices(compute: Compute) -> None:
+    """Raise UserError if this machine has fewer devices than `compute` asks for."""
     cuda = torch.cuda.is_available()
     if compute.device == "cuda" or (compute.device == "auto" and cuda):
         count = torch.cuda.device_count() if cuda else 0

@@ -1,10 +1,10 @@
-"""What a frozen backbone makes of a data set: it never changes, so it is computed once for each view of the images."""
+"""The features that a frozen backbone gives: they never change, so each version of the images is computed once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,47 +13,70 @@ from torch import Tensor, nn
 
 from pipeline.dataset.batches import Batches, Rows
 from pipeline.system.console import progress, say
+from pipeline.system.outputs import remove
 from pipeline.system.sealed import is_sealed, sealed, unseal
 
-BATCH = 64  # images; larger ones are no faster on a CPU
+if TYPE_CHECKING:
+    from pipeline.config.augmentation import Augment
+    from pipeline.config.experiments import Experiment
+
+BATCH = 64  # images; larger batches are no faster on a CPU
+
+
+def features_folder(parent: Path, settings: str, code: str) -> Path:
+    """The folder below `parent` for the features of some `settings`, computed by some version of the `code`."""
+    return parent / f"features@{settings}-{code}"
+
+
+def remove_stale(folder: Path, shared: bool) -> None:
+    """Remove the features beside those in `folder` that nothing will read again.
+
+    Of `shared` features, those are the ones of the same settings by other code; of an experiment's own, all others.
+    """
+    settings = folder.name.rpartition("-")[0] if shared else "features@"
+    for other in folder.parent.glob(f"{settings}*"):
+        if other != folder:
+            remove(other)
 
 
 class Features:
-    """Stands for `images` (data.Batches) where only the head behind a frozen `backbone` trains: features (B, F).
+    """Takes the place of `images` where only the head behind a frozen `backbone` trains: it gives features (B, F).
 
-    Every epoch sees another of `views` augmented versions of each image, in turn; None: a new one each epoch, if
-    anything is random about them. The files with a view's features are in `folder`; they stay there, for other heads,
-    where `views` says how many.
+    A view is one augmented version of every image. Epochs use `config.views` views in turn, or, where that is None and
+    the augmentation is random, one new view each. Every view is a file in `folder`; with `views` the files stay there
+    for other heads.
     """
 
-    def __init__(self, backbone: nn.Module, images: Batches, config: Any, seed: int, folder: Path) -> None:
+    def __init__(self, backbone: nn.Module, images: Batches, config: Experiment, seed: int, folder: Path) -> None:
         self.backbone, self.images_of, self.config, self.seed, self.folder = backbone, images, config, seed, folder
         self.device, self.labels, self.classes = images.device, images.labels, images.classes
         self.views = config.views if images.draw(config.augment, seed, 1).numel() else 1
         self.file: Path | None = None
-        self.checked: set[Path] = set()  # files that were whole when this process began to read them
+        self.checked: set[Path] = set()  # files that this process has compared with their checksum
         self.pixels: Rows
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def unchanged(self) -> Features:
-        """Of the images without augmentation."""
-        self.show(0)
+        """The features of the images without augmentation."""
+        self.open_view(0)
         return self
 
     def view(self, epoch: int) -> Features:
-        self.show((epoch - 1) % self.views + 1 if self.views else epoch)
+        """The features that an epoch, from 1, trains on."""
+        self.open_view((epoch - 1) % self.views + 1 if self.views else epoch)
         return self
 
-    def show(self, view: int) -> None:
+    def open_view(self, view: int) -> None:
+        """Read view number `view` from its file, which is computed first where it is missing or damaged."""
         file = self.folder / f"view-{view}.npy"
         if file == self.file:
             return
         if self.file is not None and not self.views:
             unseal(self.file)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):  # a head that trains at the same time may want the same
+        with FileLock(self.folder / ".lock"):  # another experiment that trains now may want the same view
             if file.exists() and file not in self.checked and not is_sealed(file):
                 say(f"{file} is damaged: computing its features again")
                 unseal(file)
@@ -66,32 +89,37 @@ class Features:
     def compute(self, file: Path, view: int) -> None:
         images, config = self.images_of, self.config
         chosen = torch.arange(len(self), device=self.device).split(BATCH)
-        draws = images.draw(config.augment, self.seed, view).to(self.device) if view else None
+        augmentation = images.draw(config.augment, self.seed, view).to(self.device) if view else None
         self.backbone.eval()
         with sealed(file) as partial, partial.open("wb") as out, torch.inference_mode():
             described = f"view {view} through the backbone" if view else "validation images through the backbone"
             bar = progress(zip(chosen, images.batches(chosen), strict=True), total=len(chosen), desc=described)
             for number, (positions, pixels) in enumerate(bar):
-                given = images.images(pixels, config.augment, None if draws is None else draws[positions])
+                parameters = None if augmentation is None else augmentation[positions]
+                inputs = images.images(pixels, config.augment, parameters)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                    features = self.backbone(given).flatten(1).float().cpu().numpy()
+                    features = self.backbone(inputs).flatten(1).float().cpu().numpy()
                 if not number:
                     header = {"descr": features.dtype.str, "fortran_order": False}
                     shape = (len(self), *features.shape[1:])
                     np.lib.format.write_array_header_1_0(out, {**header, "shape": shape})
                 out.write(np.ascontiguousarray(features).data)
+        if config.views:
+            say(
+                f"{file}: {file.stat().st_size / 1e6:.1f} MB of features, kept for other heads; remove it when you like"
+            )
 
-    def draw(self, config: Any, seed: int, epoch: int) -> Tensor:
+    def draw(self, config: Augment, seed: int, epoch: int) -> Tensor:
         return torch.empty(len(self), 0)
 
-    def mixes(self, config: Any) -> bool:
+    def mixes(self, config: Augment) -> bool:
         return False
 
-    def flips(self, config: Any) -> bool:
+    def flips(self, config: Experiment) -> bool:
         return False  # mirrored features are not those of a mirrored image
 
     def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
         return self.pixels.batches(chosen)
 
-    def images(self, pixels: Tensor, config: Any = None, draws: Tensor | None = None) -> Tensor:
+    def images(self, pixels: Tensor, config: Augment | None = None, augmentation: Tensor | None = None) -> Tensor:
         return pixels

@@ -1,6 +1,6 @@
-"""Live logging of a long training run, by a process of its own: a slow or absent server can't slow training down.
+"""Live logging of a long training to MLflow, by a process of its own, so that a slow server can't slow training down.
 
-What does not arrive is not lost: `pipeline.track` logs it from the files when the run is done.
+Rows that do not arrive are not lost: `pipeline.track` logs them from the files when the training is done.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ import os
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.system import starter
 
-SHORT = 10  # seconds; a run that is over by then has nothing to watch
-LAST_WORDS = 30  # seconds that the process has, at the end, to hand on what it was given
+if TYPE_CHECKING:
+    from pipeline.training.trainer import Row
+
+SHORT = 10  # seconds: shorter trainings are not logged live
+LAST_WORDS = 30  # seconds that the process has at the end to send the last rows
 
 
 class Logger:
-    """Hands each epoch's row to `python -m pipeline.track --live`, once the run has turned out not to be short."""
+    """Starts `python -m pipeline.track --live` after SHORT seconds of training and sends it the row of each epoch."""
 
     def __init__(self, experiment: str, fingerprint: str) -> None:
         self.command = [sys.executable, "-m", "pipeline.track", "--live", experiment, fingerprint]
@@ -30,11 +33,13 @@ class Logger:
     def __enter__(self) -> Logger:
         return self
 
-    def log(self, history: list[dict[str, Any]]) -> None:
+    def log(self, history: list[Row]) -> None:
+        """Send the rows of `history` that were not sent yet. Never waits and never raises for a slow process."""
         if self.process is None:
             if time.monotonic() - self.start < SHORT:
                 return
-            # a session of its own: Ctrl-C reaches training only, and the end of the pipe ends this process, not DVC's
+            # in a session of its own Ctrl-C does not reach it, and without STAGE it does not end with DVC:
+            # it ends when training closes the pipe
             environment = {name: value for name, value in os.environ.items() if name != starter.STAGE}
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, start_new_session=True, env=environment
@@ -47,7 +52,7 @@ class Logger:
                 os.write(self.process.stdin.fileno(), json.dumps(row).encode() + b"\n")
                 self.sent += 1
         except (BlockingIOError, BrokenPipeError):
-            pass  # tried again with the next epoch
+            pass  # the next epoch tries again
 
     def __exit__(self, *error: object) -> None:
         if self.process is None:
@@ -57,4 +62,4 @@ class Logger:
         try:
             self.process.wait(0 if any(error) else LAST_WORDS)
         except subprocess.TimeoutExpired:
-            self.process.kill()  # silently
+            self.process.kill()

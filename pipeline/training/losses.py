@@ -1,16 +1,22 @@
-"""What a step makes smaller: cross-entropy, and a regularization_loss on weights."""
+"""The training loss: cross-entropy, and a regularization loss on the weights."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from pipeline.config.experiments import Experiment, Regularization
 
-def class_weights(config: Any, labels: Tensor, classes: int) -> Tensor | None:
-    """Weights (classes,) float32 with mean 1 over `labels`, or None; balanced ones are N / (classes × count)."""
+
+def class_weights(config: Experiment, labels: Tensor, classes: int) -> Tensor | None:
+    """Weights (classes,) float32 of the classes in the loss, or None where all count alike.
+
+    Balanced weights are N / (number of classes with images × images of the class), as in scikit-learn.
+    """
     if config.class_weights == "none":
         return None
     counts = torch.bincount(labels, minlength=classes)
@@ -18,21 +24,27 @@ def class_weights(config: Any, labels: Tensor, classes: int) -> Tensor | None:
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, config: Any, weights: Tensor | None, share: Tensor | None, others: Tensor | None
+    logits: Tensor,
+    labels: Tensor,
+    config: Experiment,
+    weights: Tensor | None,
+    mix_ratio: Tensor | None = None,
+    partner_labels: Tensor | None = None,
 ) -> Tensor:
-    """Sum over a batch, of logits (B, classes) float32 and labels (B,) int64.
+    """The sum of the cross-entropy over logits (B, classes) and labels (B,).
 
-    Of images mixed with others, `share` (B,) is what is left of each, and `others` (B,) are the labels of the rest.
+    For mixed images, `mix_ratio` (B,) is the part of each that is its own image, and `partner_labels` (B,) are the
+    labels of the rest.
     """
     options: dict[str, Any] = {"weight": weights, "label_smoothing": config.label_smoothing}
-    if share is None or others is None:
+    if mix_ratio is None or partner_labels is None:
         return F.cross_entropy(logits, labels, reduction="sum", **options)
-    own, other = (F.cross_entropy(logits, of, reduction="none", **options) for of in (labels, others))
-    return (share * own + (1 - share) * other).sum()
+    own, partner = (F.cross_entropy(logits, of, reduction="none", **options) for of in (labels, partner_labels))
+    return (mix_ratio * own + (1 - mix_ratio) * partner).sum()
 
 
-def regularization_loss(model: nn.Module, regularization: Any) -> Tensor | None:
-    """`l1` × the sum of absolute trained weights + `l2` × the sum of their squares, or None where both are 0."""
+def regularization_loss(model: nn.Module, regularization: Regularization) -> Tensor | None:
+    """`l1` × the sum of absolute trained weights + `l2` × the sum of their squares; None where both are 0."""
     if not (regularization.l1 or regularization.l2):
         return None
     weights = [
