@@ -81,8 +81,9 @@ def test_metrics_are_those_of_the_reports(digits: Clone, logged: tuple[Any, dict
 
     client, runs = logged
     metrics = json.loads((digits.root / f"reports/{name}/metrics.json").read_text())
-    for key in ("accuracy", "loss", "macro_f1"):
-        assert runs[name].data.metrics[f"test_{key}"] == metrics[key]
+    for side in ("val", "test"):
+        for key in ("accuracy", "loss", "macro_f1"):
+            assert runs[name].data.metrics[f"{side}_{key}"] == metrics[side][key]
     history = pd.read_csv(digits.root / f"reports/{name}/history.csv")
     assert len(history) > 1
     for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
@@ -135,7 +136,8 @@ class Results(Project):
         ]
         header = "epoch,train_loss,train_accuracy,val_loss,val_accuracy"
         (folder / "history.csv").write_text("\n".join([header, *rows]) + "\n")
-        metrics = {"accuracy": accuracy, "loss": 1.5, "macro_f1": 0.25, "parameters": 9, "trainable_parameters": 8}
+        sides = {side: {"accuracy": accuracy, "loss": 1.5, "macro_f1": 0.25} for side in ("val", "test")}
+        metrics = {**sides, "parameters": 9, "trainable_parameters": 8}
         (folder / "metrics.json").write_text(json.dumps(metrics))
         config = {"dataset": "digits", "optimizer": {"name": "adam", "lr": 0.01}, "epochs": epochs}
         model = {"path": f"models/{name}", "md5": f"{name}-{epochs}"}
@@ -228,7 +230,7 @@ def test_processes_that_start_together_make_one_database(made: Results, waiting:
 def kill_at(results: Results, call: str, uri: str) -> None:
     """Run `track a` and let it die, as with SIGKILL, when it comes to that call of the Tracker."""
     script = (
-        "import os, sys; from pipeline import track, tracker; sys.argv[1:] = ['a'];"
+        "import os, sys; from pipeline import track; from pipeline.tracking import tracker; sys.argv[1:] = ['a'];"
         f"tracker.Tracker.{call} = lambda *arguments: os._exit(9); track.run(track.main)"
     )
     ran = subprocess.run(
@@ -241,7 +243,7 @@ def kill_at(results: Results, call: str, uri: str) -> None:
 def test_a_run_that_was_cut_off_is_completed_and_not_doubled(made: Results) -> None:
     made.add("a", epochs=600)  # more points than one request takes
     client = client_of(database(made.root))  # and the same database for all
-    for call in ("log_test_metrics", "complete"):
+    for call in ("log_results", "complete"):
         kill_at(made, call, database(made.root))
         (run,) = runs_of(client)
         assert run.info.status == "RUNNING"
@@ -528,7 +530,7 @@ def test_a_database_that_cannot_be_written_costs_a_line(made: Results, kind: str
     made.add("a")
     made.command("track")
     connection = unusable(made.root, kind)
-    script = "from pipeline import database, track; database.PATIENCE = 0; track.run(track.main)"
+    script = "from pipeline import track; from pipeline.tracking import database; database.PATIENCE = 0; track.run(track.main)"
     environment = {"PYTHONPATH": str(REPOSITORY), **({"DVC_STAGE": "evaluate@a"} if stage else {})}
     ran = run_command([*AS_OTHERS, sys.executable, "-c", script], made.root, **environment)
     made.root.chmod(0o755)
