@@ -91,7 +91,7 @@ def draw_confusion_matrix(path: Path, counts: csr_array, classes: list[str]) -> 
     if len(names) <= 20:
         for (row, column), count in np.ndenumerate(part):
             axes.text(
-                column, row, count, ha="center", va="center", fontsize=7,
+                column, row, count, ha="center", va="center", fontsize=9,
                 color="white" if shares[row, column] > 0.5 else "black",
             )  # fmt: skip
     save(figure, path)
