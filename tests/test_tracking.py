@@ -295,52 +295,6 @@ def test_the_page_with_the_runs_is_named(made: Results) -> None:
     assert ran.out.splitlines()[-1] == f"digits: {page}"
 
 
-class Forward(BaseHTTPRequestHandler):
-    """A proxy that knows one server, whatever host it is asked for."""
-
-    address: tuple[str, int]
-    asked: set[str]
-
-    def forward(self) -> None:
-        asked = urlsplit(self.path)
-        self.asked.add(asked.netloc)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        headers = {key: value for key, value in self.headers.items() if key != "Host"}
-        connection = http.client.HTTPConnection(*self.address)
-        connection.request(self.command, f"{asked.path}?{asked.query}", body, headers)
-        with connection.getresponse() as answer:
-            content = answer.read()
-            self.send_response(answer.status)
-            self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-        connection.close()
-
-    do_GET = do_POST = do_PUT = do_PATCH = forward  # noqa: N815 (http.server's names)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def test_a_server_behind_a_proxy(made: Results, server: str) -> None:
-    made.add("proxied")
-    Forward.address, Forward.asked = (urlsplit(server).hostname or "", urlsplit(server).port or 0), set()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Forward) as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{proxy.server_port}"
-        uri = "http://mlflow.invalid:5000"  # only the proxy could know it
-        ran = made.track(MLFLOW_TRACKING_URI=uri, HTTP_PROXY=address, http_proxy=address)
-        proxy.shutdown()
-    assert ran.status == 0 and ran.err == "" and ran.out == f"logged to {uri}: proxied\n"
-    assert Forward.asked == {"mlflow.invalid:5000"}
-    (run,) = [run for run in runs_of(client_of(server)) if run.info.run_name == "proxied"]
-    assert run.info.status == "FINISHED"
-
-    refused = made.track(MLFLOW_TRACKING_URI=uri, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
-    assert refused.status == 1 and "Connection refused" in refused.err
-
-
 def test_a_model_that_was_not_evaluated_lends_its_history_to_no_old_result(made: Results) -> None:
     made.add("a")
     retrained = {"path": "models/a", "md5": "another"}
@@ -430,6 +384,52 @@ def test_a_server_gets_what_it_missed(made: Results, server: str) -> None:
     told = made.track(MLFLOW_TRACKING_URI=server.replace("http://", "http://me:Hunter2@")).out
     assert told == f"{server.replace('http://', 'http://***@')} has every result already\n"
     assert not (made.root / "mlflow.db").exists()
+
+
+class Forward(BaseHTTPRequestHandler):
+    """A proxy that knows one server, whatever host it is asked for."""
+
+    address: tuple[str, int]
+    asked: set[str]
+
+    def forward(self) -> None:
+        asked = urlsplit(self.path)
+        self.asked.add(asked.netloc)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {key: value for key, value in self.headers.items() if key != "Host"}
+        connection = http.client.HTTPConnection(*self.address)
+        connection.request(self.command, f"{asked.path}?{asked.query}", body, headers)
+        with connection.getresponse() as answer:
+            content = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+        connection.close()
+
+    do_GET = do_POST = do_PUT = do_PATCH = forward  # noqa: N815 (http.server's names)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_behind_a_proxy(made: Results, server: str) -> None:
+    made.add("proxied")
+    Forward.address, Forward.asked = (urlsplit(server).hostname or "", urlsplit(server).port or 0), set()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forward) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{proxy.server_port}"
+        uri = "http://mlflow.invalid:5000"  # only the proxy could know it
+        ran = made.track(MLFLOW_TRACKING_URI=uri, HTTP_PROXY=address, http_proxy=address)
+        proxy.shutdown()
+    assert ran.status == 0 and ran.err == "" and ran.out.endswith(f"logged to {uri}: proxied\n")
+    assert Forward.asked == {"mlflow.invalid:5000"}
+    (run,) = [run for run in runs_of(client_of(server)) if run.info.run_name == "proxied"]
+    assert run.info.status == "FINISHED"
+
+    refused = made.track(MLFLOW_TRACKING_URI=uri, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
+    assert refused.status == 1 and "Connection refused" in refused.err
 
 
 # runs pipeline.track, and waits for the others before each run that it makes
