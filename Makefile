@@ -30,10 +30,10 @@ repro: $(INSTALLED) ## run the embedded example, digits, through all stages
 
 .PHONY: results
 results: $(INSTALLED)
-	@echo; $(BIN)/dvc metrics show --precision 4 reports/digits-*/metrics.json; echo
+	@echo; $(BIN)/python -m pipeline.compare 'digits-*'; echo
 	@echo "Where to look next:"
 	@echo "  reports/digits/index.html      the images: what is odd, sizes, splits; open it in a browser"
-	@echo "  reports/digits-cnn/            classification report, confusion matrix, sample predictions"
+	@echo "  reports/digits-cnn/            of test images: classification report, confusion matrix, sample predictions"
 	@echo "  make ui                        the runs in MLflow"
 	@echo "  $(BIN)/dvc plots show       learning curves of all experiments, as a page"
 	@echo "  README.md                      your own images; published studies"
@@ -54,7 +54,7 @@ lint: $(INSTALLED) ## check style and types
 
 .PHONY: ui
 ui: $(INSTALLED) ## open the MLflow UI on the project's own database
-	@$(BIN)/python -m pipeline.track
+	@$(BIN)/python -m pipeline.track --pages
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 .PHONY: lock

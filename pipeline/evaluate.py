@@ -1,4 +1,4 @@
-"""Stage `evaluate`: look at the test set once and report how good a model is.
+"""Stage `evaluate`: report how good a model is on validation images, which it is chosen by, and on test images.
 
 usage: python -m pipeline.evaluate EXPERIMENT
 """
@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.config import params
 from pipeline.evaluation import figures
+from pipeline.evaluation.metrics import Side
 from pipeline.system.cells import harmless
 from pipeline.system.console import UserError, only_argument, printable, run, say
 from pipeline.system.lock import alone
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from pipeline.config.experiments import Experiment
     from pipeline.dataset.packed import PackedDataset
+    from pipeline.evaluation.model import Model
 
 SAMPLES = 24  # images on the grid of sample predictions
 
@@ -44,74 +46,113 @@ def evaluate(name: str, config: Experiment) -> None:
 
     device, threads = select_device(config.compute)
     make_deterministic(device, threads)
-    splits_file = Path("data/splits", f"{config.dataset}.parquet")
-    packed = PackedDataset(Path("data/packed", config.dataset), splits_file)
+    packed = PackedDataset(Path("data/packed", config.dataset), Path("data/splits", f"{config.dataset}.parquet"))
     packed.verify()
     model = Model(Path("models", name))
+    check_model(name, config, model, packed)
+    sides = [Side(split, packed.rows(split)) for split in ("val", "test")]
+    if not len(sides[-1].rows):
+        raise UserError(f"{config.dataset} has no test images: raise datasets.{config.dataset}.split.test")
+    if config.train_on_val or not len(sides[0].rows):  # images that it trained on say nothing about a model
+        del sides[0]
+
+    budget = resident_budget(device)
+    for number, file in enumerate([None, *model.other_seeds()]):
+        if file:
+            model.load(file)
+        network = model.network.to(device)
+        for side in sides:
+            data = Batches(packed, side.rows, model.mean, model.std, device, budget)
+            side.add(answers(network, data, model.tta), data.labels.cpu())
+            if not number and not math.isfinite(side.loss):
+                wrong = f"the loss of models/{name} on {side.split} images is {side.loss}"
+                raise UserError(f"{wrong}: train it with a lower optimizer.lr")
+    test = sides[-1]
+    predictions = predictions_of(sides, packed)
+    with together(Path("reports", name)) as folder:
+        absent = write_reports(folder, test.labels, test.predicted, packed.classes)
+        predictions.to_parquet(folder / "predictions.parquet", index=False)
+        draw_samples(folder / "samples.png", packed, test.rows, predictions[predictions.split == "test"])
+        counts = {key: model.about[key] for key in ("parameters", "trainable_parameters")}
+        seeds = {"seeds": config.seeds} if config.seeds > 1 else {}
+        metrics = {side.split: side.metrics() for side in sides}
+        write_json(folder / "metrics.json", {**metrics, **counts, **seeds})
+        write_json(folder / "summary.json", summary(name, metrics))
+    for side in sides:
+        say(f"{name}: {side}")
+    if absent:
+        say(f"{name}: no test images of {', '.join(absent)}")
+
+
+def check_model(name: str, config: Experiment, model: Model, packed: PackedDataset) -> None:
+    """Raises UserError where the model was not trained on these images, or not by this config."""
     if model.classes != packed.classes:
-        raise UserError(f"models/{name} knows other classes than {splits_file}: run dvc repro")
+        raise UserError(f"models/{name} knows other classes than data/splits/{config.dataset}.parquet: run dvc repro")
     if model.shape[:3] != (packed.meta["channels"], packed.meta["height"], packed.meta["width"]):
         raise UserError(f"models/{name} takes images of another size than data/packed/{config.dataset}: run dvc repro")
     if (trainings := 1 + len(model.other_seeds())) != config.seeds:
         raise UserError(
             f"models/{name} holds {trainings} trainings, params.yaml wants seeds = {config.seeds}: run dvc repro"
         )
-    rows = packed.rows("test")
-    if not len(rows):
-        raise UserError(f"{config.dataset} has no test images: raise datasets.{config.dataset}.split.test")
-    data = Batches(packed, rows, model.mean, model.std, device, resident_budget(device))
-    labels, network = data.labels.cpu(), model.network.to(device)
-    given = answers(network, data, model.tta)
-    accuracies = [given.accuracy(labels)]
-    for file in model.other_seeds():
-        model.load(file)
-        accuracies.append(answers(network, data, model.tta).accuracy(labels))
-
-    loss = given.loss()
-    if not math.isfinite(loss):
-        raise UserError(f"the loss of models/{name} on test images is {loss}: train it with a lower optimizer.lr")
-    predictions = packed.table.loc[rows, ["path", "label"]].reset_index(drop=True)
-    predictions["predicted"] = np.array(packed.classes, object)[given.named.numpy()]
-    predictions["probability"] = given.best.exp().numpy()
-    with together(Path("reports", name)) as folder:
-        macro_f1 = write_reports(folder, labels.numpy(), given.named.numpy(), packed.classes)
-        predictions.to_parquet(folder / "predictions.parquet", index=False)
-        draw_samples(folder / "samples.png", packed, rows, predictions)
-        write_json(
-            folder / "metrics.json",
-            {
-                "accuracy": accuracies[0],
-                "loss": loss,
-                "macro_f1": macro_f1,
-                "parameters": model.about["parameters"],
-                "trainable_parameters": model.about["trainable_parameters"],
-                **over_seeds(accuracies),
-            },
-        )
-    say(f"{name}: accuracy {accuracies[0]:.4f}, loss {loss:.4f} on {len(rows):,} test images")
-    if over := over_seeds(accuracies):
-        say(f"over {len(accuracies)} seeds: accuracy {over['accuracy_mean']:.4f} ± {over['accuracy_sd']:.4f}")
 
 
-def write_reports(folder: Path, truth: np.ndarray, named: np.ndarray, classes: list[str]) -> float:
-    """Of the class of each image and the one that was named, both (N,) int64. Returns the macro F1."""
+def predictions_of(sides: list[Side], packed: PackedDataset) -> pd.DataFrame:
+    """A row for each image: path, split, label, predicted class and its probability."""
+    import pandas as pd
+
+    rows = np.concatenate([side.rows for side in sides])
+    predictions = packed.table.loc[rows, ["path", "split", "label"]].reset_index(drop=True)
+    predicted = np.concatenate([side.predicted for side in sides])
+    predictions["predicted"] = pd.Series(np.array(packed.classes, object)[predicted])
+    predictions["probability"] = np.concatenate([side.probability for side in sides])
+    return predictions
+
+
+def summary(name: str, metrics: dict[str, dict[str, float]]) -> dict[str, object]:
+    """The few numbers by which people compare experiments.
+
+    In the table of `dvc exp show`, a key that several files have gets the path of its file before it, so the keys here
+    start with the name of the experiment. `dvc metrics diff` sorts keys, and `name_test` comes after `name.val`.
+    """
+    accuracy = ["accuracy_mean", "accuracy_sd"] if "accuracy_mean" in metrics["test"] else ["accuracy"]
+    test = {key: metrics["test"][key] for key in accuracy}
+    if "val" not in metrics:
+        return {f"{name}_test": test}
+    val = {key: metrics["val"][key] for key in (*accuracy, *(["loss"] if len(accuracy) == 1 else []))}
+    return {name: {"val": val}, f"{name}_test": test}
+
+
+def write_reports(folder: Path, truth: np.ndarray, predicted: np.ndarray, classes: list[str]) -> list[str]:
+    """Write the classification report and the confusion matrix of the test images.
+
+    `truth` and `predicted` are the true and the predicted class of each image, both (N,) int64. Returns the names of
+    the classes that no image is of. Those that are not predicted either are left out of the report, so that its macro
+    average is scikit-learn's.
+    """
     from scipy.sparse import coo_array
     from sklearn.metrics import classification_report
 
-    options = {"labels": range(len(classes)), "target_names": classes, "zero_division": 0.0}
-    report = classification_report(truth, named, output_dict=True, **options)
+    present = np.union1d(truth, predicted)
+    names = [classes[number] for number in present]
+    options = {"labels": present, "target_names": names, "zero_division": 0.0}
+    report = classification_report(truth, predicted, output_dict=True, **options)
     write_json(folder / "classification_report.json", report)
-    text = classification_report(truth, named, digits=4, **{**options, "target_names": list(map(printable, classes))})
+    text = classification_report(truth, predicted, digits=4, **{**options, "target_names": list(map(printable, names))})
+    absent = [printable(classes[number]) for number in np.setdiff1d(np.arange(len(classes)), truth)]
+    if absent:
+        text += f"\nno test images: {', '.join(absent)}\n"
     (folder / "classification_report.txt").write_text(text)
-    # of 10,000 classes nearly all of 100 million cells are empty
-    counts = coo_array((np.ones(len(truth), np.int64), (truth, named)), shape=(len(classes),) * 2).tocsr()
+    # sparse, because nearly all of the 100 million cells of 10,000 classes are empty
+    counts = coo_array((np.ones(len(truth), np.int64), (truth, predicted)), shape=(len(classes),) * 2).tocsr()
     write_confusion(folder / "confusion_matrix.csv", counts, classes)
     figures.draw_confusion_matrix(folder / "confusion_matrix.png", counts, classes)
-    return float(report["macro avg"]["f1-score"])
+    return absent
 
 
 def write_confusion(path: Path, counts: csr_array, classes: list[str]) -> None:
-    """The diagonal first, which gives the axes of a plot their order; then the other cells that are not empty."""
+    """Write the cells of the matrix: the diagonal first, which gives the axes of a plot their order, then all others
+    that are not empty.
+    """
     import pandas as pd
 
     cells = counts.tocoo()
@@ -124,17 +165,6 @@ def write_confusion(path: Path, counts: csr_array, classes: list[str]) -> None:
             "count": np.concatenate([counts.diagonal(), cells.data[wrong]]),
         }
     ).to_csv(path, index=False)
-
-
-def over_seeds(accuracies: list[float]) -> dict[str, float]:
-    """Mean and sample standard deviation, where a config was trained with several seeds."""
-    if len(accuracies) == 1:
-        return {}
-    return {
-        "seeds": len(accuracies),
-        "accuracy_mean": float(np.mean(accuracies)),
-        "accuracy_sd": float(np.std(accuracies, ddof=1)),
-    }
 
 
 def draw_samples(path: Path, packed: PackedDataset, rows: np.ndarray, predictions: pd.DataFrame) -> None:

@@ -1,6 +1,7 @@
 """Log results to MLflow: what it shows is a view of `reports/` and `dvc.lock`, and can be made again from them.
 
 usage: python -m pipeline.track [EXPERIMENT ...]    log what MLflow lacks, of these experiments or of all
+       python -m pipeline.track --pages    the same, and print where MLflow's page shows the runs
        python -m pipeline.track --live EXPERIMENT FINGERPRINT    log epochs as they come, one JSON object a line
 
 One result is one run: a run carries the hash of its report files, and logging a result twice adds nothing.
@@ -20,7 +21,7 @@ from pipeline.system.console import UserError, name_in, run, say
 from pipeline.system.credentials import hide_in, told
 from pipeline.tracking import database
 from pipeline.tracking.results import Result, locked_experiments, read_result
-from pipeline.tracking.tracker import Deleted, Tracker, connected, tracking_uri
+from pipeline.tracking.tracker import Deleted, Tracker, connected, pages_of, tracking_uri
 
 
 def main() -> int:
@@ -29,7 +30,8 @@ def main() -> int:
         if arguments[:1] == ["--live"]:
             log_live(arguments[1], arguments[2])
         else:
-            log_results([name_in(argument) for argument in arguments])
+            pages = arguments[:1] == ["--pages"]
+            log_results([name_in(argument) for argument in arguments[pages:]], pages)
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as raised:  # whatever a server, a network or a database does
@@ -43,7 +45,7 @@ def main() -> int:
     return 0
 
 
-def log_results(names: list[str]) -> None:
+def log_results(names: list[str], pages: bool = False) -> None:
     results = [result for name in names or locked_experiments() if (result := read_result(name))]
     if not results:
         say("nothing to log: no experiment has both an entry in dvc.lock and its reports on disk")
@@ -57,11 +59,13 @@ def log_results(names: list[str]) -> None:
             except Deleted as gone:
                 say(f"{result.experiment}: {gone}")
                 deleted = True
+        shown = [*pages_of(tracker, sorted({result.dataset for result in results}))] if pages else []
     place = hide_in(tracking_uri())
     if logged:
         say(f"logged to {place}: {', '.join(logged)}")
     elif not deleted:
         say(f"{place} has every result already")
+    say(*shown)
 
 
 def log(tracker: Tracker, result: Result) -> bool:
@@ -88,7 +92,7 @@ def complete(tracker: Tracker, run_id: str, milliseconds: int, result: Result) -
     tracker.tag(run_id, **{"dvc.stage": f"evaluate@{result.experiment}"})
     tracker.log_params(run_id, result.params)
     tracker.log_history(run_id, result.history, milliseconds)
-    tracker.log_test_metrics(run_id, result.metrics, milliseconds)
+    tracker.log_results(run_id, result.metrics, len(result.history), milliseconds)
     if result.digest:
         tracker.log_dataset(run_id, result.dataset, result.digest)
     tracker.log_files(run_id, result.files)

@@ -51,7 +51,7 @@ def write_images(root: Path, rows: list[tuple[str, str, float]], classes: list[s
 
 
 def write_model(root: Path, brightness: dict[str, float], side: int = SIDE) -> None:
-    """Scores are linear in the mean m of an image: -(m - c)² + m² for a class of brightness c."""
+    """Logits are linear in the mean m of an image: -(m - c)² + m² for a class of brightness c."""
     centres = torch.tensor(list(brightness.values()))
     state = {
         "1.weight": SHARPNESS * (2 * centres).view(-1, 1).repeat(1, side * side) / side**2,
@@ -115,14 +115,19 @@ def mixed(project: Project) -> list[tuple[str, str, float]]:
     return [row for row in mixed_rows() if row[1] == "test"]
 
 
-def read_predictions(folder: Path) -> pd.DataFrame:
-    return pd.read_parquet(folder / "predictions.parquet")
+def read_predictions(folder: Path, split: str = "test") -> pd.DataFrame:
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    return predictions[predictions.split == split]
 
 
-def test_every_test_image_has_its_answer_once(mixed: list[tuple[str, str, float]], evaluated: Evaluate) -> None:
-    predictions = read_predictions(evaluated())
-    assert list(predictions) == ["path", "label", "predicted", "probability"]
-    paths = [f"{label}/{i:03d}.png" for i, (label, split, _) in enumerate(mixed_rows()) if split == "test"]
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_every_image_has_its_answer_once(mixed: list[tuple[str, str, float]], evaluated: Evaluate, split: str) -> None:
+    folder = evaluated()
+    mixed = [row for row in mixed_rows() if row[1] == split]
+    assert list(pd.read_parquet(folder / "predictions.parquet").split) == ["val"] * 10 + ["test"] * 30
+    predictions = read_predictions(folder, split)
+    assert list(predictions) == ["path", "split", "label", "predicted", "probability"]
+    paths = [f"{label}/{i:03d}.png" for i, (label, side, _) in enumerate(mixed_rows()) if side == split]
     assert list(predictions.path) == paths
     assert list(predictions.label) == [label for label, _, _ in mixed]
     expected = [answer(value) for _, _, value in mixed]
@@ -133,6 +138,38 @@ def test_every_test_image_has_its_answer_once(mixed: list[tuple[str, str, float]
     assert 0.3 < (predictions.label == predictions.predicted).mean() < 0.95
 
 
+def test_validation_and_test_images_are_reported_apart(
+    mixed: list[tuple[str, str, float]], project: Project, evaluated: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = evaluated()
+    written = json.loads((folder / "metrics.json").read_text())
+    assert list(written) == ["val", "test", "parameters", "trainable_parameters"]
+    for side in ("val", "test"):
+        predictions = read_predictions(folder, side)
+        assert list(written[side]) == ["accuracy", "loss", "macro_f1"]
+        assert written[side]["accuracy"] == pytest.approx((predictions.label == predictions.predicted).mean())
+        assert written[side]["macro_f1"] == pytest.approx(
+            metrics.f1_score(predictions.label, predictions.predicted, average="macro")
+        )
+    assert written["val"] != written["test"]
+    compared = json.loads((folder / "summary.json").read_text())
+    val, test = written["val"], written["test"]
+    assert compared == {
+        "greys-near": {"val": {"accuracy": val["accuracy"], "loss": val["loss"]}},
+        "greys-near_test": {"accuracy": test["accuracy"]},
+    }
+    assert list(compared) == sorted(compared, key=lambda key: f"{key}.")  # as `dvc metrics diff` sorts them
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in printed] == [["greys-near:", "val"], ["greys-near:", "test"]]
+
+    project.params["experiments"]["greys-near"]["train_on_val"] = True
+    project.command("evaluate")
+    written = json.loads((evaluated() / "metrics.json").read_text())
+    assert list(written) == ["test", "parameters", "trainable_parameters"] and written["test"] == test
+    assert set(pd.read_parquet(folder / "predictions.parquet").split) == {"test"}
+    assert list(json.loads((folder / "summary.json").read_text())) == ["greys-near_test"]
+
+
 def test_reports_are_what_scikit_learn_says_of_the_predictions(
     mixed: list[tuple[str, str, float]], evaluated: Evaluate, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,10 +177,9 @@ def test_reports_are_what_scikit_learn_says_of_the_predictions(
     predictions = read_predictions(folder)
     truth, predicted, classes = predictions.label, predictions.predicted, list(BRIGHTNESS)
     written = json.loads((folder / "metrics.json").read_text())
-    assert list(written) == ["accuracy", "loss", "macro_f1", "parameters", "trainable_parameters"]
-    assert written["accuracy"] == pytest.approx(metrics.accuracy_score(truth, predicted))
-    assert written["macro_f1"] == pytest.approx(metrics.f1_score(truth, predicted, average="macro"))
     assert (written["parameters"], written["trainable_parameters"]) == (123, 45)
+    written = written["test"]
+    assert written["accuracy"] == pytest.approx(metrics.accuracy_score(truth, predicted))
 
     values = np.array([round(255 * value) / 255 for _, _, value in mixed])
     centres = np.array(list(BRIGHTNESS.values()))
@@ -165,14 +201,15 @@ def test_reports_are_what_scikit_learn_says_of_the_predictions(
     assert (matrix.to_numpy() == metrics.confusion_matrix(truth, predicted, labels=classes)).all()
     printed = capsys.readouterr()
     accuracy, loss = written["accuracy"], written["loss"]
-    assert printed.out == f"greys-near: accuracy {accuracy:.4f}, loss {loss:.4f} on 30 test images\n"
+    last = printed.out.splitlines()[-1]
+    assert last == f"greys-near: test accuracy {accuracy:.4f}, loss {loss:.4f} on 30 images"
     assert printed.err == ""
 
 
 def test_same_bytes_every_time(mixed: list[tuple[str, str, float]], evaluated: Evaluate) -> None:
     names = {
-        "metrics.json", "classification_report.json", "classification_report.txt", "confusion_matrix.csv",
-        "predictions.parquet", "confusion_matrix.png", "samples.png",
+        "metrics.json", "summary.json", "classification_report.json", "classification_report.txt",
+        "confusion_matrix.csv", "predictions.parquet", "confusion_matrix.png", "samples.png",
     }  # fmt: skip
     written = []
     for _ in range(2):
@@ -191,6 +228,16 @@ def colors(tile: np.ndarray) -> set[str]:
     if ((green > red + 80) & (green > blue + 80)).sum() > 20:
         found.add("green")
     return found
+
+
+def test_titles_of_samples_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure.axes[0].title))
+    image = np.zeros((8, 8, 1), np.uint8)
+    for title in ("3 100%", "an Airedale terrier 100%\nis a Norfolk terrier"):
+        figures.draw_grid(tmp_path / "x.png", [figures.Tile(image, title, "green")])
+    short, long = (title.get_fontsize() for title in drawn)
+    assert short == 14 and 8 <= long < 10
 
 
 def test_titles_of_samples_tell_right_from_wrong(project: Project, evaluated: Evaluate) -> None:
@@ -235,18 +282,20 @@ def test_confusion_matrix_picture_opens_and_shows_its_counts(
 
 
 @pytest.mark.parametrize(
-    ("rows", "accuracy", "macro_f1"),
+    ("rows", "accuracy", "macro_f1", "absent"),
     [
         # nothing is ever called cat
-        ([("ant", 0.1), ("bee", 0.4), ("cat", 0.4), ("cat", 0.1)], 0.5, (2 / 3 + 2 / 3 + 0) / 3),
+        ([("ant", 0.1), ("bee", 0.4), ("cat", 0.4), ("cat", 0.1)], 0.5, (2 / 3 + 2 / 3 + 0) / 3, ""),
         # no test image is a cat, but one is called so
-        ([("ant", 0.1), ("bee", 0.4), ("bee", 0.8)], 2 / 3, (1 + 2 / 3 + 0) / 3),
+        ([("ant", 0.1), ("bee", 0.4), ("bee", 0.8)], 2 / 3, (1 + 2 / 3 + 0) / 3, "cat"),
+        # no test image is a cat, and none is called so
+        ([("ant", 0.1), ("bee", 0.4), ("bee", 0.1)], 2 / 3, (2 / 3 + 2 / 3) / 2, "cat"),
         # one class only, all right
-        ([("bee", 0.4)], 1.0, 1 / 3),
+        ([("bee", 0.4)], 1.0, 1.0, "ant, cat"),
         # nothing right at all
-        ([("ant", 0.4), ("bee", 0.8), ("cat", 0.1)], 0.0, 0.0),
+        ([("ant", 0.4), ("bee", 0.8), ("cat", 0.1)], 0.0, 0.0, ""),
     ],
-    ids=["never predicted", "without images", "one image", "all wrong"],
+    ids=["never predicted", "without images", "neither", "one image", "all wrong"],
 )
 def test_classes_that_are_missing(
     project: Project,
@@ -255,17 +304,31 @@ def test_classes_that_are_missing(
     rows: list[tuple[str, float]],
     accuracy: float,
     macro_f1: float,
+    absent: str,
 ) -> None:
     write_images(project.root, [(label, "test", value) for label, value in rows], list(BRIGHTNESS))
     write_model(project.root, BRIGHTNESS)
     folder = evaluated()
     written = json.loads((folder / "metrics.json").read_text())
-    assert written["accuracy"] == pytest.approx(accuracy)
-    assert written["macro_f1"] == pytest.approx(macro_f1)
+    assert next(iter(written)) == "test"  # there are no validation images
+    assert written["test"]["accuracy"] == pytest.approx(accuracy)
+    assert written["test"]["macro_f1"] == pytest.approx(macro_f1)
+    predictions = read_predictions(folder)
+    assert written["test"]["macro_f1"] == metrics.f1_score(
+        predictions.label, predictions.predicted, average="macro", zero_division=0.0
+    )
     table = pd.read_csv(folder / "confusion_matrix.csv")
     assert set(BRIGHTNESS) == set(table.actual) == set(table.predicted)
-    assert set(BRIGHTNESS) < json.loads((folder / "classification_report.json").read_text()).keys()
-    assert capsys.readouterr().err == ""
+    report = json.loads((folder / "classification_report.json").read_text())
+    assert report["macro avg"]["f1-score"] == pytest.approx(macro_f1)
+    assert {label for label, _ in rows} < report.keys()
+    text, printed = (folder / "classification_report.txt").read_text(), capsys.readouterr()
+    assert printed.err == ""
+    if absent:
+        assert text.endswith(f"\nno test images: {absent}\n")
+        assert printed.out.endswith(f"greys-near: no test images of {absent}\n")
+    else:
+        assert "no test images" not in text + printed.out
 
 
 def test_of_many_classes_the_most_confused_are_drawn(project: Project, evaluated: Evaluate) -> None:
@@ -321,7 +384,7 @@ def test_reports_are_written_together_or_not_at_all(
     assert [path.name for path in folder.iterdir()] == ["samples.png"]
     (folder / "samples.png").rmdir()
     (folder / "history.csv").write_text("what another stage wrote stays")
-    assert len(list(evaluated().iterdir())) == 8
+    assert len(list(evaluated().iterdir())) == 9
 
 
 def test_class_names_of_all_kinds(project: Project, evaluated: Evaluate) -> None:
@@ -367,7 +430,7 @@ def test_model_and_images_that_do_not_belong_together(project: Project, evaluate
     assert not (project.root / "reports").exists()
 
 
-def test_model_whose_scores_are_no_numbers(project: Project, evaluated: Evaluate) -> None:
+def test_model_whose_logits_are_no_numbers(project: Project, evaluated: Evaluate) -> None:
     write_images(project.root, [("cat", "test", 1.0)], list(BRIGHTNESS))
     write_model(project.root, BRIGHTNESS)
     about = project.root / "models/greys-near/model.json"
@@ -379,7 +442,7 @@ def test_model_whose_scores_are_no_numbers(project: Project, evaluated: Evaluate
 
 def test_as_a_process(project: Project, mixed: list[tuple[str, str, float]], evaluated: Evaluate) -> None:
     ran = project.must_run("evaluate", "greys-near")
-    assert ran.out.startswith("greys-near: accuracy 0.")
+    assert ran.out.startswith("greys-near: val accuracy 0.")
     assert ran.err == ""
     (project.root / "models/greys-near/model.safetensors").write_bytes(b"half")
     failed_in_one_line(project.run("evaluate", "greys-near"), "models/greys-near/model.safetensors is damaged")

@@ -430,47 +430,85 @@ def test_interrupted_evaluation_ends_without_a_traceback(
 # --- what DVC shows ---
 
 
-def test_metrics_of_experiments_are_shown_side_by_side(digits: Clone, copy_of: CopyOf) -> None:
-    shown = json.loads(copy_of(digits).must_run("dvc", "metrics", "show", "--json").out)[""]["data"]
-    for name in (MLP, CNN):
-        path = f"reports/{name}/metrics.json"
-        assert shown[path]["data"] == json.loads((digits.root / path).read_text())
-        assert shown[path]["data"]["accuracy"] > 0.95
+def test_what_dvc_compares_puts_validation_images_first(digits: Clone, copy_of: CopyOf) -> None:
+    copy = copy_of(digits)
+    committed = json.loads((copy.root / f"reports/{MLP}/metrics.json").read_text())
+    assert committed["val"]["accuracy"] > 0.95 and committed["test"]["accuracy"] > 0.95
+    shown = copy.must_run("python", "-m", "pipeline.compare", "digits-*").out.splitlines()
+    assert shown[0].split()[:4] == ["experiment", "val", "accuracy", "val"] and len(shown) == 3
+    assert shown[1].split()[:2] == [MLP, f"{committed['val']['accuracy']:.4f}"]
+    assert "±" in shown[2]
+
+    copy.must_run("git", "add", "-A")
+    copy.must_run("git", "commit", "-qm", "Results")
+    file = copy.root / f"reports/{MLP}/summary.json"
+    changed = file.read_text()
+    for accuracy in set(re.findall(r"accuracy.: (.*?),?\n", changed)):
+        changed = changed.replace(accuracy, "0.5")
+    file.unlink()
+    file.write_text(changed)
+    edit(copy.root / "params.yaml", "lr: 0.002", "lr: 0.01")
+    head = copy.must_run("dvc", "exp", "show", "--only-changed", "--csv").out.splitlines()[0]
+    accuracies = [f"{MLP}.val.accuracy", f"{MLP}_test.accuracy"]
+    assert head.split(",") == ["rev", "Created", *accuracies, f"experiments.{MLP}.optimizer.lr"]
+    lines = copy.must_run("dvc", "metrics", "diff").out.splitlines()
+    assert [line.split()[1] for line in lines[1:]] == accuracies
 
 
 def test_plots_hold_curves_and_counts(digits: Clone, copy_of: CopyOf, tmp_path: Path) -> None:
     copy = copy_of(digits)
     ran = copy.must_run("dvc", "plots", "show", "--json", "-o", str(tmp_path / "json"))
     shown = json.loads(ran.out)
-    assert [error for error in shown.get("errors", []) if "digits" in error.get("source", error["name"])] == []
+    assert "errors" not in shown
 
-    def points(plot: str) -> list[dict[str, Any]]:
+    def spec(plot: str) -> dict[str, Any]:
         (figure,) = shown["data"][plot]
         content = figure["content"]
-        return (json.loads(content) if isinstance(content, str) else content)["data"]["values"]
+        return json.loads(content) if isinstance(content, str) else content
 
     counts = list(csv.DictReader((digits.root / f"reports/{CNN}/confusion_matrix.csv").open()))
     assert 10 <= len(counts) < 100 and sum(int(row["count"]) for row in counts) == 370
     assert [row["actual"] for row in counts[:10]] == [row["predicted"] for row in counts[:10]] == list("0123456789")
-    cells = {
-        (row["actual"], row["predicted"]): str(row["count"]) for row in points(f"reports/{CNN}/confusion_matrix.csv")
-    }
+    points = spec(f"reports/{CNN}/confusion_matrix.csv")["data"]["values"]
+    cells = {(row["actual"], row["predicted"]): str(row["count"]) for row in points}
     assert cells == {(row["actual"], row["predicted"]): row["count"] for row in counts}
 
-    curve = points("digits accuracy")
-    assert {row["filename::field"] for row in curve} == {
-        f"{name}/history.csv::{field}" for name in (MLP, CNN) for field in ("train_accuracy", "val_accuracy")
-    }
-    history = list(csv.DictReader((digits.root / f"reports/{MLP}/history.csv").open()))
-    own = [row for row in curve if row["filename::field"] == f"{MLP}/history.csv::val_accuracy"]
-    assert [(row["epoch"], row["dvc_inferred_y_value"]) for row in own] == [
-        (r["epoch"], r["val_accuracy"]) for r in history
-    ]
+    for name in (MLP, CNN):
+        chart = spec(f"reports/{name}/history.csv")
+        assert chart["title"]["text"] == f"digits: {name}"
+        history = list(csv.DictReader((digits.root / f"reports/{name}/history.csv").open()))
+        columns = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+        assert {*columns} < history[0].keys() and chart["transform"][0]["fold"] == [*columns]
+        assert [{key: row[key] for key in history[0]} for row in chart["data"]["values"]] == history
 
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to draw a page with")
+def test_the_page_of_plots_is_drawn_without_a_network(digits: Clone, copy_of: CopyOf, tmp_path: Path) -> None:
+    """An experiment that is new in params.yaml is drawn beside those of its data set, with no other file edited."""
+    copy = copy_of(digits)
+    params = copy.root / "params.yaml"
+    params.write_text(
+        f"{params.read_text()}\n  digits-new:\n    dataset: digits\n    network: {{name: mlp}}\n"
+        "    optimizer: {name: adam, lr: 0.1}\n    epochs: 1\n    batch_size: 64\n"
+    )
+    shutil.copytree(copy.root / f"reports/{MLP}", copy.root / "reports/digits-new")
     ran = copy.must_run("dvc", "plots", "show", "-o", str(tmp_path / "page"))
-    assert "digits" not in ran.err, ran.err
-    page = (tmp_path / "page/index.html").read_text()
-    assert "digits loss" in page and f"reports/{CNN}/confusion_matrix.csv" in page
+    assert CHROMIUM and not ran.err, ran.err
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000"]
+    page = subprocess.run(
+        [*command, "--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom", str(tmp_path / "page/index.html")],
+        env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    body = page[page.index("<body") :]
+    drawn = re.findall(r'<div id="reports_(\S+)" class="vega-embed', body)
+    assert sorted(drawn) == [
+        "digits-cnn_confusion_matrix_csv", "digits-mlp_confusion_matrix_csv", "digits-mlp_history_csv",
+        "digits-new_confusion_matrix_csv",
+    ]  # fmt: skip
+    assert not re.search(r'<div id="reports_\S+_json"', body)
 
 
 def test_a_clone_in_which_no_study_ran_is_quiet(digits: Clone, copy_of: CopyOf) -> None:
@@ -529,7 +567,8 @@ def test_queued_experiments_train_side_by_side_each_on_its_gpu_and_are_logged_to
     experiments = {one["name"]: one["data"] for group in baseline["experiments"] for one in group["revs"]}
     for epochs in (600, 1):
         name = f"epochs-{epochs}"
-        run, metrics = logged[name], experiments[name]["metrics"][f"reports/{MLP}/metrics.json"]["data"]
+        run, metrics = logged[name], experiments[name]["metrics"][f"reports/{MLP}/summary.json"]["data"]
         assert run.data.params["epochs"] == str(epochs) and run.info.status == "FINISHED"
         assert client.list_artifacts(run.info.run_id)
-        assert metrics["accuracy"] == pytest.approx(run.data.metrics["test_accuracy"])
+        assert metrics[MLP]["val"]["accuracy"] == pytest.approx(run.data.metrics["val_accuracy"])
+        assert metrics[f"{MLP}_test"]["accuracy"] == pytest.approx(run.data.metrics["test_accuracy"])

@@ -39,9 +39,13 @@ def test_several_seeds_have_a_mean_and_a_deviation(
         project.command("evaluate")
         evaluate.main()
         metrics = json.loads((project.root / "reports" / name / "metrics.json").read_text())
-        accuracies.append(metrics["accuracy"])
+        accuracies.append([metrics[side]["accuracy"] for side in ("val", "test")])
     assert metrics["seeds"] == 3
-    assert metrics["accuracy_mean"] == pytest.approx(np.mean(accuracies[:3]))
-    assert metrics["accuracy_sd"] == pytest.approx(np.std(accuracies[:3], ddof=1))
+    for number, side in enumerate(("val", "test")):
+        of_side = [pair[number] for pair in accuracies]
+        assert metrics[side]["accuracy_mean"] == pytest.approx(np.mean(of_side[:3]))
+        assert metrics[side]["accuracy_sd"] == pytest.approx(np.std(of_side[:3], ddof=1))
     assert accuracies[3] == accuracies[0]
+    summary = json.loads((project.root / "reports/things-mlp/summary.json").read_text())
+    assert summary["things-mlp"] == {"val": {key: metrics["val"][key] for key in ("accuracy_mean", "accuracy_sd")}}
     assert "over 3 seeds" in capsys.readouterr().out

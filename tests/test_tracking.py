@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -13,8 +14,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wait_until
@@ -81,8 +84,9 @@ def test_metrics_are_those_of_the_reports(digits: Clone, logged: tuple[Any, dict
 
     client, runs = logged
     metrics = json.loads((digits.root / f"reports/{name}/metrics.json").read_text())
-    for key in ("accuracy", "loss", "macro_f1"):
-        assert runs[name].data.metrics[f"test_{key}"] == metrics[key]
+    for side in ("val", "test"):
+        for key in ("accuracy", "loss", "macro_f1"):
+            assert runs[name].data.metrics[f"{side}_{key}"] == metrics[side][key]
     history = pd.read_csv(digits.root / f"reports/{name}/history.csv")
     assert len(history) > 1
     for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
@@ -127,7 +131,9 @@ def test_logging_again_adds_nothing(digits: Clone, logged: tuple[Any, dict[str, 
 class Results(Project):
     """A folder with a dvc.lock and reports, as the pipeline leaves them."""
 
-    def add(self, name: str, epochs: int = 3, accuracy: float = 0.5, seed: int = 1) -> None:
+    def add(
+        self, name: str, epochs: int = 3, accuracy: float = 0.5, seed: int = 1, val: dict[str, float] | None = None
+    ) -> None:
         folder = self.root / "reports" / name
         folder.mkdir(parents=True, exist_ok=True)
         rows = [
@@ -135,7 +141,9 @@ class Results(Project):
         ]
         header = "epoch,train_loss,train_accuracy,val_loss,val_accuracy"
         (folder / "history.csv").write_text("\n".join([header, *rows]) + "\n")
-        metrics = {"accuracy": accuracy, "loss": 1.5, "macro_f1": 0.25, "parameters": 9, "trainable_parameters": 8}
+        last = {"accuracy": 0.9 - 0.9 / epochs, "loss": 2 / epochs, "macro_f1": 0.25}
+        sides = {"val": last if val is None else val, "test": {"accuracy": accuracy, "loss": 1.5, "macro_f1": 0.25}}
+        metrics = {**sides, "parameters": 9, "trainable_parameters": 8}
         (folder / "metrics.json").write_text(json.dumps(metrics))
         config = {"dataset": "digits", "optimizer": {"name": "adam", "lr": 0.01}, "epochs": epochs}
         model = {"path": f"models/{name}", "md5": f"{name}-{epochs}"}
@@ -228,7 +236,7 @@ def test_processes_that_start_together_make_one_database(made: Results, waiting:
 def kill_at(results: Results, call: str, uri: str) -> None:
     """Run `track a` and let it die, as with SIGKILL, when it comes to that call of the Tracker."""
     script = (
-        "import os, sys; from pipeline import track, tracker; sys.argv[1:] = ['a'];"
+        "import os, sys; from pipeline import track; from pipeline.tracking import tracker; sys.argv[1:] = ['a'];"
         f"tracker.Tracker.{call} = lambda *arguments: os._exit(9); track.run(track.main)"
     )
     ran = subprocess.run(
@@ -241,7 +249,7 @@ def kill_at(results: Results, call: str, uri: str) -> None:
 def test_a_run_that_was_cut_off_is_completed_and_not_doubled(made: Results) -> None:
     made.add("a", epochs=600)  # more points than one request takes
     client = client_of(database(made.root))  # and the same database for all
-    for call in ("log_test_metrics", "complete"):
+    for call in ("log_results", "complete"):
         kill_at(made, call, database(made.root))
         (run,) = runs_of(client)
         assert run.info.status == "RUNNING"
@@ -263,6 +271,28 @@ def test_another_result_is_another_run_and_the_first_stays(made: Results) -> Non
     assert "has every result already" in made.track("a").out
     accuracies = [run.data.metrics["test_accuracy"] for run in runs_of(client_of(database(made.root)))]
     assert sorted(accuracies) == [0.5, 0.75]
+
+
+def test_a_run_shows_the_trained_model_and_not_its_last_epoch(made: Results) -> None:
+    made.add("a", val={"accuracy": 0.875, "loss": 0.25, "macro_f1": 0.5})  # as where the best epoch was kept
+    for _ in range(2):
+        assert made.track().status == 0
+    client = client_of(database(made.root))
+    (run,) = runs_of(client)
+    shown = {key: run.data.metrics[f"val_{key}"] for key in ("accuracy", "loss", "macro_f1")}
+    assert shown == {"accuracy": 0.875, "loss": 0.25, "macro_f1": 0.5}
+    points = client.get_metric_history(run.info.run_id, "val_accuracy")
+    assert [point.value for point in points if point.step < 3] == [0.0, 0.45]
+    assert len(points) == 4
+
+
+def test_the_page_with_the_runs_is_named(made: Results) -> None:
+    made.add("a")
+    ran = made.track("--pages")
+    assert ran.status == 0 and ran.err == ""
+    number = client_of(database(made.root)).get_experiment_by_name("digits").experiment_id
+    page = f"http://127.0.0.1:5000/#/experiments/{number}/runs?workflowType=machine_learning"
+    assert ran.out.splitlines()[-1] == f"digits: {page}"
 
 
 def test_a_model_that_was_not_evaluated_lends_its_history_to_no_old_result(made: Results) -> None:
@@ -354,6 +384,52 @@ def test_a_server_gets_what_it_missed(made: Results, server: str) -> None:
     told = made.track(MLFLOW_TRACKING_URI=server.replace("http://", "http://me:Hunter2@")).out
     assert told == f"{server.replace('http://', 'http://***@')} has every result already\n"
     assert not (made.root / "mlflow.db").exists()
+
+
+class Forward(BaseHTTPRequestHandler):
+    """A proxy that knows one server, whatever host it is asked for."""
+
+    address: tuple[str, int]
+    asked: set[str]
+
+    def forward(self) -> None:
+        asked = urlsplit(self.path)
+        self.asked.add(asked.netloc)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {key: value for key, value in self.headers.items() if key != "Host"}
+        connection = http.client.HTTPConnection(*self.address)
+        connection.request(self.command, f"{asked.path}?{asked.query}", body, headers)
+        with connection.getresponse() as answer:
+            content = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+        connection.close()
+
+    do_GET = do_POST = do_PUT = do_PATCH = forward  # noqa: N815 (http.server's names)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_behind_a_proxy(made: Results, server: str) -> None:
+    made.add("proxied")
+    Forward.address, Forward.asked = (urlsplit(server).hostname or "", urlsplit(server).port or 0), set()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forward) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{proxy.server_port}"
+        uri = "http://mlflow.invalid:5000"  # only the proxy could know it
+        ran = made.track(MLFLOW_TRACKING_URI=uri, HTTP_PROXY=address, http_proxy=address)
+        proxy.shutdown()
+    assert ran.status == 0 and ran.err == "" and ran.out.endswith(f"logged to {uri}: proxied\n")
+    assert Forward.asked == {"mlflow.invalid:5000"}
+    (run,) = [run for run in runs_of(client_of(server)) if run.info.run_name == "proxied"]
+    assert run.info.status == "FINISHED"
+
+    refused = made.track(MLFLOW_TRACKING_URI=uri, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
+    assert refused.status == 1 and "Connection refused" in refused.err
 
 
 # runs pipeline.track, and waits for the others before each run that it makes
@@ -528,7 +604,8 @@ def test_a_database_that_cannot_be_written_costs_a_line(made: Results, kind: str
     made.add("a")
     made.command("track")
     connection = unusable(made.root, kind)
-    script = "from pipeline import database, track; database.PATIENCE = 0; track.run(track.main)"
+    script = "from pipeline import track; from pipeline.tracking import database; "
+    script += "database.PATIENCE = 0; track.run(track.main)"
     environment = {"PYTHONPATH": str(REPOSITORY), **({"DVC_STAGE": "evaluate@a"} if stage else {})}
     ran = run_command([*AS_OTHERS, sys.executable, "-c", script], made.root, **environment)
     made.root.chmod(0o755)

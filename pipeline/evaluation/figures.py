@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 COLUMNS = 6
+WIDTH, HEIGHT = 1.7, 2.1  # inches of a tile with its title
+SMALLEST, LARGEST = 8, 14  # points of a title
 SHOWN = 40  # classes of a confusion matrix: more can't be read, and take memory and minutes to draw
 
 
@@ -46,15 +48,18 @@ def save(figure: Figure, path: Path) -> None:
 
 def draw_grid(path: Path, tiles: Sequence[Tile]) -> None:
     rows = max(1, -(-len(tiles) // COLUMNS))
-    figure = new_figure(1.7 * COLUMNS, 2.1 * rows)
+    titles = ["\n".join(map(printable, tile.title.split("\n"))) for tile in tiles]
+    longest = max((len(line) for title in titles for line in title.split("\n")), default=1)
+    # a sign is about 0.6 times as wide as the font is high
+    size = min(LARGEST, max(SMALLEST, 72 * WIDTH / (0.6 * longest)))
+    figure = new_figure(WIDTH * COLUMNS, HEIGHT * rows)
     # fixed margins: a layout engine measures every title, twice, for seconds
-    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=1 - 0.4 / (2.1 * rows), wspace=0.1, hspace=0.35)
-    for position, tile in enumerate(tiles):
+    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=1 - 0.5 / (HEIGHT * rows), wspace=0.1, hspace=0.4)
+    for position, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
         axes = figure.add_subplot(rows, COLUMNS, position + 1)
         axes.set_axis_off()
         axes.imshow(tile.image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        title = "\n".join(map(printable, tile.title.split("\n")))
-        axes.set_title(title, color=tile.color, fontsize=8, parse_math=False)  # a $ in a name is no formula
+        axes.set_title(title, color=tile.color, fontsize=size, parse_math=False)  # a $ in a name is no formula
     save(figure, path)
 
 
@@ -86,7 +91,7 @@ def draw_confusion_matrix(path: Path, counts: csr_array, classes: list[str]) -> 
     if len(names) <= 20:
         for (row, column), count in np.ndenumerate(part):
             axes.text(
-                column, row, count, ha="center", va="center", fontsize=7,
+                column, row, count, ha="center", va="center", fontsize=9,
                 color="white" if shares[row, column] > 0.5 else "black",
             )  # fmt: skip
     save(figure, path)

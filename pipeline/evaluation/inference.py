@@ -1,23 +1,26 @@
-"""What a network makes of images that it is not trained on."""
+"""Predictions of a network for images, batch by batch, without gradients."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EVALUATION_BATCH = 1000  # images, if they are small:
-EVALUATION_VALUES = 2**24  # values in a batch; what a network makes of them takes many times their memory
+if TYPE_CHECKING:
+    from pipeline.dataset.batches import Batches
+
+EVALUATION_BATCH = 1000  # images in a batch, where they are small
+EVALUATION_VALUES = 2**24  # most values in a batch: activations of a network take many times their memory
 
 
 class Answers(NamedTuple):
-    """What is kept of what a network says of N images, on the CPU: a few numbers of each, for any number of classes."""
+    """Three numbers for each of N images, on the CPU, so that memory does not grow with the number of classes."""
 
-    truth: Tensor  # (N,) float32, log-probability of the class that the image is of
-    named: Tensor  # (N,) int64, the most probable class
+    truth: Tensor  # (N,) float32, log-probability of the true class
+    named: Tensor  # (N,) int64, the predicted class
     best: Tensor  # (N,) float32, its log-probability
 
     def loss(self) -> float:
@@ -28,15 +31,15 @@ class Answers(NamedTuple):
         return (self.named == labels).double().mean().item()
 
 
-def answers(model: nn.Module, data: Any, flip: bool = False) -> Answers:
-    """In the order of `data` (see data.Batches)."""
+def answers(model: nn.Module, data: Batches, flip: bool = False) -> Answers:
+    """Predictions for all images, in the order of `data`; with `flip`, averaged over each image and its mirror."""
     model.eval()
-    values = max(math.prod(data.pixels.shape), data.classes)  # of an image, or of what is said of it
+    values = max(math.prod(data.pixels.shape), data.classes)  # of one image, or of its logits
     size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // values))
     count, device = len(data), data.device
     with torch.inference_mode():
         chosen = torch.arange(count, device=device).split(size)
-        # small results between large ones tear holes
+        # allocated once: small tensors that are kept between the large ones of batches would fragment memory
         truth, best = torch.empty(count, device=device), torch.empty(count, device=device)
         named = torch.empty(count, dtype=torch.int64, device=device)
         for positions, pixels in zip(chosen, data.batches(chosen), strict=True):
@@ -55,6 +58,6 @@ def logits(model: nn.Module, images: Tensor, flip: bool) -> Tensor:
 
 
 def evaluate(model: nn.Module, data: Any, flip: bool = False) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy."""
+    """Mean cross-entropy and accuracy over all images."""
     given = answers(model, data, flip)
     return given.loss(), given.accuracy(data.labels.cpu())

@@ -29,7 +29,7 @@ class Result:
     dataset: str
     params: dict[str, Any]
     history: list[dict[str, float]]
-    metrics: dict[str, float]
+    metrics: dict[str, Any]  # of metrics.json
     digest: str | None  # DVC's hash of the packed data set
     fingerprint: str | None  # of the training run, where the model is on disk
     hash: str

@@ -19,6 +19,7 @@ from pipeline.tracking import database
 COUNTS = ("parameters", "trainable_parameters")
 DECISIVE = COUNTS[0]  # the param that says whether a run is the run of its result: the true value, or
 DUPLICATE = "duplicate"
+LOCAL_PAGE = "http://127.0.0.1:5000"  # of `make ui`
 FOLDER = "train.folder"  # the tag of a live run
 UNSEEN_CHANGES = ("dvc.lock", "reports")  # what every run of the pipeline changes by itself
 
@@ -40,10 +41,8 @@ def connected() -> Iterator[Tracker]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     uri = tracking_uri()
-    address = urlsplit(uri)
-    if address.scheme in ("http", "https"):
-        port = address.port or {"http": 80, "https": 443}[address.scheme]
-        socket.create_connection((address.hostname or "", port), timeout=5).close()
+    if is_server(uri):
+        knock(uri)
 
     from filelock import FileLock
 
@@ -64,6 +63,30 @@ def connected() -> Iterator[Tracker]:
         if file is not None:
             database.bring_artifacts_along(uri, file)
         yield Tracker(client, uri)
+
+
+def is_server(uri: str) -> bool:
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def knock(uri: str) -> None:
+    """Connect to the server, or to the proxy on the way to it. Raises OSError at once where nobody answers."""
+    from requests.utils import get_environ_proxies, select_proxy  # MLflow asks through requests: the same proxies
+
+    proxy = select_proxy(uri, get_environ_proxies(uri))
+    address = urlsplit(uri if not proxy else proxy if "://" in proxy else f"http://{proxy}")
+    port = address.port or {"http": 80, "https": 443}.get(address.scheme, 1080)  # else a SOCKS proxy
+    socket.create_connection((address.hostname or "", port), timeout=5).close()
+
+
+def pages_of(tracker: Tracker, datasets: list[str]) -> Iterator[str]:
+    """Where MLflow's page shows the runs of each data set. It opens on one for generative AI, which shows none."""
+    uri = tracking_uri()
+    base = hide_in(uri.rstrip("/")) if is_server(uri) else LOCAL_PAGE
+    for dataset in datasets:
+        found = tracker.client.get_experiment_by_name(dataset)
+        if found is not None:
+            yield f"{dataset}: {base}/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
 
 
 class Deleted(Exception):
@@ -220,18 +243,26 @@ class Tracker:
         ]
         self.log_metrics(run_id, points, time)
 
-    def log_test_metrics(self, run_id: str, metrics: dict[str, float], time: int) -> None:
+    def log_results(self, run_id: str, metrics: dict[str, Any], epochs: int, time: int) -> None:
+        """Log the counts as params and what the trained model reaches as metrics: val_accuracy, test_accuracy, ….
+
+        `metrics` is the content of metrics.json. The history has a val_accuracy of each epoch already. The trained
+        model's stands behind the last one, so that MLflow shows it as the run's, also where an earlier epoch was kept.
+        """
         self.log_params(run_id, {key: metrics[key] for key in COUNTS})
-        points = [(f"test_{key}", value, 0) for key, value in metrics.items() if key not in COUNTS]
-        self.log_metrics(run_id, points, time)
+        for split, step, moment in (("val", epochs, time + 1), ("test", 0, time)):
+            points = [(f"{split}_{key}", value, step) for key, value in metrics.get(split, {}).items()]
+            self.log_metrics(run_id, points, moment)
 
     def log_metrics(self, run_id: str, points: list[tuple[str, float, int]], time: int) -> None:
         """Log the points that the run lacks. Two processes that log the same ones with the same time double none."""
         from mlflow.entities import Metric
 
         keys = dict.fromkeys(key for key, _, _ in points)
-        known = {(key, point.step) for key in keys for point in self.client.get_metric_history(run_id, key)}
-        new = [Metric(key, value, time, step) for key, value, step in points if (key, step) not in known]
+        known = {
+            (key, point.value, point.step) for key in keys for point in self.client.get_metric_history(run_id, key)
+        }
+        new = [Metric(key, value, time, step) for key, value, step in points if (key, value, step) not in known]
         for start in range(0, len(new), 1000):  # MLflow's limit for one request
             self.client.log_batch(run_id, metrics=new[start : start + 1000])
 
