@@ -1,9 +1,8 @@
-"""Stage `check`: decode every image of a data set, say what is wrong with each, and measure their sizes.
-
-usage: python -m pipeline.check DATASET
-"""
+"""Stage `check`: decode every image of a data set, say what is wrong with each, and measure their sizes."""
 
 from __future__ import annotations
+
+from pipeline.system.entry import run_stage
 
 import io
 import sys
@@ -20,27 +19,19 @@ from pipeline.checking.describe import describe
 from pipeline.checking.inspected import Inspected
 from pipeline.checking.verdicts import Verdicts
 from pipeline.config import params
-from pipeline.config.datasets import Dataset
 from pipeline.images.items import IMAGE_SUFFIXES, is_visible
 from pipeline.images.sources import open_source
 from pipeline.images.tables import STATUSES, write_tables
 from pipeline.system import workers
-from pipeline.system.console import UserError, only_argument, run, say
-from pipeline.system.lock import alone
+from pipeline.system.console import UserError, say
 from pipeline.system.outputs import atomic_write, write_json
 
 LISTED = 50  # broken images named when there are too many
 
 
-def main() -> None:
-    name = only_argument("DATASET")
-    workers.warm_up()
+def main(name: str) -> None:
+    workers.warm_up("pipeline.checking.facts")
     dataset = params.load().dataset(name)
-    with alone(f"check@{name}"):
-        check(name, dataset)
-
-
-def check(name: str, dataset: Dataset) -> None:
     source = open_source(dataset.source, dataset.classes)
     inspected = Inspected(name, source)
     verdicts = Verdicts(inspected, dataset)
@@ -142,4 +133,4 @@ def in_words(name: str, summary: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("check", main, "DATASET", __doc__)

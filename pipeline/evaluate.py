@@ -1,9 +1,8 @@
-"""Stage `evaluate`: look at the test set once and report how good a model is.
-
-usage: python -m pipeline.evaluate EXPERIMENT
-"""
+"""Stage `evaluate`: look at the test set once and report how good a model is."""
 
 from __future__ import annotations
+
+from pipeline.system.entry import run_stage
 
 import math
 from pathlib import Path
@@ -14,28 +13,21 @@ import numpy as np
 from pipeline.config import params
 from pipeline.evaluation import figures
 from pipeline.system.cells import harmless
-from pipeline.system.console import UserError, only_argument, printable, run, say
-from pipeline.system.lock import alone
+from pipeline.system.console import UserError, printable, say
 from pipeline.system.outputs import together, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_array
 
-    from pipeline.config.experiments import Experiment
     from pipeline.dataset.packed import PackedDataset
 
 SAMPLES = 24  # images on the grid of sample predictions
 
 
-def main() -> None:
-    name = only_argument("EXPERIMENT")
+def main(name: str) -> None:
     config = params.load().experiment(name)
-    with alone(f"evaluate@{name}"):
-        evaluate(name, config)
 
-
-def evaluate(name: str, config: Experiment) -> None:
     from pipeline.dataset.batches import Batches, resident_budget
     from pipeline.dataset.packed import PackedDataset
     from pipeline.evaluation.inference import answers
@@ -149,4 +141,4 @@ def draw_samples(path: Path, packed: PackedDataset, rows: np.ndarray, prediction
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("evaluate", main, "EXPERIMENT", __doc__)

@@ -1,9 +1,8 @@
-"""Stage `pack`: decode every usable image once and write all of them as one array that can be memory-mapped.
-
-usage: python -m pipeline.pack DATASET
-"""
+"""Stage `pack`: decode every usable image once and write all of them as one array that can be memory-mapped."""
 
 from __future__ import annotations
+
+from pipeline.system.entry import run_stage
 
 import hashlib
 from collections.abc import Iterator
@@ -15,26 +14,19 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import params
-from pipeline.config.datasets import Dataset
 from pipeline.images import stored
 from pipeline.images.decode import Unusable, decode, to_size, upright
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Content, Problem
 from pipeline.images.tables import read_manifest
 from pipeline.system import workers
-from pipeline.system.console import UserError, only_argument, progress, run, say
-from pipeline.system.lock import alone
+from pipeline.system.console import UserError, progress, say
 from pipeline.system.outputs import atomic_write, write_json
 
 
-def main() -> None:
-    name = only_argument("DATASET")
+def main(name: str) -> None:
+    workers.warm_up("pipeline.images.decode")
     dataset = params.load().dataset(name)
-    with alone(f"pack@{name}"):
-        pack(name, dataset)
-
-
-def pack(name: str, dataset: Dataset) -> None:
     table, classes = read_manifest(Path("data/splits", f"{name}.parquet"))
     source = open_source(dataset.source, dataset.classes)
     height, width = dataset.height_width
@@ -136,4 +128,4 @@ def crashed(task: tuple[str, Content], reason: str) -> Problem:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("pack", main, "DATASET", __doc__)

@@ -1,11 +1,9 @@
-"""Classify photos with a trained model.
-
-usage: python -m pipeline.predict --model models/EXPERIMENT [--top K] [--json] [--grid OUT.png] IMAGE…
-"""
+"""Classify photos with a trained model."""
 
 from __future__ import annotations
 
-import argparse
+from pipeline.system.entry import command_line
+
 import glob
 import sys
 from collections.abc import Iterator
@@ -27,9 +25,7 @@ GRID = 240  # images: more can't be looked at, and take minutes to draw
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.predict", description="Classify photos with a trained model."
-    )
+    parser = command_line("predict", __doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="models/EXPERIMENT")
     parser.add_argument("--top", type=int, default=1, metavar="K", help="print the K most probable classes")
     parser.add_argument("--json", action="store_true", help="print one JSON list")

@@ -1,9 +1,8 @@
-"""Stage `report`: one page, complete in itself, that shows what check and split found, for a person to decide on.
-
-usage: python -m pipeline.report DATASET
-"""
+"""Stage `report`: one page, complete in itself, that shows what check and split found, for a person to decide on."""
 
 from __future__ import annotations
+
+from pipeline.system.entry import run_stage
 
 import base64
 import hashlib
@@ -14,14 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import params
-from pipeline.config.datasets import Dataset
 from pipeline.images.sources import open_source
 from pipeline.images.tables import STATUSES, read_columns
 from pipeline.page import charts, findings
 from pipeline.page.thumbnails import thumbnails
 from pipeline.splitting.decisions import HEADER, read_rows
-from pipeline.system.console import only_argument, run, say
-from pipeline.system.lock import alone
+from pipeline.system import workers
+from pipeline.system.console import say
 from pipeline.system.outputs import atomic_write
 
 TEMPLATES = Path(__file__).parent / "page"
@@ -30,14 +28,9 @@ MEASURED = ["brightness", "contrast", "sharpness"]
 CHECKED = [*SHOWN, *MEASURED, "label", "official_split", "group", "pixel_hash"]
 
 
-def main() -> None:
-    name = only_argument("DATASET")
+def main(name: str) -> None:
+    workers.warm_up("pipeline.page.thumbnails")
     dataset = params.load().dataset(name)
-    with alone(f"report@{name}"):
-        report(name, dataset)
-
-
-def report(name: str, dataset: Dataset) -> None:
     checked, classes = read_columns(Path("data/checked", f"{name}.parquet"), CHECKED)
     splits, _ = read_columns(Path("data/splits", f"{name}.parquet"), ["path", "label", "split"])
     decision_file = Path("data/decisions", f"{name}.csv")
@@ -135,4 +128,4 @@ def render(**values: Any) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("report", main, "DATASET", __doc__)

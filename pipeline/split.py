@@ -3,11 +3,11 @@
 The publisher's own test (and validation) set is kept, and a person's decisions count. Everything else is drawn by
 whole groups of images that belong together, by a hash of the seed and what the group is known by, so that no group is
 torn and none moves as the data grow.
-
-usage: python -m pipeline.split DATASET
 """
 
 from __future__ import annotations
+
+from pipeline.system.entry import run_stage
 
 import json
 from pathlib import Path
@@ -16,28 +16,20 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.config import params
-from pipeline.config.datasets import Dataset
 from pipeline.images.tables import SIDES, SPLIT, read_manifest, read_settings, write_tables
 from pipeline.splitting.decisions import decide, read_decisions, wrong
 from pipeline.splitting.draw import draw, train_order
 from pipeline.splitting.groups import join
-from pipeline.system.console import UserError, only_argument, run, say
-from pipeline.system.lock import alone
+from pipeline.system.console import UserError, say
 from pipeline.system.outputs import write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def main() -> None:
-    name = only_argument("DATASET")
+def main(name: str) -> None:
     everything = params.load()
-    dataset = everything.dataset(name)
-    with alone(f"split@{name}"):
-        split(name, dataset, everything.seed)
-
-
-def split(name: str, dataset: Dataset, seed: int) -> None:
+    dataset, seed = everything.dataset(name), everything.seed
     checked, classes = read_manifest(Path("data/checked", f"{name}.parquet"))
     decisions_file, output = Path("data/decisions", f"{name}.csv"), Path("data/splits", f"{name}.parquet")
     decisions = read_decisions(decisions_file, checked, classes)
@@ -123,4 +115,4 @@ def in_words(counts: dict[str, int]) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("split", main, "DATASET", __doc__)

@@ -9,6 +9,7 @@ import socket
 import sys
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -193,7 +194,7 @@ def test_stages_say_nothing_of_credentials(
     ):
         monkeypatch.setattr(sys, "argv", ["", *arguments])
         with pytest.raises(SystemExit):
-            run(module.main)
+            run(partial(evaluate.main, *arguments) if module is evaluate else module.main)
     told = "".join(capsys.readouterr())
     assert "accuracy" in told
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,12 +100,11 @@ def evaluated(project: Project, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     project.experiment("greys-near", "greys", compute={"device": "cpu", "threads": 1})
     project.command("evaluate")
     monkeypatch.chdir(project.root)
-    monkeypatch.setattr(sys, "argv", ["evaluate", "greys-near"])
 
     def run() -> Path:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            evaluate.main()
+            evaluate.main("greys-near")
         return project.root / "reports/greys-near"
 
     return run

@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from pipeline.system import starter
@@ -19,7 +18,7 @@ INTERRUPTED = 128 + signal.SIGINT  # as shells report it
 TERMINATED = 128 + signal.SIGTERM
 THEIRS_TO_MEND = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
 }
 
 
@@ -101,15 +100,3 @@ def progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
     except ImportError:
         return Silent(items)
     return tqdm(items, disable=None, leave=False, dynamic_ncols=True, **options)
-
-
-def only_argument(what: str) -> str:
-    """The one argument of a stage: a name. Raises UserError for none or more."""
-    if len(sys.argv) != 2:
-        raise UserError(f"expected one argument: python -m pipeline.{Path(sys.argv[0]).stem} {what}")
-    return name_in(sys.argv[1])
-
-
-def name_in(argument: str) -> str:
-    """The name of a data set or an experiment, given as it is or as in DVC's name of a stage, `check@digits`."""
-    return argument.rpartition("@")[2]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from pipeline.system.console import UserError
 from pipeline.system.starter import GRACE
@@ -25,7 +26,7 @@ def alone(stage: str) -> Iterator[None]:
     The system frees the lock of a process that was killed. Raises UserError, which names the other process, if that
     has not ended after PATIENCE seconds.
     """
-    path = FOLDER / f".{stage}.lock"
+    path = FOLDER / f".{quote(stage, safe='@')}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + PATIENCE
     while (file := take(path)) is None:

@@ -75,10 +75,13 @@ def ordered_map(
         workers.stop()
 
 
-def warm_up() -> None:
-    """Start early what takes its time, beside what else a stage does before it maps."""
+def warm_up(module: str) -> None:
+    """Start the server that workers are forked from, and let it import the module of the function to be mapped.
+
+    A stage calls this first, because it goes on meanwhile.
+    """
     if SCHEDULER not in os.environ:
-        start_server()
+        start_server(module)
 
 
 def start_workers() -> Workers:

@@ -107,11 +107,11 @@ def lost() -> Future[list[Any]]:
     return promise
 
 
-def start_server() -> None:
-    """Start what the workers are forked from: it imports what they need, while the stage goes on."""
+def start_server(*modules: str) -> None:
+    """Start the server that workers are forked from, unless it runs: it imports these modules once for all of them."""
     resource_tracker.ensure_running()  # first, because it lets Ctrl-C through again: see `ctrl_c_later`
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the workers: they share the cores already
-    forkserver.set_forkserver_preload(["pipeline.checking.facts", __name__])
+    forkserver.set_forkserver_preload([*modules, __name__])
     with ctrl_c_later():
         forkserver.ensure_running()
 
