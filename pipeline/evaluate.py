@@ -12,8 +12,8 @@ import numpy as np
 
 from pipeline.config import params
 from pipeline.evaluation import figures
-from pipeline.system.cells import harmless
 from pipeline.system.console import UserError, printable, say
+from pipeline.system.csv_cells import escape_formula
 from pipeline.system.outputs import together, write_json
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def write_confusion(path: Path, counts: csr_array, classes: list[str]) -> None:
 
     cells = counts.tocoo()
     wrong = cells.row != cells.col
-    names, every = np.array([*map(harmless, classes)], object), np.arange(len(classes))
+    names, every = np.array([*map(escape_formula, classes)], object), np.arange(len(classes))
     pd.DataFrame(
         {
             "actual": names[np.concatenate([every, cells.row[wrong]])],

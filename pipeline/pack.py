@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.config import params
 from pipeline.images import stored
-from pipeline.images.decode import Unusable, decode, to_size, upright
+from pipeline.images.decode import ImageError, decode, to_size, upright
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Content, Problem
 from pipeline.images.tables import read_manifest
@@ -117,7 +117,7 @@ def pixels(tasks: list[tuple[str, Content]], height: int, width: int, channels: 
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
         try:
             image = decode(content, path).image
-        except Unusable as error:
+        except ImageError as error:
             yield Problem(error.code, error.reason)
         else:
             yield np.ascontiguousarray(to_size(upright(image, channels), height, width))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.images.decode import Unusable, decode, to_size, upright
+from pipeline.images.decode import ImageError, decode, to_size, upright
 from pipeline.images.sources import utf8
 from pipeline.system.console import UserError, progress, run, say
 from pipeline.system.outputs import json_text
@@ -109,7 +109,7 @@ def read_image(file: Path, model: Model) -> np.ndarray | str:
     try:
         image = decode(file.read_bytes(), file.name).image
         return to_size(upright(image, model.shape.channels), model.shape.height, model.shape.width)
-    except Unusable as error:
+    except ImageError as error:
         return str(error)
     except OSError as error:
         return error.strerror or str(error)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.config import params
-from pipeline.images.tables import SIDES, SPLIT, read_manifest, read_settings, write_tables
+from pipeline.images.tables import SPLIT, SPLITS, read_manifest, read_settings, write_tables
 from pipeline.splitting.decisions import decide, read_decisions, wrong
 from pipeline.splitting.draw import draw, train_order
 from pipeline.splitting.groups import join
@@ -78,7 +78,7 @@ def refuse_kept_leaks(file: Path, decisions: pd.DataFrame, table: pd.DataFrame) 
         return
     path, component = refused.path.iloc[0], refused.component.iloc[0]
     rivals = table[table.used & (table.component == component)]
-    side = max(rivals.placed, key=SIDES.index)
+    side = max(rivals.placed, key=SPLITS.index)
     rival = rivals.path[rivals.placed == side].iloc[0]
     raise wrong(
         file,
@@ -100,12 +100,12 @@ def count(table: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
     """Images of each side, of each class and side, groups of each side, and images of the largest group."""
     import pandas as pd
 
-    by_class = pd.crosstab(table.label, table.split).reindex(index=classes, columns=list(SIDES), fill_value=0)
+    by_class = pd.crosstab(table.label, table.split).reindex(index=classes, columns=list(SPLITS), fill_value=0)
     groups = table.groupby("split").component.nunique()
     return {
         "total": by_class.sum().to_dict(),
         "classes": by_class.to_dict("index"),
-        "groups": groups.reindex(SIDES, fill_value=0).to_dict(),
+        "groups": groups.reindex(SPLITS, fill_value=0).to_dict(),
         "largest_group": int(table.component.value_counts().max()),
     }
 

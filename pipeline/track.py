@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.config import params
 from pipeline.system.console import UserError, run, say
-from pipeline.system.credentials import hide_in, told
+from pipeline.system.credentials import hide_in, redacted
 from pipeline.tracking import database
 from pipeline.tracking.results import Result, locked_experiments, read_result
 from pipeline.tracking.tracker import Deleted, Tracker, connected, tracking_uri
@@ -37,7 +37,7 @@ def main() -> int:
         raise
     except Exception as raised:  # whatever a server, a network or a database does
         error = database.complaint(raised)
-        reason = " ".join(told(error, tracking_uri()).split())[:200] or type(error).__name__
+        reason = " ".join(redacted(error, tracking_uri()).split())[:200] or type(error).__name__
         say(
             f"warning: not logged to {hide_in(tracking_uri())}: {reason}; `python -m pipeline.track` logs it later",
             file=sys.stderr,

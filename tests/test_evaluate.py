@@ -22,8 +22,8 @@ from things import write_pixels
 
 from pipeline import evaluate
 from pipeline.evaluation import figures
-from pipeline.system.cells import exact
 from pipeline.system.console import UserError
+from pipeline.system.csv_cells import unescape_formula
 
 SIDE = 4
 BRIGHTNESS = {"ant": 0.1, "bee": 0.4, "cat": 0.8}
@@ -335,7 +335,7 @@ def test_class_names_of_all_kinds(project: Project, evaluated: Evaluate) -> None
     folder = evaluated()
     table = pd.read_csv(folder / "confusion_matrix.csv", dtype={"actual": str, "predicted": str})
     correct = table[table.actual == table.predicted]
-    assert list(map(exact, correct.actual)) == list(names)
+    assert list(map(unescape_formula, correct.actual)) == list(names)
     assert list(correct.actual)[-2:] == ["'=1+1", "''-\x1b[2J\n\u202e"]
     assert list(correct["count"]) == [1] * len(names)
     assert list(read_predictions(folder).predicted) == list(names)

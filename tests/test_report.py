@@ -22,7 +22,7 @@ from selenium.webdriver.support.ui import Select
 from pipeline.images.tables import CHECKED, SPLIT
 from pipeline.page.issues import GROUPS, ISSUES
 from pipeline.splitting.decisions import read_rows
-from pipeline.system.cells import harmless
+from pipeline.system.csv_cells import escape_formula
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = [
@@ -413,7 +413,7 @@ def test_lines_that_no_spreadsheet_runs(chromium: Browser, tmp_path: Path) -> No
     chromium.find("#dark .tick").click()
     chromium.find("#decisions input").send_keys("=1+1")
     text = chromium.find("#decisions textarea").get_property("value")
-    assert sorted(line[0] for line in chromium.lines()[1:]) == sorted(map(harmless, paths))
+    assert sorted(line[0] for line in chromium.lines()[1:]) == sorted(map(escape_formula, paths))
     assert {line[3] for line in chromium.lines()[1:]} == {"'=1+1"}
     file = tmp_path / "photos.csv"
     file.write_text(text)

@@ -22,7 +22,7 @@ from servers import sshd as sshd
 
 from pipeline.system import workers
 from pipeline.system.workers.apart import apply_apart
-from pipeline.system.workers.pool import Crashed, Short
+from pipeline.system.workers.pool import OutOfMemory, WorkerCrashed
 
 EXIT = "__import__('os')._exit(9)"
 
@@ -225,8 +225,8 @@ def test_a_process_of_its_own_tells_why_it_ended() -> None:
     """Which Dask does not: where its workers were killed, it is not the image's fault."""
     assert apply_apart(partial(map, eval), ["1 + 1", "2 * 3"], 60) == [2, 6]
     for task, ends, words in (
-        (EXIT, Crashed, ""),
-        ("__import__('os').kill(__import__('os').getpid(), 9)", Short, "was killed, with .* MB"),
+        (EXIT, WorkerCrashed, ""),
+        ("__import__('os').kill(__import__('os').getpid(), 9)", OutOfMemory, "was killed, with .* MB"),
         ("bytearray(2**60)", MemoryError, ""),
     ):
         with pytest.raises(ends, match=words):

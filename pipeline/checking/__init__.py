@@ -1,1 +1,1 @@
-"""What `check` works out: facts on disk, copies, outliers, verdicts."""
+"""What `check` works out: facts on disk, copies, outliers, validation."""

@@ -54,20 +54,15 @@ def near_pairs(fingerprints: np.ndarray, params: NearDuplicates) -> np.ndarray:
 
 
 def components(count: int, pairs: np.ndarray) -> np.ndarray:
-    """(count,) int32: which connected component each position belongs to, numbered by first appearance.
+    """(count,) int32: the number of the connected component of each position, given pairs (M, 2) of positions."""
+    if not len(pairs):  # importing scipy takes longer than all else here
+        return np.arange(count, dtype=np.int32)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    Each takes the lowest label of its neighbours, and that of the label itself, until nothing changes: for a few
-    pairs done sooner than scipy is imported.
-    """
-    labels = np.arange(count)
-    while True:
-        lowest = labels.copy()
-        np.minimum.at(lowest, pairs[:, 0], labels[pairs[:, 1]])
-        np.minimum.at(lowest, pairs[:, 1], labels[pairs[:, 0]])
-        lowest = lowest[lowest]
-        if (lowest == labels).all():
-            return np.unique(labels, return_inverse=True)[1].astype(np.int32)
-        labels = lowest
+    graph = coo_array((np.ones(len(pairs), np.int8), pairs.T), shape=(count, count))
+    numbers: np.ndarray = connected_components(graph, directed=False)[1]
+    return numbers
 
 
 def describe(fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,9 +16,9 @@ def pixel_hash(pixels: np.ndarray) -> str:
     return xxhash.xxh3_128_hexdigest(pixels.data, seed=pixels.shape[1])
 
 
-def fingerprint(grey: np.ndarray) -> np.ndarray:
+def fingerprint(gray: np.ndarray) -> np.ndarray:
     """The picture in small: (SIDE, SIDE) uint8, from its luminance (h, w) float32, whatever its aspect ratio."""
-    return np.rint(resampling(grey.shape[0]) @ grey @ resampling(grey.shape[1]).T).astype(np.uint8)
+    return np.rint(resampling(gray.shape[0]) @ gray @ resampling(gray.shape[1]).T).astype(np.uint8)
 
 
 @lru_cache

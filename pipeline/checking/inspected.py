@@ -1,4 +1,4 @@
-"""The facts of every image of a source, written to disk as they come, so that memory stays flat and an interrupted
+"""The metadata of every image of a source, written to disk as they come, so that memory stays flat and an interrupted
 inspection goes on where it was."""
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.checking import facts, hashing, sheets
+from pipeline.checking import contact_sheets, hashing, metadata
 from pipeline.images import stored
 from pipeline.images.sources import Source
 from pipeline.images.tables import CHECKED
 from pipeline.system import workers
+from pipeline.system.checksummed import checksummed_write, is_intact, remove_checksummed
 from pipeline.system.console import UserError, progress, say
 from pipeline.system.outputs import named, remove
-from pipeline.system.sealed import is_sealed, sealed, unseal
 from pipeline.system.version import version
 
 CHECKPOINTS = Path(".checkpoints")  # outside DVC's outputs, which are deleted at every start
 PART_ROWS = 1024
 PARTS_AT_ONCE = 16
-FACTS = pa.schema(
+METADATA = pa.schema(
     [
         *(field for field in CHECKED if field.name not in ("group", "status")),
         pa.field("fingerprint", pa.binary()),
@@ -38,7 +38,7 @@ FACTS = pa.schema(
 
 
 class Inspected:
-    """A table of facts in numbered parquet files of PART_ROWS rows each, in the order of the source."""
+    """A table of metadata in numbered parquet files of PART_ROWS rows each, in the order of the source."""
 
     def __init__(self, name: str, source: Source) -> None:
         NoPandas.seen_by_pyarrow()
@@ -56,13 +56,15 @@ class Inspected:
     def inspect(self, source: Source) -> None:
         done = self.parts_to_keep()
         rows_done = min(done * PART_ROWS, self.count)
-        left = workers.ordered_map(facts.inspect, tasks(source, rows_done), task_size, facts.unusable, task_name)
+        left = workers.ordered_map(metadata.inspect, tasks(source, rows_done), task_size, metadata.unusable, task_name)
         rows = iter(progress(left, total=self.count, initial=rows_done, unit=" images"))
         for number in count(done):
             part = list(islice(rows, PART_ROWS))
             if part:
-                with sealed(self.part(number)) as partial:
-                    pq.write_table(pa.Table.from_pylist(part, FACTS), partial, compression="none", use_dictionary=False)
+                with checksummed_write(self.part(number)) as partial:
+                    pq.write_table(
+                        pa.Table.from_pylist(part, METADATA), partial, compression="none", use_dictionary=False
+                    )
             if len(part) < PART_ROWS:
                 break
 
@@ -72,7 +74,7 @@ class Inspected:
         found = set(self.parts())
         for number, start in enumerate(range(0, self.count, PART_ROWS)):
             part = self.part(number)
-            if not is_sealed(part) or pq.read_metadata(part).num_rows != min(PART_ROWS, self.count - start):
+            if not is_intact(part) or pq.read_metadata(part).num_rows != min(PART_ROWS, self.count - start):
                 if found.difference(kept):
                     say(f"{part} is damaged or missing: inspecting its images again, and all after them")
                 break
@@ -80,7 +82,7 @@ class Inspected:
                 break
             kept.append(part)
         for part in found.difference(kept):
-            unseal(part)
+            remove_checksummed(part)
         return len(kept)
 
     def part(self, number: int) -> Path:
@@ -167,10 +169,10 @@ def gives_up(part: Path) -> bool:
     return any(pc.any(pc.starts_with(reasons, why)).as_py() for why in (workers.CRASHED, workers.LATE))
 
 
-def tasks(source: Source, done: int) -> Iterator[facts.Task]:
+def tasks(source: Source, done: int) -> Iterator[metadata.Task]:
     """Everything after the first `done` items, with the mark of those whose thumbnail is wanted."""
     shown = {
-        label: set(np.linspace(0, total - 1, min(total, sheets.PER_CLASS)).round().astype(int).tolist())
+        label: set(np.linspace(0, total - 1, min(total, contact_sheets.PER_CLASS)).round().astype(int).tolist())
         for label, total in source.per_class.items()
         if label is not None
     }
@@ -180,12 +182,12 @@ def tasks(source: Source, done: int) -> Iterator[facts.Task]:
         if item.label is not None:
             seen[item.label] += 1
         if next(number) >= done:
-            yield facts.Task(item, content, item.label is not None and seen[item.label] in shown[item.label])
+            yield metadata.Task(item, content, item.label is not None and seen[item.label] in shown[item.label])
 
 
-def task_name(task: facts.Task) -> str:
+def task_name(task: metadata.Task) -> str:
     return task.item.path
 
 
-def task_size(task: facts.Task) -> int:
+def task_size(task: metadata.Task) -> int:
     return stored.size(task.content)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.system import intact
+from pipeline.system import readers
 from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
@@ -36,25 +36,25 @@ class PackedDataset:
     def __init__(self, folder: Path) -> None:
         self.stage = f"pack@{folder.name}"
         if not folder.exists():
-            raise intact.missing(folder, self.stage)
+            raise readers.missing(folder, self.stage)
         about = folder / "meta.json"
-        self.meta = intact.read_description(about, self.stage)
+        self.meta = readers.read_description(about, self.stage)
         sizes: dict[str, Any] = {key: self.meta.get(key) for key in ("images", "height", "width", "channels")}
         classes = self.meta.get("classes")
-        if reason := intact.fault(sizes, classes, self.meta.get("mean"), self.meta.get("std")):
-            raise intact.damaged(about, reason, self.stage)
+        if reason := readers.fault(sizes, classes, self.meta.get("mean"), self.meta.get("std")):
+            raise readers.damaged(about, reason, self.stage)
         for key, kind in (("sha256", str), ("preprocessing", dict)):
             if not isinstance(self.meta.get(key), kind):
-                raise intact.damaged(about, f"it has no {key}", self.stage)
+                raise readers.damaged(about, f"it has no {key}", self.stage)
         self.classes: list[str] = self.meta["classes"]
         self.file = folder / "images.npy"
-        self.images = intact.open_images(self.file, tuple(sizes.values()), self.stage)  # (N, H, W, C) uint8
+        self.images = readers.open_images(self.file, tuple(sizes.values()), self.stage)  # (N, H, W, C) uint8
         columns = self.columns("label", "split", "train_order")
         numbers = {name: number for number, name in enumerate(self.classes)}
         try:
             self.labels = mapped(columns["label"], numbers.__getitem__)  # (N,) int64
         except KeyError as unknown:
-            raise intact.damaged(
+            raise readers.damaged(
                 about, f"index.parquet has images of {unknown}, which is none of its classes", self.stage
             ) from None
         self.split = columns["split"]
@@ -63,7 +63,7 @@ class PackedDataset:
     def columns(self, *names: str) -> pa.Table:
         """Columns of `INDEX`, a row for each image."""
         kinds = {name: INDEX[name] for name in names}
-        return intact.read_table(self.file.with_name("index.parquet"), kinds, len(self.images), self.stage)
+        return readers.read_table(self.file.with_name("index.parquet"), kinds, len(self.images), self.stage)
 
     @cached_property
     def index(self) -> pd.DataFrame:
@@ -81,7 +81,7 @@ class PackedDataset:
             file.seek(-self.images.nbytes, os.SEEK_END)
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != self.meta["sha256"]:
-            raise intact.damaged(self.file, "its pixels have another checksum than meta.json says", self.stage)
+            raise readers.damaged(self.file, "its pixels have another checksum than meta.json says", self.stage)
 
     def rows(self, *splits: str, fraction: float = 1.0) -> np.ndarray:
         """Positions of the images of these splits, in file order; of each class and split the first `fraction`."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STATUSES = ("ok", "warning", "quarantined")
-SIDES = ("train", "val", "test")  # of copies on several official sides, the last side keeps its own
+SPLITS = ("train", "val", "test")  # of copies on several official sides, the last side keeps its own
 CHECKED = pa.schema(
     {
         "path": pa.string(),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import IO, Any, NoReturn
 
-from pipeline.system import starter
+from pipeline.system import parent
 from pipeline.system.credentials import hide
 
 INTERRUPTED = 128 + signal.SIGINT  # as shells report it
@@ -56,7 +56,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")  # it may know ASCII only
     try:
         signal.signal(signal.SIGTERM, terminate)
-        starter.end_with_dvc()
+        parent.end_with_dvc()
         status = main() or 0
     except UserError as error:
         say(f"error: {error}", file=sys.stderr)
@@ -64,7 +64,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt as stop:
         status, why = INTERRUPTED, "interrupted"
         if isinstance(stop, Terminated):
-            status, why = TERMINATED, "stopped, as DVC has ended" if starter.ENDED.is_set() else "terminated"
+            status, why = TERMINATED, "stopped, as DVC has ended" if parent.ENDED.is_set() else "terminated"
         with suppress(OSError):  # who would read it may have ended too
             say(f"{why}: nothing half-written is left; run it again to go on", file=sys.stderr)
     except BrokenPipeError:  # `... | head` has seen enough

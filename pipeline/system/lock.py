@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pipeline.system.console import UserError
-from pipeline.system.starter import GRACE
+from pipeline.system.parent import GRACE
 
 FOLDER = Path(".checkpoints")  # outside DVC's outputs, which are deleted at every start
 PATIENCE = GRACE + 2  # seconds; a stage whose DVC has ended is gone by then

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import xxhash
 
+from pipeline.system.checksummed import checksum
 from pipeline.system.console import UserError, say
 from pipeline.system.outputs import atomic_write
-from pipeline.system.sealed import checksum
 
 CHECKSUM = 16  # bytes at the end of the file, so that both are replaced in one step; torch.load does not mind them
 

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-from pipeline.system import starter
+from pipeline.system import parent
 
 SHORT = 10  # seconds; a run that is over by then has nothing to watch
 LAST_WORDS = 30  # seconds that the process has, at the end, to hand on what it was given
@@ -35,7 +35,7 @@ class Logger:
             if time.monotonic() - self.start < SHORT:
                 return
             # a session of its own: Ctrl-C reaches training only, and the end of the pipe ends this process, not DVC's
-            environment = {name: value for name, value in os.environ.items() if name != starter.STAGE}
+            environment = {name: value for name, value in os.environ.items() if name != parent.STAGE}
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, start_new_session=True, env=environment
             )

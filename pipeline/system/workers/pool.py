@@ -21,11 +21,11 @@ KEPT = 64 * 1024**2  # bytes that a worker keeps for the next picture
 KILLED = (-signal.SIGKILL, 255)  # exit codes: of the worker, or of all where the server that they are forked from was
 
 
-class Short(Exception):
+class OutOfMemory(Exception):
     """A chunk that this machine has too little memory for, and how that showed."""
 
 
-class Crashed(Exception):
+class WorkerCrashed(Exception):
     """A chunk whose worker ended by itself."""
 
 
@@ -35,7 +35,7 @@ def cores() -> int:
 
 
 class Pool:
-    """Satisfies parallel.Workers."""
+    """Workers of this machine, as `workers.Workers` asks for."""
 
     crashes: tuple[type[Exception], ...] = (BrokenProcessPool,)
 
@@ -66,15 +66,15 @@ class Pool:
             return self.submit(function, chunk).result(seconds)
         except MemoryError:
             self.stop()
-            raise Short(f"its worker was refused memory, with {memory.in_words()} to itself") from None
+            raise OutOfMemory(f"its worker was refused memory, with {memory.in_words()} to itself") from None
         except (TimeoutError, BrokenProcessPool) as failure:
             killed = self.was_killed()
             self.stop()
             if killed:
-                raise Short(f"its worker was killed, with {memory.in_words()} to itself") from None
-            raise failure if isinstance(failure, TimeoutError) else Crashed from None
+                raise OutOfMemory(f"its worker was killed, with {memory.in_words()} to itself") from None
+            raise failure if isinstance(failure, TimeoutError) else WorkerCrashed from None
 
-    def recover(self, promise: object, others: list[Any], seconds: float) -> None:
+    def recover(self, future: object, others: list[Any], seconds: float) -> None:
         if self.was_killed():
             self.width = max(1, self.width // 2)  # as many as before would be killed again
         self.stop()
@@ -87,8 +87,8 @@ class Pool:
             self.pool._executor_manager_thread.join()  # type: ignore[attr-defined]  # it asks for the exit codes too
         return any(process.exitcode in KILLED for process in (self.pool._processes or {}).values())
 
-    def is_lost(self, promise: Any) -> bool:
-        return promise.cancelled() or (promise.done() and isinstance(promise.exception(), BrokenProcessPool))
+    def is_lost(self, future: Any) -> bool:
+        return future.cancelled() or (future.done() and isinstance(future.exception(), BrokenProcessPool))
 
     def stop(self) -> None:
         if self.pool is not None:
@@ -102,9 +102,9 @@ class Pool:
 
 
 def lost() -> Future[list[Any]]:
-    promise: Future[list[Any]] = Future()
-    promise.set_exception(BrokenProcessPool())
-    return promise
+    future: Future[list[Any]] = Future()
+    future.set_exception(BrokenProcessPool())
+    return future
 
 
 def start_server(*modules: str) -> None:

@@ -22,16 +22,16 @@ def end_with_dvc() -> None:
     stage = os.environ.get(STAGE)
     if stage is None:
         return
-    child, dvc = os.getpid(), parent(os.getpid())
+    child, dvc = os.getpid(), parent_of(os.getpid())
     while dvc and in_stage(dvc, stage):  # a shell or another program between DVC and this process
-        child, dvc = dvc, parent(dvc)
+        child, dvc = dvc, parent_of(dvc)
     if dvc != 0:  # 0: in a container of its own, which does not show what started it
         threading.Thread(target=watch, args=(child, dvc, stage), daemon=True).start()
 
 
 def watch(child: int, dvc: int | None, stage: str) -> None:
     if dvc is not None and not is_adopted(child, dvc, stage):
-        while parent(child) == dvc:
+        while parent_of(child) == dvc:
             time.sleep(PERIOD)
     ENDED.set()
     main = threading.main_thread().ident
@@ -59,7 +59,7 @@ def in_stage(process: int, stage: str) -> bool:
     return os.fsencode(f"{STAGE}={stage}") in environment.split(b"\0")
 
 
-def parent(process: int) -> int | None:
+def parent_of(process: int) -> int | None:
     """The number of a process's parent; None where it has ended."""
     if process == os.getpid():
         return os.getppid()

@@ -13,26 +13,26 @@ from pipeline.system.outputs import atomic_write, remove
 
 
 @contextmanager
-def sealed(path: Path) -> Iterator[Path]:
-    """As `outputs.atomic_write` for a new file, which `is_sealed` then knows again."""
+def checksummed_write(path: Path) -> Iterator[Path]:
+    """As `outputs.atomic_write` for a new file, which `is_intact` then knows again."""
     with atomic_write(path) as partial:
         yield partial
-        with atomic_write(seal(path)) as new:
+        with atomic_write(checksum_file(path)) as new:
             new.write_bytes(checksum(partial))
 
 
-def is_sealed(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Whether a file is there and, to the bit, as it was written. Reads all of it."""
     try:
-        return checksum(path) == seal(path).read_bytes()
+        return checksum(path) == checksum_file(path).read_bytes()
     except OSError:
         return False
 
 
-def unseal(path: Path) -> None:
+def remove_checksummed(path: Path) -> None:
     """Remove a file, if it is there, with its checksum."""
     remove(path)
-    remove(seal(path))
+    remove(checksum_file(path))
 
 
 def checksum(path: Path) -> bytes:
@@ -41,5 +41,5 @@ def checksum(path: Path) -> bytes:
         return hashlib.file_digest(file, xxhash.xxh3_128).digest()
 
 
-def seal(path: Path) -> Path:
+def checksum_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.xxh3")
