@@ -393,12 +393,12 @@ def test_a_server_that_is_hopelessly_slow_is_given_up(
     project: Project, server: Server, impatient: None, hurried: None, fault: str
 ) -> None:
     files = [Wanted("images.gz", **identified(BODY)), Wanted("labels.gz", **identified(LABELS))]
-    mirrors = [server.mirror(fault), server.mirror("ok")]
-    complete = mirrors.fetch_all(files, mirrors, Path("waiting"), "toy")
+    places = [server.mirror(fault), server.mirror("ok")]
+    complete = mirrors.fetch_all(files, places, Path("waiting"), "toy")
     assert (complete / "images.gz").read_bytes() == BODY and (complete / "labels.gz").read_bytes() == LABELS
     assert (fault, "labels.gz") not in [request[:2] for request in server.requests], "nobody waits for it twice"
     with pytest.raises(UserError, match=f"/{fault}/images.gz: only [0-9]+ bytes in 0.4 s"):
-        mirrors.fetch_all(files, mirrors[:1], Path("elsewhere"), "toy")
+        mirrors.fetch_all(files, places[:1], Path("elsewhere"), "toy")
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 

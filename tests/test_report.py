@@ -262,7 +262,7 @@ def test_groups_stand_side_by_side(browser: Browser) -> None:
     assert listed["label_conflict"] == ["dog/what.png", "cat/what.png"]
     assert browser.texts("#label_conflict .label") == [CLASSES[2], "cat"]
     assert listed["split_leak"] == ["test/leak.png", "train/leak.png"]
-    assert "quarantined · official train · 10 × 12" in browser.texts("#split_leak .facts")
+    assert "quarantined · official train · 10 × 12" in browser.texts("#split_leak .metadata")
     assert browser.texts("#near_duplicate .kind") == ["2 images, nearly the same"]
     assert browser.texts("#exact_duplicate .kind") == ["3 images, same pixels"]
 
@@ -456,6 +456,30 @@ def test_copy(browser: Browser) -> None:
     browser.find("input[name=text]").send_keys(Keys.CONTROL, "v")
     pasted = browser.find("input[name=text]").get_property("value")  # of one line
     assert pasted.replace(" ", "") == "path,decision,label,notecat/near1.png,drop,,"
+
+
+def test_lines_are_copied_once_and_the_header_with_the_first(browser: Browser, tmp_path: Path) -> None:
+    def click(button: str) -> None:  # wherever it is on the page
+        browser.script("document.querySelector(arguments[0]).click()", button)
+
+    file = tmp_path / "photos.csv"
+    for section in ("near_duplicate", "dark"):
+        click(f"#{section} .tick")
+        click("#decisions .copy")
+        with file.open("a") as decisions:  # as the person pastes them
+            decisions.write(browser.find("#decisions textarea").get_property("value"))
+    click("#decisions .clear")
+    click("#exact_duplicate .tick")
+    with file.open("a") as decisions:
+        decisions.write(browser.find("#decisions textarea").get_property("value"))
+    paths = [row["path"] for row in read_rows(file)]
+    assert len(set(paths)) == len(paths) and {"dog/dark1.png", "cat/same2.png", "cat/same3.png"} <= set(paths)
+
+
+def test_the_advice_names_the_stages_of_this_data_set(browser: Browser) -> None:
+    browser.find("#near_duplicate .card").click()
+    commands = browser.texts("#decisions code")
+    assert commands[1:] == ["dvc repro report@photos", "dvc repro --glob 'evaluate@photos-*'"]
 
 
 def test_earlier_decisions_are_shown(chromium: Browser, tmp_path: Path) -> None:
