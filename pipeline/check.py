@@ -84,7 +84,7 @@ def unusable_rows(inspected: Inspected, validation: Validation) -> Iterator[dict
 
 
 def is_clutter(row: dict[str, Any]) -> bool:
-    """Whether a file is no image and does not say so either: README.md, Thumbs.db, macOS's ._001.jpg."""
+    """Whether a file is no image and does not claim to be one: README.md, Thumbs.db, macOS's ._001.jpg."""
     if not is_visible(row["path"]):
         return True
     named_as_image = PurePosixPath(row["path"]).suffix.lower() in SUFFIXES
@@ -117,7 +117,7 @@ def summarize(inspected: Inspected, validation: Validation, classes: list[str], 
 
 
 def rounded(numbers: dict[str, float]) -> dict[str, float | None]:
-    """To what a person reads."""
+    """The numbers with 6 decimals; None instead of NaN, which JSON lacks."""
     return {name: None if np.isnan(number) else round(number, 6) for name, number in numbers.items()}
 
 

@@ -469,7 +469,9 @@ def test_published_sets_from_data_mirror(project: Project, monkeypatch: pytest.M
     if not MIRROR or not (Path(MIRROR) / "mnist").is_dir():
         pytest.skip("DATA_MIRROR names no folder that holds mnist/")
     monkeypatch.setenv("DATA_MIRROR", MIRROR)
-    shutil.copy(ROOT / "params.yaml", project.root)
+    study = YAML(typ="safe").load(ROOT / "studies/mnist.yaml")
+    with (project.root / "params.yaml").open("w") as file:
+        YAML().dump({"seed": 1, "downloads": study["downloads"]}, file)
     status, _, errors = project.run("mnist")
     assert status == 0, errors
     names = sorted(path.name for path in (project.root / "data/raw/mnist").iterdir())

@@ -6,12 +6,12 @@ import numpy as np
 
 from pipeline.checking.hashing import SIDE
 
-CUT = 0.045  # of a side: between uncut and this all cuts up to a bit more are found
+CUT = 0.045  # fraction of a side that a window lacks; the fit reaches cuts of 0 to slightly more than this
 STEPS = 2  # of the fit
-LOWEST, HIGHEST = np.array([[-0.02, 0.91], [0.09, 1.02]], np.float32)  # where the two edges of a side may come to lie
+LOWEST, HIGHEST = np.array([[-0.02, 0.91], [0.09, 1.02]], np.float32)  # limits of the first and the last edge
 NOISE = 1.0  # standard deviation of the detail of pictures that show nothing, in gray levels
 
-# Which part of each side a window keeps: all, without its begin, without its end, without both
+# The part of each side that a window keeps: all of it, or without its beginning, its end, or both
 INTERVALS = np.array([(0, 1), (CUT, 1), (0, 1 - CUT), (CUT, 1 - CUT)], np.float32)
 FINENESS = 64  # places between two pixels
 CENTERS = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE

@@ -1,7 +1,7 @@
 """Near duplicates: one picture, resized, compressed again, retouched, turned, flipped or cropped.
 
-Of each picture it is worked out what it would hash to if some of its sides were cut a little: 16 windows. Pictures
-whose hash is near to one of these, in any orientation, are laid over each other and compared in detail.
+For each picture, 16 hashes are computed: that of the whole, and those with one or more sides cut a little. Pictures
+whose hash is close to one of these, in any orientation, are aligned and compared in detail.
 """
 
 from __future__ import annotations

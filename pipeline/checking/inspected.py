@@ -1,5 +1,7 @@
-"""The metadata of every image of a source, written to disk as they come, so that memory stays flat and an interrupted
-inspection goes on where it was."""
+"""The metadata of every image of a source, written to disk in parts.
+
+Memory use does not grow with the source, and an interrupted inspection resumes after the last complete part.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ METADATA = pa.schema(
 
 
 class Inspected:
-    """A table of metadata in numbered parquet files of PART_ROWS rows each, in the order of the source."""
+    """A table of metadata in the order of the source, stored as numbered parquet files of PART_ROWS rows each."""
 
     def __init__(self, name: str, source: Source) -> None:
         NoPandas.seen_by_pyarrow()
@@ -69,7 +71,10 @@ class Inspected:
                 break
 
     def parts_to_keep(self) -> int:
-        """How many parts are whole and hold no image that was given up; those from the next one on are removed."""
+        """Count the intact parts before the first one that is damaged or holds an image that was given up.
+
+        That one and all after it are removed.
+        """
         kept: list[Path] = []
         found = set(self.parts())
         for number, start in enumerate(range(0, self.count, PART_ROWS)):
@@ -92,7 +97,7 @@ class Inspected:
         return sorted(self.folder.glob("[0-9]*.parquet"))
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The table in stretches of PARTS_AT_ONCE · PART_ROWS rows.
+        """Yield the table in pieces of PARTS_AT_ONCE · PART_ROWS rows.
 
         Raises UserError unless there is a row for every file that the source has listed.
         """
@@ -120,7 +125,7 @@ class Inspected:
         return np.from_dlpack(pc.fill_null(encoded.indices, -1)), encoded.dictionary.to_pylist()
 
     def has_issue(self) -> dict[str, np.ndarray]:
-        """For each code that was found, which rows have it."""
+        """For each issue code that was found, a bool array (rows,) of which rows have it."""
         issues = self.column("issues").combine_chunks()
         rows, codes = np.from_dlpack(pc.list_parent_indices(issues)), pc.list_flatten(issues).dictionary_encode()
         numbers = np.from_dlpack(codes.indices)
@@ -164,13 +169,13 @@ class NoPandas(MetaPathFinder):
 
 
 def gives_up(part: Path) -> bool:
-    """Whether a worker crashed or hung: a decoder that was only late on a busy machine gets another chance."""
+    """Whether a part holds an image whose worker crashed or hung. It is tried again: the machine may have been busy."""
     reasons = pq.ParquetFile(part).read(["reason"])["reason"]
     return any(pc.any(pc.starts_with(reasons, why)).as_py() for why in (workers.CRASHED, workers.LATE))
 
 
 def tasks(source: Source, done: int) -> Iterator[metadata.Task]:
-    """Everything after the first `done` items, with the mark of those whose thumbnail is wanted."""
+    """Yield a task for every item after the first `done`, and mark those that appear on a contact sheet."""
     shown = {
         label: set(np.linspace(0, total - 1, min(total, contact_sheets.PER_CLASS)).round().astype(int).tolist())
         for label, total in source.per_class.items()

@@ -1,4 +1,4 @@
-"""All that is to be known of one image, in one pass over it. Runs in worker processes."""
+"""Read one image once and collect its metadata. Runs in worker processes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Task(NamedTuple):
 
 
 def inspect(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
-    """The metadata of each image, keyed as the columns of pipeline.inspected.
+    """The metadata of each image, keyed as the columns of `inspected.METADATA`.
 
-    Raises MemoryError where the system gives too little of it for an image.
+    Raises MemoryError if the system has too little memory for an image.
     """
     tasks = list(tasks)
     for task, content in zip(tasks, stored.read_all(task.content for task in tasks), strict=True):
@@ -77,7 +77,7 @@ def unusable(task: Task, reason: str, issue: str = "unreadable") -> dict[str, An
 
 
 def known_unread(item: Item, content: Read) -> dict[str, Any]:
-    """What is known without decoding."""
+    """The metadata that needs no decoding."""
     metadata: dict[str, Any] = {"path": item.path, "label": item.label, "official_split": item.split, "bytes": 0}
     if not isinstance(content, Problem):
         data = content.tobytes() if isinstance(content, np.ndarray) else content

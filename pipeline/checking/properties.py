@@ -1,4 +1,4 @@
-"""What can be measured of a picture as a whole: how bright, contrasty, sharp and colorful it is."""
+"""Measures of a whole picture: brightness, contrast, sharpness, and whether it has color."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 SIDE = 128  # pixels: pictures are compared at about this size, whatever their own
 SAMPLE = 64
-LEVELS_OF_NOISE = 4  # of 255: what JPEG leaves of a single color
-TINT = 16  # of 255: how far the channels of a colored pixel lie apart, at least
-COLORED = 0.001  # fraction of colored pixels that makes a picture one in color
+LEVELS_OF_NOISE = 4  # of 255: JPEG compression varies a single color by this much
+TINT = 16  # of 255: the least difference between the channels of a colored pixel
+COLORED = 0.001  # a picture has color if more than this fraction of its pixels has
 # Of red, green and blue in the luminance (ITU-R BT.601), in 256ths: float32 adds up whole numbers without rounding
 LUMINANCE = np.array([77, 150, 29], np.float32)
 
@@ -29,7 +29,7 @@ class Properties(NamedTuple):
 def reduced(pixels: np.ndarray) -> np.ndarray:
     """The luminance (h, w) float32, 0 to 255, of a picture (H, W, 3) uint8, averaged over square blocks.
 
-    The longer side has SIDE to 2·SIDE blocks. What fills none, at the right and at the bottom, does not count.
+    The longer side has SIDE to 2·SIDE blocks. Pixels at the right and the bottom that fill no block are ignored.
     """
     height, width, _ = pixels.shape
     side = max(1, max(height, width) // SIDE)
@@ -56,7 +56,7 @@ def measure(gray: np.ndarray, pixels: np.ndarray) -> Properties:
     red, green, blue = np.ascontiguousarray(pixels[::down, ::across].transpose(2, 0, 1))
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     mean, contrast = moments(gray)
-    narrow = contrast <= LEVELS_OF_NOISE  # or values lie farther apart than noise does
+    narrow = contrast <= LEVELS_OF_NOISE  # a cheap test first: the ranges below take longer
     return Properties(
         brightness=round(mean / 255, 5),
         contrast=round(contrast / 255, 5),
@@ -67,7 +67,7 @@ def measure(gray: np.ndarray, pixels: np.ndarray) -> Properties:
 
 
 def moments(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation, in half the time that numpy takes for the second."""
+    """Mean and standard deviation. numpy.std takes twice as long."""
     mean = values.mean()
     centered = (values - mean).ravel()
     return float(mean), float(np.sqrt(centered @ centered / centered.size))

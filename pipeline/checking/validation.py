@@ -1,4 +1,4 @@
-"""What the facts of all images together mean: which are copies of each other, which are odd, which can be used."""
+"""Decides from the metadata of all images which are duplicates, which are outliers, and which can be used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NONE = -1
 
 
 class Validation:
-    """For each image its issues, its group of copies and its status, as arrays in the order of the source."""
+    """The issues, the group of duplicates and the status of every image, as arrays in the order of the source."""
 
     def __init__(self, inspected: Inspected, dataset: Dataset) -> None:
         self.issues = inspected.has_issue()
@@ -49,10 +49,10 @@ class Validation:
         return found
 
     def find_copies(self, inspected: Inspected, dataset: Dataset) -> None:
-        """Number the groups of equal and nearly equal images, by first appearance, and judge them."""
+        """Number the groups of equal and nearly equal images by first appearance, and record their issues."""
         usable = np.flatnonzero(~self.unusable)
         hashes = inspected.column("pixel_hash").combine_chunks().take(pa.array(usable))
-        # 32 digits each, one behind the other: as Python's strings they would take three times as much
+        # arrow stores the 32 digits of each hash one after the other; Python strings would take three times the memory
         content, first = by_first_appearance(np.frombuffer(hashes.buffers()[2] or b"", "S32", len(hashes)))
         pairs = np.zeros((0, 2), np.int64)
         if dataset.near_duplicates:
@@ -104,7 +104,7 @@ class Validation:
         return np.where(self.quarantined, "quarantined", np.where(self.warned, "warning", "ok"))
 
     def complete(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        """Tables of facts, with `group`, `status` and all issues added."""
+        """The tables of metadata, with `group`, `status` and all issues added."""
         start = 0
         status = self.status()
         for table in tables:
@@ -121,7 +121,10 @@ class Validation:
 
 
 def by_first_appearance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the different values as they come: the number of each of N, and the position of the first of each."""
+    """Number distinct values by first appearance.
+
+    Returns the number of each of the N values, (N,), and the position of each distinct value's first appearance.
+    """
     _, first, numbers = np.unique(values, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)

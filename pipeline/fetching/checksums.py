@@ -15,7 +15,7 @@ HTML_BEGINNINGS = (b"<!doctype", b"<html", b"<head", b"<body", b"<script")
 
 
 class FetchError(Exception):
-    """Why one place did not give the file, in a few words."""
+    """One mirror did not give the file; the message says why in a few words."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One file over http: time-outs, retries, resumed where it broke off, no HTML page taken for data."""
+"""Download one file over HTTP with time-outs and retries. It resumes where it broke off and refuses HTML pages."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 class TransientError(FetchError):
-    """Worth another try."""
+    """A failure that may not happen again."""
 
 
 class UnreachableError(TransientError):
-    """The server itself is out of reach, so other files need not be asked for."""
+    """The server does not answer, so that asking it for other files is useless."""
 
 
 class TooSlowError(UnreachableError):
-    """Fewer bytes than anybody would wait for."""
+    """The server sends fewer than SLOWEST bytes a second."""
 
 
 def download(url: str, wanted: Wanted, part: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Files from the first place that really has them: web servers, folders, Debian packages, scikit-learn."""
+"""Fetch files from the first mirror that has them: a web server, a folder, a Debian package, or scikit-learn."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from pipeline.images.formats.integrity import MOST_PIXELS, ImageError, limit_pix
 from pipeline.images.stored import TOO_MUCH, Problem, Read
 from pipeline.system import memory
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # doubts about metadata; what is wrong with pixels is raised
-Image.MAX_IMAGE_PIXELS = None  # limit_pixels says it better
+warnings.filterwarnings("ignore", module=r"PIL\.")  # only about metadata; damaged pixels raise
+Image.MAX_IMAGE_PIXELS = None  # limit_pixels checks it
 
 INSPECT = {
     "JPEG": jpeg.inspect, "PNG": png.inspect, "GIF": integrity.gif, "BMP": integrity.bmp, "WEBP": integrity.webp,

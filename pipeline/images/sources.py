@@ -109,7 +109,7 @@ def remote_errors(place: str) -> Iterator[None]:
 
 
 class Files(ABC):
-    """What folder, zip and tar have in common: classes from folder names, members read one by one."""
+    """The base of folder, zip and tar: classes come from folder names, and files are read one by one."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.address = path, address(path)
@@ -239,9 +239,9 @@ def member_entry(name: str, identity: Any, content: Content | Callable[[], Conte
 
 
 def placed(name: str) -> str | None:
-    """The name without what does not count in it: slashes in front, empty parts, `.`, and `..` that stay inside.
+    """The normalized name: without leading slashes, empty parts, `.`, and `..` that stay inside the archive.
 
-    None for one that leads out.
+    None for a name that leads out of it.
     """
     parts: list[str] = []
     for part in name.split("/"):

@@ -1,4 +1,4 @@
-"""Files that are kept between runs and must still be what was written: beside each lies its checksum."""
+"""Files that are kept between runs. Each has a file with its checksum beside it, so that damage is noticed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.system.outputs import atomic_write, remove
 
 @contextmanager
 def checksummed_write(path: Path) -> Iterator[Path]:
-    """As `outputs.atomic_write` for a new file, which `is_intact` then knows again."""
+    """Like `outputs.atomic_write` for one file, whose checksum is written too."""
     with atomic_write(path) as partial:
         yield partial
         with atomic_write(checksum_file(path)) as new:
@@ -22,7 +22,7 @@ def checksummed_write(path: Path) -> Iterator[Path]:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a file is there and, to the bit, as it was written. Reads all of it."""
+    """Whether a file exists and matches its checksum. Reads all of it."""
     try:
         return checksum(path) == checksum_file(path).read_bytes()
     except OSError:
@@ -36,7 +36,7 @@ def remove_checksummed(path: Path) -> None:
 
 
 def checksum(path: Path) -> bytes:
-    """Of all bytes of a file: XXH3, 128 bits."""
+    """The XXH3 hash of a file, 16 bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).digest()
 

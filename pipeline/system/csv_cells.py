@@ -1,4 +1,4 @@
-"""Text in CSV files that a spreadsheet takes for text: it would run what begins like a formula."""
+"""Escape text in CSV files that a spreadsheet would run as a formula."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ FORMULA = re.compile(r"'*[=+\-@＝＋－＠\t\r\n]")
 
 
 def escape_formula(text: str) -> str:
-    """The text, with a quote before what begins like a formula, or like one with quotes before it."""
+    """The text, with a quote before it if it begins like a formula or like an escaped one."""
     return f"'{text}" if FORMULA.match(text) else text
 
 
 def unescape_formula(cell: str) -> str:
-    """The text that `escape_formula` made a cell of."""
+    """The text from which `escape_formula` made this cell."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell

@@ -1,4 +1,4 @@
-"""The DVC process that started a stage. The stage ends with it: it would go on unseen, beside the next one."""
+"""Ends a stage when the DVC process that started it has ended. Otherwise it would run beside the next `dvc repro`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDED = threading.Event()
 def end_with_dvc() -> None:
     """Send this process a SIGTERM soon after the DVC process that started it has ended, if one did.
 
-    Whatever still runs GRACE seconds later is killed: the next run sweeps up after it.
+    If this process still runs GRACE seconds later, it exits at once; the next run removes what it left.
     """
     stage = os.environ.get(STAGE)
     if stage is None:

@@ -1,4 +1,4 @@
-"""Opens the files of packed data and of models; of a damaged one, one line that names it and says what to do."""
+"""Read the files that stages write. A damaged or missing one is a UserError that says how to restore it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def damaged(file: Path, reason: object, stage: str) -> UserError:
-    """What to say of a file of this stage. DVC's cache may hold the same damaged file: linked ones are one."""
+    """The error for a damaged file that this stage wrote. DVC's cache may be linked to it and hold the same damage."""
     said = " ".join(str(reason).split())[:200]
     return UserError(
         f"{file} is damaged ({said}): remove it and run dvc repro {stage}, or dvc pull it;"
@@ -41,7 +41,7 @@ def read_description(file: Path, stage: str) -> dict[str, Any]:
 
 
 def fault(sizes: dict[str, Any], classes: Any, mean: Any, std: Any) -> str | None:
-    """What can't be true of images of these sizes, `channels` among them, of their classes and their statistics."""
+    """The first mistake in sizes (with `channels`), class names, or mean and std per channel; None if there is none."""
     for name, size in sizes.items():
         if type(size) is not int or size < 1:
             return f"{name} = {size!r}; expected a whole number above 0"

@@ -1,7 +1,7 @@
 """Apply a function to many images, in order, with bounded memory: on all cores, or on a Dask cluster.
 
 An image that crashes or hangs its worker takes only itself down: its chunk is repeated one image at a time, in one
-worker that has all memory to itself. Too little even for that is no fault of the image, and stops the stage.
+worker that has all memory to itself. If memory does not suffice even then, the stage stops: the image is not to blame.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SCHEDULER = "DASK_SCHEDULER_ADDRESS"
 
 
 class AnyFuture(Protocol):
-    """What futures of concurrent.futures and of Dask have in common."""
+    """A future of concurrent.futures or of Dask."""
 
     def result(self, timeout: float) -> Any: ...
 
@@ -40,7 +40,7 @@ class Workers(Protocol):
         """The results of a chunk while nothing else is worked on. Raises OutOfMemory, WorkerCrashed or TimeoutError."""
 
     def recover(self, future: AnyFuture, others: list[AnyFuture], seconds: float) -> None:
-        """Get rid of what hangs, after a crash or when time is up, and see that nothing is worked on."""
+        """Stop what hangs, after a crash or a time-out, so that no chunk is being worked on."""
 
     def is_lost(self, future: AnyFuture) -> bool:
         """Whether the recovery took the future along."""

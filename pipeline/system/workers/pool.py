@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.system import memory
 from pipeline.system.memory import MOST_MEMORY
 
-KEPT = 64 * 1024**2  # bytes that a worker keeps for the next picture
+KEPT = 64 * 1024**2  # freed bytes that a worker keeps for the next picture
 KILLED = (-signal.SIGKILL, 255)  # exit codes: of the worker, or of all where the server that they are forked from was
 
 
@@ -121,7 +121,7 @@ def apply(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> l
 
 
 def prepare() -> None:
-    """What a worker does first."""
+    """Set up a worker process."""
     threading.Thread(target=end_with_stage, daemon=True).start()
     memory.keep_freed(KEPT)
     memory.limit(MOST_MEMORY)
@@ -129,7 +129,7 @@ def prepare() -> None:
 
 
 def end_with_stage() -> None:
-    """Where the stage was killed, its workers would wait for work for ever."""
+    """End this worker when its stage has been killed. It would wait for work for ever."""
     stage = multiprocessing.parent_process()
     assert stage is not None
     stage.join()
