@@ -28,7 +28,7 @@ from pipeline.system.console import UserError, say
 from pipeline.system.outputs import atomic_write, write_json
 
 LISTED = 50  # broken images named when there are too many
-NAMED = 20  # classes named when there are more
+NAMED = 20  # classes named in a line, at most
 
 
 def main(name: str) -> None:
@@ -108,7 +108,7 @@ def summarize(inspected: Inspected, validation: Validation, classes: list[str], 
     return {
         "files": validation.count,
         "classes": validation.images_per_class(classes),
-        "classes_left_out": [label for label in found if label not in set(classes)],
+        "classes_left_out": [label for label in found if not validation.has_usable(label)],
         "classes_missing": validation.missing_in_official_splits(classes),
         "status": {name: int((status == name).sum()) for name in STATUSES},
         "issues": {code: int(which.sum()) for code, which in sorted(validation.issues.items()) if which.any()},

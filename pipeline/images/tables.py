@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WRITTEN_BY = {"checked": "check", "splits": "split"}  # stages, by the folder of their table
 STATUSES = ("ok", "warning", "quarantined")
-SPLITS = ("train", "val", "test")  # of copies on several official sides, the last side keeps its own
+SPLITS = ("train", "val", "test")  # of copies in several official splits, the last of these keeps its own
 CHECKED = pa.schema(
     {
         "path": pa.string(),

@@ -66,9 +66,12 @@ def end_quietly(kind: type[BaseException], error: BaseException, trace: Tracebac
 
 
 def is_program() -> bool:
-    """Whether Python runs a module of this package, rather than a test or a benchmark that imports one."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec is not None and spec.name.startswith("pipeline.")
+    """Whether this process runs a module of this package, or was started by one that does.
+
+    Processes that multiprocessing starts have the arguments of their parent. A test or a notebook has others.
+    """
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return os.path.dirname(sys.argv[0]) == package
 
 
 if is_program():
