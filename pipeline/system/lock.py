@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -62,7 +62,8 @@ def take(path: Path) -> int | None:
         os.close(file)
         return None
     os.ftruncate(file, 0)
-    os.write(file, f"process {os.getpid()} on {os.uname().nodename}".encode())
+    with suppress(OSError):  # on a full disk: the lock holds without a name, and the stage says which file has no room
+        os.write(file, f"process {os.getpid()} on {os.uname().nodename}".encode())
     return file
 
 
