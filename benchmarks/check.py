@@ -74,12 +74,11 @@ if __name__ == "__main__":
 """
 
 CHECK = """
-import contextlib, io, sys, time
+import contextlib, io, time
 from pipeline import check
-sys.argv = ["check.py", "photos"]
 start = time.perf_counter()
 with contextlib.redirect_stdout(io.StringIO()):
-    check.main()
+    check.main("photos")
 print(time.perf_counter() - start)
 """
 

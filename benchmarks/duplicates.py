@@ -112,7 +112,7 @@ def photos(source: Path, most: int | None) -> list[tuple[str, bytes]]:
     for path, content in contents(source):
         try:
             decode.decode(content, path)
-        except decode.Unusable:
+        except decode.ImageError:
             continue
         found.append((path, content))
         if len(found) == most:

@@ -1,9 +1,8 @@
-"""Stage `check`: decode every image of a data set, say what is wrong with each, and measure their sizes.
-
-usage: python -m pipeline.check DATASET
-"""
+"""Stage `check`: decode every image of a data set, say what is wrong with each, and measure their sizes."""
 
 from __future__ import annotations
+
+from pipeline.system.entry import run_stage
 
 import io
 import sys
@@ -15,61 +14,56 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
-from pipeline.checking import sheets
+from pipeline.checking import contact_sheets
 from pipeline.checking.describe import describe
 from pipeline.checking.inspected import Inspected
-from pipeline.checking.verdicts import Verdicts
+from pipeline.checking.validation import Validation
 from pipeline.config import params
-from pipeline.config.datasets import Dataset
-from pipeline.images.items import IMAGE_SUFFIXES, is_visible
+from pipeline.images.formats import SUFFIXES
+from pipeline.images.items import is_visible
 from pipeline.images.sources import open_source
 from pipeline.images.tables import STATUSES, write_tables
 from pipeline.system import workers
-from pipeline.system.console import UserError, only_argument, run, say
-from pipeline.system.lock import alone
+from pipeline.system.console import UserError, say
 from pipeline.system.outputs import atomic_write, write_json
 
 LISTED = 50  # broken images named when there are too many
+NAMED = 20  # classes named in a line, at most
 
 
-def main() -> None:
-    name = only_argument("DATASET")
-    workers.warm_up()
+def main(name: str) -> None:
+    workers.warm_up("pipeline.checking.metadata")
     dataset = params.load().dataset(name)
-    with alone(f"check@{name}"):
-        check(name, dataset)
-
-
-def check(name: str, dataset: Dataset) -> None:
     source = open_source(dataset.source, dataset.check.classes)
     inspected = Inspected(name, source)
-    verdicts = Verdicts(inspected, dataset.check)
-    stop_if_too_many_broken(name, inspected, verdicts, dataset.check.max_quarantined)
+    validation = Validation(inspected, dataset.check)
+    stop_if_too_many_broken(name, inspected, validation, dataset.check.max_quarantined)
 
-    summary = summarise(inspected, verdicts, source.classes)
+    classes = [label for label in source.classes if validation.has_usable(label)]
+    summary = summarize(inspected, validation, classes, source.classes)
     report = Path("reports", name)
-    draw_contact_sheets(report / "contact_sheets", inspected, source.classes)
+    draw_contact_sheets(report / "contact_sheets", inspected, classes)
     write_json(report / "check.json", summary)
-    tables = verdicts.complete(inspected.tables())
-    write_tables(Path("data/checked", f"{name}.parquet"), tables, source.classes)
+    tables = validation.complete(inspected.tables())
+    write_tables(Path("data/checked", f"{name}.parquet"), tables, classes)
     inspected.remove()
     say(*in_words(name, summary))
 
 
-def stop_if_too_many_broken(name: str, inspected: Inspected, verdicts: Verdicts, most: float) -> None:
+def stop_if_too_many_broken(name: str, inspected: Inspected, validation: Validation, most: float) -> None:
     """Raises UserError if there is no image at all, or if more than this fraction of them is broken."""
     listed: list[str] = []
     broken = clutter = 0
-    for row in unusable_rows(inspected, verdicts):
+    for row in unusable_rows(inspected, validation):
         if is_clutter(row):
             clutter += 1
         elif "no_label" not in row["issues"]:
             broken += 1
             listed += [f"{row['path']}: {', '.join(row['issues'])}: {row['reason']}"] * (broken <= LISTED)
-    images = verdicts.count - clutter
+    images = validation.count - clutter
     if not images:
         raise UserError(
-            f"{name}: none of {verdicts.count} files is an image: see datasets.{name}.source in params.yaml"
+            f"{name}: none of {validation.count} files is an image: see datasets.{name}.source in params.yaml"
         )
     if broken <= most * images:
         return
@@ -82,18 +76,18 @@ def stop_if_too_many_broken(name: str, inspected: Inspected, verdicts: Verdicts,
     )
 
 
-def unusable_rows(inspected: Inspected, verdicts: Verdicts) -> Iterator[dict[str, Any]]:
+def unusable_rows(inspected: Inspected, validation: Validation) -> Iterator[dict[str, Any]]:
     start = 0
     for table in inspected.tables(["path", "issues", "reason"]):
-        yield from table.filter(verdicts.unusable[start : start + len(table)]).to_pylist()
+        yield from table.filter(validation.unusable[start : start + len(table)]).to_pylist()
         start += len(table)
 
 
 def is_clutter(row: dict[str, Any]) -> bool:
-    """Whether a file is no image and does not say so either: README.md, Thumbs.db, macOS's ._001.jpg."""
+    """Whether a file is no image and does not claim to be one: README.md, Thumbs.db, macOS's ._001.jpg."""
     if not is_visible(row["path"]):
         return True
-    named_as_image = PurePosixPath(row["path"]).suffix.lower() in IMAGE_SUFFIXES
+    named_as_image = PurePosixPath(row["path"]).suffix.lower() in SUFFIXES
     return not named_as_image and bool({"not_an_image", "empty_file"}.intersection(row["issues"]))
 
 
@@ -105,26 +99,25 @@ def draw_contact_sheets(path: Path, inspected: Inspected, classes: list[str]) ->
     with atomic_write(path) as folder:
         folder.mkdir()
         for number, label in enumerate(classes):
-            sheets.draw_contact_sheet(folder / sheets.file_name(number, label), tiles[label])
+            contact_sheets.draw_contact_sheet(folder / contact_sheets.file_name(number, label), tiles[label])
 
 
-def summarise(inspected: Inspected, verdicts: Verdicts, classes: list[str]) -> dict[str, Any]:
-    status = verdicts.status()
-    usable = verdicts.labels[~verdicts.quarantined]
+def summarize(inspected: Inspected, validation: Validation, classes: list[str], found: list[str]) -> dict[str, Any]:
+    """The content of check.json. `classes` are those `found` in the source that have an image that can be decoded."""
+    status = validation.status()
     return {
-        "files": verdicts.count,
-        "classes": {
-            label: int((usable == verdicts.classes.index(label)).sum()) if label in verdicts.classes else 0
-            for label in classes
-        },
+        "files": validation.count,
+        "classes": validation.images_per_class(classes),
+        "classes_left_out": [label for label in found if not validation.has_usable(label)],
+        "classes_missing": validation.missing_in_official_splits(classes),
         "status": {name: int((status == name).sum()) for name in STATUSES},
-        "issues": {code: int(which.sum()) for code, which in sorted(verdicts.issues.items()) if which.any()},
+        "issues": {code: int(which.sum()) for code, which in sorted(validation.issues.items()) if which.any()},
         **{side: rounded(describe(inspected.numbers(side))) for side in ("width", "height")},
     }
 
 
 def rounded(numbers: dict[str, float]) -> dict[str, float | None]:
-    """To what a person reads."""
+    """The numbers with 6 decimals; None instead of NaN, which JSON lacks."""
     return {name: None if np.isnan(number) else round(number, 6) for name, number in numbers.items()}
 
 
@@ -132,6 +125,12 @@ def in_words(name: str, summary: dict[str, Any]) -> list[str]:
     status = ", ".join(f"{count} {status}" for status, count in summary["status"].items())
     lines = [f"{name}: {summary['files']} files: {status}"]
     lines += [f"  {count:>7} {issue}" for issue, count in summary["issues"].items()]
+    classes = summary["classes"]
+    lines.append(f"{len(classes)} classes: {shortened([f'{label} ({count})' for label, count in classes.items()])}")
+    if left_out := summary["classes_left_out"]:
+        lines.append(f"not a class, because none of its images can be decoded: {shortened(left_out)}")
+    for split, missing in summary["classes_missing"].items():
+        lines.append(f"without a usable image in the official {split} split: {shortened(missing)}")
     lines.append(f"{'':<8}{'width':>14}{'height':>14}")
     for statistic in summary["width"]:
         both = (summary[side][statistic] for side in ("width", "height"))
@@ -141,5 +140,12 @@ def in_words(name: str, summary: dict[str, Any]) -> list[str]:
     return lines
 
 
+def shortened(names: list[str]) -> str:
+    """The names, separated by commas; of many only the first ones and the last."""
+    if len(names) > NAMED:
+        names = [*names[: NAMED - 1], "…", names[-1]]
+    return ", ".join(names)
+
+
 if __name__ == "__main__":
-    run(main)
+    run_stage("check", main, "DATASET", __doc__)

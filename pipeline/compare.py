@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import params
-from pipeline.system import intact
+from pipeline.system import readers
 from pipeline.system.console import UserError, run, say
 
 COLUMNS = ("accuracy", "loss", "macro_f1")
@@ -32,7 +32,7 @@ def main() -> None:
 def read_metrics(name: str) -> dict[str, Any] | None:
     """The content of metrics.json; None where the experiment never ran. Raises UserError where it is damaged."""
     file = Path("reports", name, "metrics.json")
-    return intact.read_description(file, f"evaluate@{name}") if file.exists() else None
+    return readers.read_description(file, f"evaluate@{name}") if file.exists() else None
 
 
 def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:

@@ -1,14 +1,12 @@
 """Stage `download`: published files of a data set, or an experiment's pretrained weights, byte for byte and verified.
 
-usage: python -m pipeline.download DATASET
-       python -m pipeline.download --weights EXPERIMENT
-
 The environment variable DATA_MIRROR names a folder or URL to look in first: it holds DATASET/FILE and weights/FILE.
 """
 
 from __future__ import annotations
 
-import argparse
+from pipeline.system.entry import command_line, name_in
+
 import re
 import shutil
 from pathlib import Path, PurePosixPath
@@ -18,7 +16,7 @@ from pipeline.config.fields import hint
 from pipeline.config.networks import BackboneConfig, HubWeights, Network, TorchvisionConfig, WeightsFile
 from pipeline.fetching.checksums import Wanted
 from pipeline.fetching.mirrors import fetch_all, user_mirror
-from pipeline.system.console import UserError, name_in, run, say
+from pipeline.system.console import UserError, run, say
 from pipeline.system.lock import alone
 from pipeline.system.outputs import atomic_write, remove
 
@@ -29,7 +27,7 @@ CHECKSUM_IN_NAME = re.compile(r"-([0-9a-f]{8,64})$")  # of the stem: torchvision
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m pipeline.download", description=(__doc__ or "").split("\n\n")[0])
+    parser = command_line("download", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("dataset", nargs="?", type=name_in, metavar="DATASET")
     what.add_argument("--weights", type=name_in, metavar="EXPERIMENT")

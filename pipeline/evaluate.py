@@ -1,9 +1,8 @@
-"""Stage `evaluate`: report how good a model is on validation images, which it is chosen by, and on test images.
-
-usage: python -m pipeline.evaluate EXPERIMENT
-"""
+"""Stage `evaluate`: report how good a model is on validation images, which it is chosen by, and on test images."""
 
 from __future__ import annotations
+
+from pipeline.system.entry import run_stage
 
 import math
 from pathlib import Path
@@ -14,9 +13,8 @@ import numpy as np
 from pipeline.config import params
 from pipeline.evaluation import figures
 from pipeline.evaluation.metrics import Side
-from pipeline.system.cells import harmless
-from pipeline.system.console import UserError, only_argument, printable, run, say
-from pipeline.system.lock import alone
+from pipeline.system.console import UserError, printable, say
+from pipeline.system.csv_cells import escape_formula
 from pipeline.system.outputs import together, write_json
 
 if TYPE_CHECKING:
@@ -30,14 +28,9 @@ if TYPE_CHECKING:
 SAMPLES = 24  # images on the grid of sample predictions
 
 
-def main() -> None:
-    name = only_argument("EXPERIMENT")
+def main(name: str) -> None:
     config = params.load().experiment(name)
-    with alone(f"evaluate@{name}"):
-        evaluate(name, config)
 
-
-def evaluate(name: str, config: Experiment) -> None:
     from pipeline.dataset.batches import Batches, resident_budget
     from pipeline.dataset.packed import PackedDataset
     from pipeline.evaluation.inference import answers
@@ -157,7 +150,7 @@ def write_confusion(path: Path, counts: csr_array, classes: list[str]) -> None:
 
     cells = counts.tocoo()
     wrong = cells.row != cells.col
-    names, every = np.array([*map(harmless, classes)], object), np.arange(len(classes))
+    names, every = np.array([*map(escape_formula, classes)], object), np.arange(len(classes))
     pd.DataFrame(
         {
             "actual": names[np.concatenate([every, cells.row[wrong]])],
@@ -180,4 +173,4 @@ def draw_samples(path: Path, packed: PackedDataset, rows: np.ndarray, prediction
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("evaluate", main, "EXPERIMENT", __doc__)

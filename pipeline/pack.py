@@ -2,11 +2,11 @@
 
 It packs whatever `check` could decode, also images that were quarantined or have no class: when a person's decision
 brings one back, or another split moves it, nothing is decoded again.
-
-usage: python -m pipeline.pack DATASET
 """
 
 from __future__ import annotations
+
+from pipeline.system.entry import run_stage
 
 import hashlib
 from collections.abc import Iterator
@@ -19,26 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import params
-from pipeline.config.datasets import Dataset
 from pipeline.images import stored
-from pipeline.images.decode import Unusable, decode, to_size, upright
+from pipeline.images.decode import ImageError, decode, to_size, upright
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Content, Problem
 from pipeline.images.tables import read_columns
 from pipeline.system import workers
-from pipeline.system.console import UserError, only_argument, progress, run, say
-from pipeline.system.lock import alone
+from pipeline.system.console import UserError, progress, say
 from pipeline.system.outputs import atomic_write, write_json
 
 
-def main() -> None:
-    name = only_argument("DATASET")
+def main(name: str) -> None:
+    workers.warm_up("pipeline.images.decode")
     dataset = params.load().dataset(name)
-    with alone(f"pack@{name}"):
-        pack(name, dataset)
-
-
-def pack(name: str, dataset: Dataset) -> None:
     checked, _ = read_columns(Path("data/checked", f"{name}.parquet"), ["path", "pixel_hash"])
     paths = checked["path"].filter(checked["pixel_hash"].is_valid()).to_pylist()
     if not paths:
@@ -128,7 +121,7 @@ def pixels(tasks: list[tuple[str, Content]], height: int, width: int, channels: 
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
         try:
             image = decode(content, path).image
-        except Unusable as error:
+        except ImageError as error:
             yield Problem(error.code, error.reason)
         else:
             yield np.ascontiguousarray(to_size(upright(image, channels), height, width))
@@ -139,4 +132,4 @@ def crashed(task: tuple[str, Content], reason: str) -> Problem:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("pack", main, "DATASET", __doc__)

@@ -1,11 +1,9 @@
-"""Classify photos with a trained model.
-
-usage: python -m pipeline.predict --model models/EXPERIMENT [--top K] [--json] [--grid OUT.png] IMAGE…
-"""
+"""Classify photos with a trained model."""
 
 from __future__ import annotations
 
-import argparse
+from pipeline.system.entry import command_line
+
 import glob
 import sys
 from collections.abc import Iterator
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.images.decode import Unusable, decode, to_size, upright
+from pipeline.images.decode import ImageError, decode, to_size, upright
 from pipeline.images.sources import utf8
 from pipeline.system.console import UserError, progress, run, say
 from pipeline.system.outputs import json_text
@@ -27,9 +25,7 @@ GRID = 240  # images: more can't be looked at, and take minutes to draw
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.predict", description="Classify photos with a trained model."
-    )
+    parser = command_line("predict", __doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="models/EXPERIMENT")
     parser.add_argument("--top", type=int, default=1, metavar="K", help="print the K most probable classes")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
@@ -113,7 +109,7 @@ def read_image(file: Path, model: Model) -> np.ndarray | str:
     try:
         image = decode(file.read_bytes(), file.name).image
         return to_size(upright(image, model.shape.channels), model.shape.height, model.shape.width)
-    except Unusable as error:
+    except ImageError as error:
         return str(error)
     except OSError as error:
         return error.strerror or str(error)

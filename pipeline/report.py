@@ -1,9 +1,8 @@
-"""Stage `report`: one page, complete in itself, that shows what check and split found, for a person to decide on.
-
-usage: python -m pipeline.report DATASET
-"""
+"""Stage `report`: one page, complete in itself, that shows what check and split found, for a person to decide on."""
 
 from __future__ import annotations
+
+from pipeline.system.entry import run_stage
 
 import base64
 import hashlib
@@ -14,14 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import params
-from pipeline.config.datasets import Dataset
 from pipeline.images.sources import open_source
 from pipeline.images.tables import STATUSES, read_columns
 from pipeline.page import charts, findings
 from pipeline.page.thumbnails import thumbnails
 from pipeline.splitting.decisions import HEADER, read_rows
-from pipeline.system.console import only_argument, run, say
-from pipeline.system.lock import alone
+from pipeline.system import workers
+from pipeline.system.console import say
 from pipeline.system.outputs import atomic_write
 
 TEMPLATES = Path(__file__).parent / "page"
@@ -30,22 +28,20 @@ MEASURED = ["brightness", "contrast", "sharpness"]
 CHECKED = [*SHOWN, *MEASURED, "label", "official_split", "group", "pixel_hash"]
 
 
-def main() -> None:
-    name = only_argument("DATASET")
+def main(name: str) -> None:
+    workers.warm_up("pipeline.page.thumbnails")
     dataset = params.load().dataset(name)
-    with alone(f"report@{name}"):
-        report(name, dataset)
-
-
-def report(name: str, dataset: Dataset) -> None:
     checked, classes = read_columns(Path("data/checked", f"{name}.parquet"), CHECKED)
     splits, _ = read_columns(Path("data/splits", f"{name}.parquet"), ["path", "label", "split"])
     decision_file = Path("data/decisions", f"{name}.csv")
     decisions = {row["path"]: row for row in read_rows(decision_file)} if decision_file.exists() else {}
 
+    others = set(pc.unique(checked["label"]).drop_null().to_pylist()).difference(classes)
+    labels = [*classes, *sorted(others)]  # none of the others' images can be decoded
+
     sections = findings.find(checked)
     rows = list(dict.fromkeys(row for section in sections for entry in section.entries for row in entry))
-    images = facts(checked.take(pa.array(rows, pa.int64())), splits, classes, decisions)
+    images = metadata(checked.take(pa.array(rows, pa.int64())), splits, labels, decisions)
     pictured = {row for section in sections for entry in section.entries[: section.pictured] for row in entry}
     wanted = {image["path"] for row, image in zip(rows, images, strict=True) if row in pictured and image["width"]}
     source = open_source(dataset.source, dataset.check.classes)
@@ -53,15 +49,16 @@ def report(name: str, dataset: Dataset) -> None:
     path = Path("reports", name, "index.html")
     page = render(
         name=name,
-        data=script_data(classes, sections, rows, images, thumbnails(source, wanted)),
+        data=script_data(labels, sections, rows, images, thumbnails(source, wanted)),
         classes=classes,
+        labels=labels,
         sections=sections,
         status={status: pc.sum(pc.equal(checked["status"], status)).as_py() or 0 for status in STATUSES},
         decided=len(decisions) if decision_file.exists() else None,
         decision_header=",".join(HEADER),
         sizes=charts.sizes(checked),
         histograms=charts.histograms(checked),
-        by_class=charts.by_class(checked, classes),
+        by_class=charts.by_class(checked, labels),
         balance=charts.balance(splits, classes),
     )
     with atomic_write(path) as partial:
@@ -69,13 +66,13 @@ def report(name: str, dataset: Dataset) -> None:
     say(f"{name}: {len(checked)} files, {len(sections)} kinds of findings: open {path} in a browser")
 
 
-def facts(
-    table: pa.Table, splits: pa.Table, classes: list[str], decisions: dict[str, dict[str, Any]]
+def metadata(
+    table: pa.Table, splits: pa.Table, labels: list[str], decisions: dict[str, dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """What the page tells of each listed image. A class is its position in `classes`, short because repeated."""
+    """The metadata that the page shows of each listed image. A class is given as its position in `labels`."""
     where = pc.index_in(table["path"], value_set=splits["path"])
     columns: dict[str, list[Any]] = {column: table[column].to_pylist() for column in SHOWN}
-    columns["label"] = charts.positions(table["label"], classes).tolist()
+    columns["label"] = charts.positions(table["label"], labels).tolist()
     columns["split"] = splits["split"].take(where).to_pylist()
     columns["official_split"] = table["official_split"].to_pylist()
     for column in (*MEASURED, "aspect_ratio"):
@@ -89,7 +86,7 @@ def facts(
 
 
 def script_data(
-    classes: list[str],
+    labels: list[str],
     sections: list[findings.Section],
     rows: list[int],
     images: list[dict[str, Any]],
@@ -98,7 +95,7 @@ def script_data(
     """What page.js works on. Entries of sections are positions in `images`."""
     position = {row: number for number, row in enumerate(rows)}
     return {
-        "classes": classes,
+        "classes": labels,
         "columns": list(images[0]) if images else [],
         "images": [list(image.values()) for image in images],
         "pictures": [pictures.get(image["path"]) for image in images],
@@ -135,4 +132,4 @@ def render(**values: Any) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("report", main, "DATASET", __doc__)

@@ -3,11 +3,11 @@
 The publisher's own test (and validation) set is kept, and a person's decisions count. Everything else is drawn in
 whole groups of images that belong together (`pipeline.splitting.draw` says how). `data/splits/DATASET.json`, which git
 keeps, remembers where each class was cut, so that what was in test never trains, however the data grow.
-
-usage: python -m pipeline.split DATASET
 """
 
 from __future__ import annotations
+
+from pipeline.system.entry import run_stage
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,29 +15,21 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.config import params
-from pipeline.config.datasets import Dataset
-from pipeline.images.tables import SIDES, SPLIT, read_manifest, write_tables
+from pipeline.images.tables import SPLIT, SPLITS, read_manifest, write_tables
 from pipeline.splitting.cuts import read_cuts, write_cuts
 from pipeline.splitting.decisions import decide, read_decisions, wrong
 from pipeline.splitting.draw import draw, train_order
 from pipeline.splitting.groups import join
-from pipeline.system.console import UserError, only_argument, run, say
-from pipeline.system.lock import alone
+from pipeline.system.console import UserError, say
 from pipeline.system.outputs import write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def main() -> None:
-    name = only_argument("DATASET")
+def main(name: str) -> None:
     everything = params.load()
-    dataset = everything.dataset(name)
-    with alone(f"split@{name}"):
-        split(name, dataset, everything.seed)
-
-
-def split(name: str, dataset: Dataset, seed: int) -> None:
+    dataset, seed = everything.dataset(name), everything.seed
     checked, classes = read_manifest(Path("data/checked", f"{name}.parquet"))
     decisions_file, cuts_file = Path("data/decisions", f"{name}.csv"), Path("data/splits", f"{name}.json")
     decisions = read_decisions(decisions_file, checked, classes)
@@ -81,7 +73,7 @@ def refuse_kept_leaks(file: Path, decisions: pd.DataFrame, table: pd.DataFrame) 
         return
     path, component = refused.path.iloc[0], refused.component.iloc[0]
     rivals = table[table.used & (table.component == component)]
-    side = max(rivals.placed, key=SIDES.index)
+    side = max(rivals.placed, key=SPLITS.index)
     rival = rivals.path[rivals.placed == side].iloc[0]
     raise wrong(
         file,
@@ -103,12 +95,12 @@ def count(table: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
     """Images of each side, of each class and side, groups of each side, and images of the largest group."""
     import pandas as pd
 
-    by_class = pd.crosstab(table.label, table.split).reindex(index=classes, columns=list(SIDES), fill_value=0)
+    by_class = pd.crosstab(table.label, table.split).reindex(index=classes, columns=list(SPLITS), fill_value=0)
     groups = table.groupby("split").component.nunique()
     return {
         "total": by_class.sum().to_dict(),
         "classes": by_class.to_dict("index"),
-        "groups": groups.reindex(SIDES, fill_value=0).to_dict(),
+        "groups": groups.reindex(SPLITS, fill_value=0).to_dict(),
         "largest_group": int(table.component.value_counts().max()),
     }
 
@@ -118,4 +110,4 @@ def in_words(counts: dict[str, int]) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("split", main, "DATASET", __doc__)

@@ -1,13 +1,12 @@
 """Published studies, and strong experiments for the same data: list them, or add some to params.yaml.
 
-usage: python -m pipeline.study [EXPERIMENT …]
-
 An experiment may be a pattern: 'cifar10-*'. Its data set and the addresses of its files are added with it.
 """
 
 from __future__ import annotations
 
-import argparse
+from pipeline.system.entry import command_line
+
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ FILES = Path(__file__).parents[1] / "studies"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m pipeline.study", description=(__doc__ or "").split("\n\n")[0])
+    parser = command_line("study", __doc__)
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="a name or a pattern; none: list all")
     wanted = parser.parse_args().experiments
     studies = read_studies()

@@ -1,13 +1,11 @@
 """Log results to MLflow: what it shows is a view of `reports/` and `dvc.lock`, and can be made again from them.
 
-usage: python -m pipeline.track [EXPERIMENT ...]    log what MLflow lacks, of these experiments or of all
-       python -m pipeline.track --pages    the same, and print where MLflow's page shows the runs
-       python -m pipeline.track --live EXPERIMENT FINGERPRINT    log epochs as they come, one JSON object a line
-
 One result is one run: a run carries the hash of its report files, and logging a result twice adds nothing.
 """
 
 from __future__ import annotations
+
+from pipeline.system.entry import command_line, name_in
 
 import json
 import os
@@ -17,26 +15,30 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.config import params
-from pipeline.system.console import UserError, name_in, run, say
-from pipeline.system.credentials import hide_in, told
+from pipeline.system.console import UserError, run, say
+from pipeline.system.credentials import hide_in, redacted
 from pipeline.tracking import database
 from pipeline.tracking.results import Result, locked_experiments, read_result
 from pipeline.tracking.tracker import Deleted, Tracker, connected, pages_of, tracking_uri
 
 
 def main() -> int:
-    arguments = sys.argv[1:]
+    parser = command_line("track", __doc__)
+    parser.add_argument("experiments", nargs="*", type=name_in, metavar="EXPERIMENT", help="log these; none: log all")
+    parser.add_argument("--pages", action="store_true", help="print where MLflow's page shows the runs, too")
+    live = ("EXPERIMENT", "FINGERPRINT")
+    parser.add_argument("--live", nargs=2, metavar=live, help="log epochs as they come, one JSON object a line")
+    arguments = parser.parse_args()
     try:
-        if arguments[:1] == ["--live"]:
-            log_live(arguments[1], arguments[2])
+        if arguments.live:
+            log_live(*arguments.live)
         else:
-            pages = arguments[:1] == ["--pages"]
-            log_results([name_in(argument) for argument in arguments[pages:]], pages)
+            log_results(arguments.experiments, arguments.pages)
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as raised:  # whatever a server, a network or a database does
         error = database.complaint(raised)
-        reason = " ".join(told(error, tracking_uri()).split())[:200] or type(error).__name__
+        reason = " ".join(redacted(error, tracking_uri()).split())[:200] or type(error).__name__
         say(
             f"warning: not logged to {hide_in(tracking_uri())}: {reason}; `python -m pipeline.track` logs it later",
             file=sys.stderr,

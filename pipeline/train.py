@@ -1,9 +1,8 @@
-"""Stage `train`: train the network of one experiment and save it as safetensors.
-
-usage: python -m pipeline.train EXPERIMENT
-"""
+"""Stage `train`: train the network of one experiment and save it as safetensors."""
 
 from __future__ import annotations
+
+from pipeline.system.entry import parse_name
 
 import csv
 import hashlib
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import params
-from pipeline.system.console import UserError, only_argument, run, say
+from pipeline.system.console import UserError, run, say
 from pipeline.system.lock import alone
 from pipeline.system.outputs import atomic_write, remove, write_json
 from pipeline.system.version import version
@@ -31,7 +30,7 @@ CHECKPOINTS = Path(".checkpoints")
 
 
 def main() -> None:
-    name = only_argument("EXPERIMENT")
+    name = parse_name("train", "EXPERIMENT", __doc__)
     everything = params.load()
     config, seed = everything.experiment(name), everything.seed_of(name)
 

@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from samples import bit_flipped
 
-from pipeline.checking import facts, properties
+from pipeline.checking import metadata, properties
 from pipeline.checking.inspected import Inspected
 from pipeline.images.items import Item
 from pipeline.images.sources import open_source
@@ -268,6 +268,35 @@ def test_odd_class_names(project: Project) -> None:
     assert result.classes == sorted(name for name in names if not name.startswith("."))
     sheets = list((project.root / "reports/photos/contact_sheets").iterdir())
     assert len(sheets) == len(result.classes)
+
+
+def test_classes_come_from_images_that_can_be_used(project: Project) -> None:
+    class_folders(project.root / "in/train", {"cat": 3, "dog": 2, "owl": 2})
+    (project.root / "in/test/cat").mkdir(parents=True)
+    picture(90).save(project.root / "in/test/cat/new.png")
+    shutil.copy(project.root / "in/train/owl/000.png", project.root / "in/test/cat/owl.png")
+    (project.root / "in/train/broken").mkdir()
+    (project.root / "in/train/broken/1.png").write_bytes(b"")
+    project.dataset("photos", "in", max_quarantined=0.5)
+    said = project.must_run("check", "photos").out.splitlines()
+    result = checked(project, "photos")
+    assert result.classes == ["cat", "dog", "owl"] and result.rows["train/broken/1.png"]["label"] == "broken"
+    assert result.summary["classes"] == {"cat": 5, "dog": 2, "owl": 1}
+    assert result.summary["classes_left_out"] == ["broken"]
+    assert result.summary["classes_missing"] == {"test": ["dog", "owl"]}
+    assert said[said.index("3 classes: cat (5), dog (2), owl (1)") + 1 :][:2] == [
+        "not a class, because none of its images can be decoded: broken",
+        "without a usable image in the official test split: dog, owl",
+    ]
+    sheets = sorted(path.name for path in (project.root / "reports/photos/contact_sheets").iterdir())
+    assert sheets == ["000-cat.png", "001-dog.png", "002-owl.png"]
+
+
+def test_many_classes_are_named_in_short(project: Project) -> None:
+    class_folders(project.root / "in", {f"class{number:02d}": 1 for number in range(30)})
+    project.dataset("photos", "in")
+    (line,) = (line for line in project.must_run("check", "photos").out.splitlines() if "classes: " in line)
+    assert line.startswith("30 classes: class00 (1), ") and line.endswith("class18 (1), …, class29 (1)")
 
 
 def test_classes_that_are_numbers(project: Project) -> None:
@@ -778,7 +807,7 @@ def test_an_image_that_a_memory_limit_is_too_low_for_is_not_blamed(project: Proj
 REFUSED = """
 import os, resource, sys
 from pathlib import Path
-from pipeline.checking import facts
+from pipeline.checking import metadata
 from pipeline.images.items import Item
 
 content = Path(sys.argv[1]).read_bytes()
@@ -787,7 +816,7 @@ for more in map(int, sys.argv[2:]):
     if not os.fork():
         resource.setrlimit(resource.RLIMIT_AS, (size + more * 2**20,) * 2)
         try:
-            print(next(facts.inspect([facts.Task(Item("x", "a", None), content, False)]))["reason"], flush=True)
+            print(next(metadata.inspect([metadata.Task(Item("x", "a", None), content, False)]))["reason"], flush=True)
         except KeyError:
             print("whole", flush=True)
         except MemoryError:
@@ -813,7 +842,7 @@ def test_a_refusal_of_memory_says_nothing_about_the_image(tmp_path: Path, form: 
 
 
 def test_an_image_that_wants_too_much_is_blamed_where_there_is_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = facts.Task(Item("a/1.png", "a", None), encoded(picture(1), "PNG"), False)
+    task = metadata.Task(Item("a/1.png", "a", None), encoded(picture(1), "PNG"), False)
 
     def greedy(*_: object) -> None:
         raise MemoryError
@@ -821,11 +850,11 @@ def test_an_image_that_wants_too_much_is_blamed_where_there_is_memory(monkeypatc
     for does in ("png.load", "upright_pixels"):
         with monkeypatch.context() as patched:
             patched.setattr(f"pipeline.images.decode.{does}", greedy)
-            (found,) = facts.inspect([task])
+            (found,) = metadata.inspect([task])
             assert (found["issues"], found["reason"]) == (["too_large"], "needs more memory than a worker may take")
             patched.setattr(memory, "would_give", lambda size=0: False)
             with pytest.raises(MemoryError):
-                list(facts.inspect([task]))
+                list(metadata.inspect([task]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")

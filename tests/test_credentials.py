@@ -9,6 +9,7 @@ import socket
 import sys
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,7 +24,7 @@ from test_tracking import Results
 
 from pipeline import evaluate, predict, train
 from pipeline.system.console import UserError, printable, run
-from pipeline.system.credentials import hide, hide_in, holds_secret, told
+from pipeline.system.credentials import hide, hide_in, holds_secret, redacted
 from pipeline.system.workers.cluster import Cluster
 
 SECRET = "Hunter2"
@@ -74,17 +75,17 @@ def test_an_address_without_any_is_left_alone(address: str) -> None:
 
 def test_an_address_that_lacks_its_scheme() -> None:
     assert hide_in(f"me:{PASSWORD}@host/x") == "me:***@host/x"
-    assert told(ValueError(f"no tracker {SECRET}"), f"me:{SECRET}@host") == "no tracker ***"
+    assert redacted(ValueError(f"no tracker {SECRET}"), f"me:{SECRET}@host") == "no tracker ***"
 
 
 def test_a_part_that_a_library_took_for_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
     said = f"port could not be cast to integer value as '{SECRET}'"
     hidden = "port could not be cast to integer value as '***'"
     address = f"http://me:{SECRET}/b@host"
-    assert told(ValueError(said), address) == hidden
-    assert told(ValueError(said), f"postgresql://host/x?password={SECRET}&user=me") == hidden
+    assert redacted(ValueError(said), address) == hidden
+    assert redacted(ValueError(said), f"postgresql://host/x?password={SECRET}&user=me") == hidden
     monkeypatch.setenv("HTTPS_PROXY", address)
-    assert told(ValueError(said), "https://elsewhere") == hidden
+    assert redacted(ValueError(said), "https://elsewhere") == hidden
 
 
 @pytest.mark.parametrize("address", ["tcp://me:{}@127.0.0.1:9", "me:{}@127.0.0.1:9"])
@@ -193,7 +194,7 @@ def test_stages_say_nothing_of_credentials(
     ):
         monkeypatch.setattr(sys, "argv", ["", *arguments])
         with pytest.raises(SystemExit):
-            run(module.main)
+            run(partial(evaluate.main, *arguments) if module is evaluate else module.main)
     told = "".join(capsys.readouterr())
     assert "accuracy" in told
 

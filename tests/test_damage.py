@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,7 +68,7 @@ def stage(
     def do(module: Any, *arguments: str) -> Ran:
         monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
         with pytest.raises(SystemExit) as raised:
-            run(module.main)
+            run(partial(evaluate.main, *arguments) if module is evaluate else module.main)
         return Ran(int(str(raised.value.code)), *capsys.readouterr())
 
     return do

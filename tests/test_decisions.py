@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from test_split import Rows, row, rows_of, sides, write
 
 from pipeline.splitting.decisions import decide, read_decisions
-from pipeline.system.cells import exact, harmless
 from pipeline.system.console import UserError
+from pipeline.system.csv_cells import escape_formula, unescape_formula
 
 HEADER = "path,decision,label,note\n"
 CLASSES = ["cat", "dog"]
@@ -164,8 +164,8 @@ def test_any_content_is_read_or_refused_in_one_line(tmp_path_factory: Any, conte
 
 @given(st.text("'=+-@＝\t\r\nx", max_size=6) | st.text())
 def test_a_cell_that_a_spreadsheet_leaves_alone_is_read_as_it_was(text: str) -> None:
-    cell = harmless(text)
-    assert exact(cell) == text and not cell.startswith(tuple("=+-@\t\r\n"))
+    cell = escape_formula(text)
+    assert unescape_formula(cell) == text and not cell.startswith(tuple("=+-@\t\r\n"))
     assert cell == text or cell.startswith("'")
 
 
@@ -174,7 +174,7 @@ def test_paths_and_classes_that_begin_like_a_formula(tmp_path: Path) -> None:
     file = tmp_path / "photos.csv"
     with file.open("w", newline="") as opened:
         csv.writer(opened).writerow(HEADER.strip().split(","))
-        csv.writer(opened).writerows([harmless(path), "", "'-1", "'=1+1"] for path in paths)
+        csv.writer(opened).writerows([escape_formula(path), "", "'-1", "'=1+1"] for path in paths)
     table = pd.DataFrame([row(path, "+1", str(number)) for number, path in enumerate(paths)])
     found = read_decisions(file, table, ["+1", "-1"])
     assert list(found.path) == paths and set(found.label) == {"-1"} and set(found.note) == {"=1+1"}

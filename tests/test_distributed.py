@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 LEFT = "nothing half-written is left; run it again to go on\n"
 HANGING = """
 import threading
-from pipeline.system import console, starter
+from pipeline.system import console, parent
 
 def main():
     while True:
@@ -50,7 +50,7 @@ def main():
         except KeyboardInterrupt:
             print("not yet", flush=True)
 
-starter.GRACE = 0.5
+parent.GRACE = 0.5
 console.run(main)
 """
 EPOCHS = 150  # a second or more: long enough to be interrupted in the middle

@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 from pipeline import download, networks
 from pipeline.config.networks import TorchvisionConfig
 from pipeline.fetching import checksums, http, mirrors
-from pipeline.fetching.checksums import Failure, Wanted
+from pipeline.fetching.checksums import FetchError, Wanted
 from pipeline.fetching.digits import write_archive
 from pipeline.system.console import UserError
 
@@ -395,12 +395,12 @@ def test_a_server_that_is_hopelessly_slow_is_given_up(
     project: Project, server: Server, impatient: None, hurried: None, fault: str
 ) -> None:
     files = [Wanted("images.gz", **identified(BODY)), Wanted("labels.gz", **identified(LABELS))]
-    mirrors = [server.mirror(fault), server.mirror("ok")]
-    complete = mirrors.fetch_all(files, mirrors, Path("waiting"), "toy")
+    places = [server.mirror(fault), server.mirror("ok")]
+    complete = mirrors.fetch_all(files, places, Path("waiting"), "toy")
     assert (complete / "images.gz").read_bytes() == BODY and (complete / "labels.gz").read_bytes() == LABELS
     assert (fault, "labels.gz") not in [request[:2] for request in server.requests], "nobody waits for it twice"
     with pytest.raises(UserError, match=f"/{fault}/images.gz: only [0-9]+ bytes in 0.4 s"):
-        mirrors.fetch_all(files, mirrors[:1], Path("elsewhere"), "toy")
+        mirrors.fetch_all(files, places[:1], Path("elsewhere"), "toy")
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
@@ -429,7 +429,7 @@ def test_dead_server_is_waited_for_once(project: Project, server: Server, closed
 def test_reasons_are_short(closed_port: str) -> None:
     wanted = Wanted("a", sha256="0")
     for url in ("http://", "http://[::1", "http://127.0.0.1:99999/a"):
-        with pytest.raises(Failure) as raised:
+        with pytest.raises(FetchError) as raised:
             http.request(url, wanted, Path("never-written"))
         assert "\n" not in str(raised.value) and len(str(raised.value)) < 100
 
@@ -471,9 +471,9 @@ def test_published_sets_from_data_mirror(project: Project, monkeypatch: pytest.M
     if not MIRROR or not (Path(MIRROR) / "mnist").is_dir():
         pytest.skip("DATA_MIRROR names no folder that holds mnist/")
     monkeypatch.setenv("DATA_MIRROR", MIRROR)
-    shutil.copy(ROOT / "studies/mnist.yaml", project.root / "params.yaml")
-    with (project.root / "params.yaml").open("a") as params:
-        params.write("seed: 1\n")
+    study = YAML(typ="safe").load(ROOT / "studies/mnist.yaml")
+    with (project.root / "params.yaml").open("w") as file:
+        YAML().dump({"seed": 1, "downloads": study["downloads"]}, file)
     status, _, errors = project.run("mnist")
     assert status == 0, errors
     names = sorted(path.name for path in (project.root / "data/raw/mnist").iterdir())
@@ -511,13 +511,13 @@ def test_package_that_compressed_again(project: Project, monkeypatch: pytest.Mon
         return mirrors.fetch("apt:toy", Wanted(name, **{**identified(LABELS), **more}), tmp_path)
 
     assert gzip.decompress(attempt("labels.gz", content_sha256=sha256(content)).read_bytes()) == content
-    with pytest.raises(Failure, match="bytes, expected"):
+    with pytest.raises(FetchError, match="bytes, expected"):
         attempt("labels.gz")
-    with pytest.raises(Failure, match="sha256 of the content is"):
+    with pytest.raises(FetchError, match="sha256 of the content is"):
         attempt("labels.gz", content_sha256=sha256(b"other"))
-    with pytest.raises(Failure, match="not a whole gzip file"):
+    with pytest.raises(FetchError, match="not a whole gzip file"):
         attempt("broken.gz", content_sha256=sha256(content))
-    with pytest.raises(Failure, match=r"toy_1.deb holds no file of that name"):
+    with pytest.raises(FetchError, match=r"toy_1.deb holds no file of that name"):
         attempt("none.gz")
     assert (tmp_path / "calls").read_text() == "once\n"
 
@@ -532,7 +532,7 @@ def test_published_package(project: Project) -> None:
     )
     try:
         mirrors.unpackaged("dataset-fashion-mnist", project.root)
-    except Failure as failure:
+    except FetchError as failure:
         pytest.skip(f"the package can't be had here: {failure}")
     path = mirrors.fetch("apt:dataset-fashion-mnist", wanted, project.root)
     assert sha256(gzip.decompress(path.read_bytes())) == content
@@ -550,7 +550,7 @@ def test_what_is_no_packages_name(project: Project, name: str) -> None:
 
 
 def test_no_such_package(project: Project) -> None:
-    with pytest.raises(Failure, match="apt-get"):
+    with pytest.raises(FetchError, match="apt-get"):
         mirrors.unpackaged("no-such-package-at-all", project.root)
     assert not list(project.root.iterdir())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,8 +22,8 @@ from things import write_packed
 
 from pipeline import evaluate
 from pipeline.evaluation import figures
-from pipeline.system.cells import exact
 from pipeline.system.console import UserError
+from pipeline.system.csv_cells import unescape_formula
 
 SIDE = 4
 BRIGHTNESS = {"ant": 0.1, "bee": 0.4, "cat": 0.8}
@@ -96,12 +95,11 @@ def evaluated(project: Project, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     project.experiment("greys-near", "greys", compute={"device": "cpu", "threads": 1})
     project.command("evaluate")
     monkeypatch.chdir(project.root)
-    monkeypatch.setattr(sys, "argv", ["evaluate", "greys-near"])
 
     def run() -> Path:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            evaluate.main()
+            evaluate.main("greys-near")
         return project.root / "reports/greys-near"
 
     return run
@@ -395,7 +393,7 @@ def test_class_names_of_all_kinds(project: Project, evaluated: Evaluate) -> None
     folder = evaluated()
     table = pd.read_csv(folder / "confusion_matrix.csv", dtype={"actual": str, "predicted": str})
     correct = table[table.actual == table.predicted]
-    assert list(map(exact, correct.actual)) == list(names)
+    assert list(map(unescape_formula, correct.actual)) == list(names)
     assert list(correct.actual)[-2:] == ["'=1+1", "''-\x1b[2J\n\u202e"]
     assert list(correct["count"]) == [1] * len(names)
     assert list(read_predictions(folder).predicted) == list(names)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from samples import samples
 
 from pipeline.images import stored
-from pipeline.images.decode import Unusable, decode, upright, upright_pixels
+from pipeline.images.decode import ImageError, decode, upright, upright_pixels
 from pipeline.images.items import Item
 from pipeline.images.sources import open_source
 from pipeline.images.stored import Problem
@@ -69,7 +69,7 @@ def pixels_or_a_reason(content: bytes) -> None:
     start = time.monotonic()
     try:
         decoded = decode(content, "x.jpg")
-    except Unusable as error:
+    except ImageError as error:
         decoded, issues, reason = None, [error.code], error.reason
     assert time.monotonic() - start < SECONDS
     if decoded is None:

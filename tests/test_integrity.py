@@ -20,7 +20,7 @@ from conftest import Project
 from PIL import Image
 from samples import bmp, chunk, encoded, frames, grey_tiff, photo, png, replaced, samples, tiff
 
-from pipeline.images.decode import Unusable, decode
+from pipeline.images.decode import ImageError, decode
 
 SAMPLES = samples()
 
@@ -29,7 +29,7 @@ def verdict(content: bytes, path: str = "x") -> tuple[set[str], str]:
     """Issue codes and the reason, which only unusable ones have."""
     try:
         return set(decode(content, path).warnings), ""
-    except Unusable as error:
+    except ImageError as error:
         return {error.code}, error.reason
 
 

@@ -13,7 +13,7 @@ from conftest import Project, Ran, picture
 from scipy.sparse import csr_array
 
 from pipeline.evaluation import figures
-from pipeline.system.cells import harmless
+from pipeline.system.csv_cells import escape_formula
 
 DOG = "\x1b[2Jdog\r"  # clears the screen
 CAT = "=cat 猫é"
@@ -57,11 +57,13 @@ def test_stages_print_names_that_steer_no_terminal(project: Project) -> None:
     (project.root / "data/decisions").mkdir()
     decisions = project.root / "data/decisions/photos.csv"
     cells = [f"{CAT}/0.png", f"{DOG}/0.png"]
-    decisions.write_text("path,decision,label,note\n" + f"{harmless(cells[0])},drop,,'=1+1\n{cells[1]!r},drop,,\n")
+    decisions.write_text(
+        "path,decision,label,note\n" + f"{escape_formula(cells[0])},drop,,'=1+1\n{cells[1]!r},drop,,\n"
+    )
     ran = project.run("split", "photos")
     assert ran.status == 1 and "photos.csv, line 3: no image" in lines(ran)[-2]
     decisions.write_text(
-        "path,decision,label,note\n" + f'{harmless(cells[0])},drop,{harmless(CAT)},\n"{cells[1]}",drop,,\n'
+        "path,decision,label,note\n" + f'{escape_formula(cells[0])},drop,{escape_formula(CAT)},\n"{cells[1]}",drop,,\n'
     )
     assert "2 dropped" in "".join(lines(project.must_run("split", "photos")))
 

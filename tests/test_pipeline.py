@@ -11,13 +11,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Clone, edit, processes, wait_until
+from conftest import ENVIRONMENT, REPOSITORY, Clone, edit, processes, run, wait_until
 from ruamel.yaml import YAML
 
 from benchmarks import repro
@@ -138,6 +139,26 @@ def test_a_transfer_network_needs_its_own_module_and_no_other(clone: Clone, stag
     deps = code_deps(stage, "torchvision")
     assert not unnamed(imported, deps) and "pipeline/networks/layers.py" in imported
     assert deps - code_deps(stage, "mlp") == {"pipeline/networks/torchvision.py"}
+
+
+@pytest.mark.parametrize(
+    "module", ["download", "check", "split", "report", "pack", "train", "evaluate", "predict", "study", "track"]
+)
+def test_every_stage_and_command_has_help(module: str, tmp_path: Path) -> None:
+    ran = run([sys.executable, "-m", f"pipeline.{module}", "--help"], tmp_path, PYTHONPATH=str(REPOSITORY))
+    assert ran.status == 0 and ran.err == ""
+    assert ran.out.startswith(f"usage: python -m pipeline.{module} [-h] ")
+    assert (ast.get_docstring(ast.parse((REPOSITORY / f"pipeline/{module}.py").read_text())) or "?") in ran.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_programs_change_how_python_ends() -> None:
+    """A test or a notebook that imports a stage keeps its own tracebacks."""
+    script = "import sys; from pipeline import download; assert sys.excepthook is sys.__excepthook__"
+    assert run([sys.executable, "-c", script], REPOSITORY).status == 0
+    script = "import runpy, sys; sys.argv = ['x', '-h']; runpy.run_module('pipeline.download', None, '__main__', True)"
+    hooked = f"import atexit, sys; atexit.register(lambda: print(sys.excepthook.__name__)); {script}"
+    assert run([sys.executable, "-c", hooked], REPOSITORY).out.splitlines()[-1] == "end_quietly"
 
 
 # --- what runs again ---

@@ -57,7 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
         patch.chdir(project.root)
         patch.setattr(sys, "argv", ["", "photos-cnn"])
         train.main()
-        evaluate.main()
+        evaluate.main("photos-cnn")
     return project
 
 

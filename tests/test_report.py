@@ -22,7 +22,7 @@ from selenium.webdriver.support.ui import Select
 from pipeline.images.tables import CHECKED, SPLIT
 from pipeline.page.issues import GROUPS, ISSUES
 from pipeline.splitting.decisions import read_rows
-from pipeline.system.cells import harmless
+from pipeline.system.csv_cells import escape_formula
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = [
@@ -262,7 +262,7 @@ def test_groups_stand_side_by_side(browser: Browser) -> None:
     assert listed["label_conflict"] == ["dog/what.png", "cat/what.png"]
     assert browser.texts("#label_conflict .label") == [CLASSES[2], "cat"]
     assert listed["split_leak"] == ["test/leak.png", "train/leak.png"]
-    assert "quarantined · official train · 10 × 12" in browser.texts("#split_leak .facts")
+    assert "quarantined · official train · 10 × 12" in browser.texts("#split_leak .metadata")
     assert browser.texts("#near_duplicate .kind") == ["2 images, nearly the same"]
     assert browser.texts("#exact_duplicate .kind") == ["3 images, same pixels"]
 
@@ -413,7 +413,7 @@ def test_lines_that_no_spreadsheet_runs(chromium: Browser, tmp_path: Path) -> No
     chromium.find("#dark .tick").click()
     chromium.find("#decisions input").send_keys("=1+1")
     text = chromium.find("#decisions textarea").get_property("value")
-    assert sorted(line[0] for line in chromium.lines()[1:]) == sorted(map(harmless, paths))
+    assert sorted(line[0] for line in chromium.lines()[1:]) == sorted(map(escape_formula, paths))
     assert {line[3] for line in chromium.lines()[1:]} == {"'=1+1"}
     file = tmp_path / "photos.csv"
     file.write_text(text)
@@ -456,6 +456,30 @@ def test_copy(browser: Browser) -> None:
     browser.find("input[name=text]").send_keys(Keys.CONTROL, "v")
     pasted = browser.find("input[name=text]").get_property("value")  # of one line
     assert pasted.replace(" ", "") == "path,decision,label,notecat/near1.png,drop,,"
+
+
+def test_lines_are_copied_once_and_the_header_with_the_first(browser: Browser, tmp_path: Path) -> None:
+    def click(button: str) -> None:  # wherever it is on the page
+        browser.script("document.querySelector(arguments[0]).click()", button)
+
+    file = tmp_path / "photos.csv"
+    for section in ("near_duplicate", "dark"):
+        click(f"#{section} .tick")
+        click("#decisions .copy")
+        with file.open("a") as decisions:  # as the person pastes them
+            decisions.write(browser.find("#decisions textarea").get_property("value"))
+    click("#decisions .clear")
+    click("#exact_duplicate .tick")
+    with file.open("a") as decisions:
+        decisions.write(browser.find("#decisions textarea").get_property("value"))
+    paths = [row["path"] for row in read_rows(file)]
+    assert len(set(paths)) == len(paths) and {"dog/dark1.png", "cat/same2.png", "cat/same3.png"} <= set(paths)
+
+
+def test_the_advice_names_the_stages_of_this_data_set(browser: Browser) -> None:
+    browser.find("#near_duplicate .card").click()
+    commands = browser.texts("#decisions code")
+    assert commands[1:] == ["dvc repro report@photos", "dvc repro --glob 'evaluate@photos-*'"]
 
 
 def test_earlier_decisions_are_shown(chromium: Browser, tmp_path: Path) -> None:

@@ -11,18 +11,19 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Project, class_folders, failed_in_one_line, outputs, picture
+from conftest import ENVIRONMENT, REPOSITORY, Project, class_folders, failed_in_one_line, outputs, picture, wait_until
 from servers import Server
 from servers import sshd as sshd
 
 from pipeline.system import workers
 from pipeline.system.workers.apart import apply_apart
-from pipeline.system.workers.pool import Crashed, Short
+from pipeline.system.workers.pool import OutOfMemory, WorkerCrashed
 
 EXIT = "__import__('os')._exit(9)"
 
@@ -140,37 +141,42 @@ def test_a_storage_that_does_not_answer(s3: dict[str, str], project: Project) ->
 # Dask
 
 
-@pytest.fixture(scope="module")
-def cluster(s3: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
-    """The address of a scheduler with two worker processes, and the process above these."""
-    folder = tmp_path_factory.mktemp("dask")
+@contextmanager
+def dask(folder: Path, environment: dict[str, str], workers: int) -> Iterator[tuple[str, psutil.Process]]:
+    """The address of a scheduler with worker processes, and the process above these."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    dask = [str(Path(sys.executable).with_name("dask"))]
-    environment = {
-        **ENVIRONMENT,
-        **s3,  # the workers read the images themselves
-        "PYTHONPATH": str(REPOSITORY),
-        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
-    }
     host, port = address.removeprefix("tcp://").split(":")
+    local, number = ("--local-directory", str(folder)), str(workers)
     commands = [
         ["scheduler", "--host", host, "--port", port, "--no-dashboard", "--no-jupyter"],
-        ["worker", address, "--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)],
+        ["worker", address, "--nworkers", number, "--nthreads", "1", "--no-dashboard", *local],
     ]
+    variables = {**ENVIRONMENT, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1", **environment}
     with (folder / "log").open("w") as log:
         processes = [
-            subprocess.Popen([*dask, *command], env=environment, cwd=folder, stdout=log, stderr=log)
+            subprocess.Popen(
+                [str(Path(sys.executable).with_name("dask")), *command],
+                env=variables, cwd=folder, stdout=log, stderr=log,
+            )
             for command in commands
-        ]
+        ]  # fmt: skip
     try:
         yield address, psutil.Process(processes[1].pid)
     finally:
-        for process in reversed(processes):
-            process.terminate()
+        started = [psutil.Process(process.pid) for process in processes]
+        for each in (*started, *(child for one in started for child in one.children(recursive=True))):
+            each.kill()
         for process in processes:
-            process.wait(30)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
+    """Two workers that run this code and read the images from S3 themselves."""
+    with dask(tmp_path_factory.mktemp("dask"), {**s3, "PYTHONPATH": str(REPOSITORY)}, workers=2) as started:
+        yield started
 
 
 def worker_processes(nannies: psutil.Process) -> list[psutil.Process]:
@@ -225,8 +231,8 @@ def test_a_process_of_its_own_tells_why_it_ended() -> None:
     """Which Dask does not: where its workers were killed, it is not the image's fault."""
     assert apply_apart(partial(map, eval), ["1 + 1", "2 * 3"], 60) == [2, 6]
     for task, ends, words in (
-        (EXIT, Crashed, ""),
-        ("__import__('os').kill(__import__('os').getpid(), 9)", Short, "was killed, with .* MB"),
+        (EXIT, WorkerCrashed, ""),
+        ("__import__('os').kill(__import__('os').getpid(), 9)", OutOfMemory, "was killed, with .* MB"),
         ("bytearray(2**60)", MemoryError, ""),
     ):
         with pytest.raises(ends, match=words):
@@ -240,3 +246,17 @@ def test_a_scheduler_that_is_not_there(photos: Path, project: Project) -> None:
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
         ran = project.run("check", "photos", DASK_SCHEDULER_ADDRESS=address)
         failed_in_one_line(ran, f"DASK_SCHEDULER_ADDRESS={address}", "no scheduler answers")
+
+
+def test_a_worker_with_another_stage_module_is_refused(photos: Path, tmp_path: Path) -> None:
+    """All of the pipeline counts, also a stage's own module: `pack.py` holds what its workers run."""
+    other = tmp_path / "other"
+    shutil.copytree(REPOSITORY / "pipeline", other / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    with (other / "pipeline/pack.py").open("a") as file:
+        file.write("# changed\n")
+    project = Project(tmp_path)
+    project.dataset("photos", str(photos / "photos.zip"), max_quarantined=0.1)
+    with dask(tmp_path, {"PYTHONPATH": str(other)}, workers=1) as (address, nanny):
+        wait_until(lambda: worker_processes(nanny))
+        ran = project.run("check", "photos", DASK_SCHEDULER_ADDRESS=address)
+    failed_in_one_line(ran, "runs another version of this project", "update its clone")

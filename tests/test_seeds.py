@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -35,9 +34,8 @@ def test_several_seeds_have_a_mean_and_a_deviation(
     accuracies = []
     for name in ("things-4", "things-5", "things-6", "things-mlp"):
         project.experiment(name, "things", **({"seeds": 3, "seed": 4} if name == "things-mlp" else {}))
-        monkeypatch.setattr(sys, "argv", ["evaluate", name])
         project.command("evaluate")
-        evaluate.main()
+        evaluate.main(name)
         metrics = json.loads((project.root / "reports" / name / "metrics.json").read_text())
         accuracies.append([metrics[side]["accuracy"] for side in ("val", "test")])
     assert metrics["seeds"] == 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -129,8 +128,7 @@ def run_here(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stage in this process: the tests below run it often."""
     project.command("split")
     monkeypatch.chdir(project.root)
-    monkeypatch.setattr(sys, "argv", ["split.py", "photos"])
-    stage.main()
+    stage.main("photos")
 
 
 def test_the_same_again_in_any_order_and_another_with_another_seed(

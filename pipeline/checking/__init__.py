@@ -1,1 +1,1 @@
-"""What `check` works out: facts on disk, copies, outliers, verdicts."""
+"""What the stage `check` finds out about images: metadata, duplicates, outliers, and which of them can be used."""

@@ -6,21 +6,21 @@ import numpy as np
 
 from pipeline.checking.hashing import SIDE
 
-CUT = 0.045  # of a side: between uncut and this all cuts up to a bit more are found
+CUT = 0.045  # fraction of a side that a window lacks; the fit reaches cuts of 0 to slightly more than this
 STEPS = 2  # of the fit
-LOWEST, HIGHEST = np.array([[-0.02, 0.91], [0.09, 1.02]], np.float32)  # where the two edges of a side may come to lie
-NOISE = 1.0  # standard deviation of the detail of pictures that show nothing, in grey levels
+LOWEST, HIGHEST = np.array([[-0.02, 0.91], [0.09, 1.02]], np.float32)  # limits of the first and the last edge
+NOISE = 1.0  # standard deviation of the detail of pictures that show nothing, in gray levels
 
-# Which part of each side a window keeps: all, without its begin, without its end, without both
+# The part of each side that a window keeps: all of it, or without its beginning, its end, or both
 INTERVALS = np.array([(0, 1), (CUT, 1), (0, 1 - CUT), (CUT, 1 - CUT)], np.float32)
 FINENESS = 64  # places between two pixels
-CENTRES = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE
+CENTERS = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE
 
 
 def sampled(edges: np.ndarray) -> np.ndarray:
     """Matrices (M, SIDE, SIDE) that resample one side of a fingerprint between two edges each, (M, 2) from 0 to 1."""
     begin, end = edges[:, :1], edges[:, 1:]
-    places = (begin + CENTRES * (end - begin)) * SIDE - 0.5
+    places = (begin + CENTERS * (end - begin)) * SIDE - 0.5
     return BETWEEN[np.rint(places.clip(0, SIDE - 1) * FINENESS).astype(np.int32)]
 
 
@@ -47,7 +47,7 @@ def fitted(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Edges (M, 2) with which `seen` comes nearer to `wanted`, both (M, SIDE, SIDE)."""
     down, right = np.gradient(seen, 1 / SIDE, axis=(1, 2))
-    before, after = 1 - CENTRES, CENTRES  # how far a pixel follows the first and the last edge
+    before, after = 1 - CENTERS, CENTERS  # how far a pixel follows the first and the last edge
     terms = (np.ones_like(seen), seen, down * before[:, None], down * after[:, None], right * before, right * after)
     rows = np.stack(terms, 1).reshape(len(seen), len(terms), SIDE**2)
     squares = (rows @ rows.swapaxes(1, 2)).astype(np.float64) + 1e-3 * np.eye(len(terms))

@@ -1,4 +1,4 @@
-"""The size table of the published study: what pandas' `describe` says, without the second that its import takes."""
+"""The numbers of pandas' `describe`, without importing pandas, which takes a second."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Near duplicates: one picture, resized, compressed again, retouched, turned, flipped or cropped.
 
-Of each picture it is worked out what it would hash to if some of its sides were cut a little: 16 windows. Pictures
-whose hash is near to one of these, in any orientation, are laid over each other and compared in detail.
+For each picture, 16 hashes are computed: that of the whole, and those with one or more sides cut a little. Pictures
+whose hash is close to one of these, in any orientation, are aligned and compared in detail.
 """
 
 from __future__ import annotations
@@ -54,20 +54,15 @@ def near_pairs(fingerprints: np.ndarray, params: NearDuplicates) -> np.ndarray:
 
 
 def components(count: int, pairs: np.ndarray) -> np.ndarray:
-    """(count,) int32: which connected component each position belongs to, numbered by first appearance.
+    """(count,) int32: the number of the connected component of each position, given pairs (M, 2) of positions."""
+    if not len(pairs):  # importing scipy takes longer than all else here
+        return np.arange(count, dtype=np.int32)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    Each takes the lowest label of its neighbours, and that of the label itself, until nothing changes: for a few
-    pairs done sooner than scipy is imported.
-    """
-    labels = np.arange(count)
-    while True:
-        lowest = labels.copy()
-        np.minimum.at(lowest, pairs[:, 0], labels[pairs[:, 1]])
-        np.minimum.at(lowest, pairs[:, 1], labels[pairs[:, 0]])
-        lowest = lowest[lowest]
-        if (lowest == labels).all():
-            return np.unique(labels, return_inverse=True)[1].astype(np.int32)
-        labels = lowest
+    graph = coo_array((np.ones(len(pairs), np.int8), pairs.T), shape=(count, count))
+    numbers: np.ndarray = connected_components(graph, directed=False)[1]
+    return numbers
 
 
 def describe(fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.checking.hashing import BANDS, FREQUENCIES
 
-SPARSE = 6  # so many times two places for each hash; the lowest bits of a band beyond that are left to the comparison
+SPARSE = 6  # the table has about 2**SPARSE places per hash; lower bits of a band are only compared afterwards
 AT_ONCE = 1 << 17  # candidates compared at once: bounds the memory, whatever the hashes
 
 
@@ -65,7 +65,7 @@ class Band:
         return FREQUENCIES[first : first + self.bits].tolist()
 
     def within(self, hashes: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Of those whose bands differ in few enough bits."""
+        """Like `Index.within`, for the hashes whose values in this band differ in few enough bits."""
         best = np.full((hashes.shape[1], self.masks.shape[1]), np.iinfo(np.uint32).max, np.uint32)
         for orientation, (values, masks) in enumerate(zip(self.values(hashes), self.masks, strict=True)):
             np.minimum(best, (values[:, None] ^ masks) << 3 | np.uint32(orientation), out=best)

@@ -1,4 +1,4 @@
-"""Hashes of a picture's content: one that equal pixels share, one that similar pictures share."""
+"""Hashes of a picture: equal pixels have the same `pixel_hash`, and similar pictures nearly the same `phash`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def pixel_hash(pixels: np.ndarray) -> str:
     return xxhash.xxh3_128_hexdigest(pixels.data, seed=pixels.shape[1])
 
 
-def fingerprint(grey: np.ndarray) -> np.ndarray:
+def fingerprint(gray: np.ndarray) -> np.ndarray:
     """The picture in small: (SIDE, SIDE) uint8, from its luminance (h, w) float32, whatever its aspect ratio."""
-    return np.rint(resampling(grey.shape[0]) @ grey @ resampling(grey.shape[1]).T).astype(np.uint8)
+    return np.rint(resampling(gray.shape[0]) @ gray @ resampling(gray.shape[1]).T).astype(np.uint8)
 
 
 @lru_cache
@@ -61,7 +61,10 @@ def orientations(spectra: np.ndarray) -> np.ndarray:
 
 
 def frequencies() -> np.ndarray:
-    """(64, 2): the lowest vertical and horizontal frequencies but (0, 0). Transposing leaves the bands apart."""
+    """(64, 2): the lowest vertical and horizontal frequencies but (0, 0).
+
+    A frequency and its transpose are in the same band.
+    """
     low = sorted((u * u + v * v, u, v) for u in range(9) for v in range(u, 9) if 0 < u * u + v * v < 73)
     pairs = [((u, v), (v, u)) for _, u, v in low if u < v]
     alone = [(u, v) for _, u, v in low if u == v]

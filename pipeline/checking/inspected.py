@@ -1,5 +1,7 @@
-"""The facts of every image of a source, written to disk as they come, so that memory stays flat and an interrupted
-inspection goes on where it was."""
+"""The metadata of every image of a source, written to disk in parts.
+
+Memory use does not grow with the source, and an interrupted inspection resumes after the last complete part.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.checking import facts, hashing, sheets
+from pipeline.checking import contact_sheets, hashing, metadata
 from pipeline.images import stored
 from pipeline.images.sources import Source
 from pipeline.images.tables import CHECKED
 from pipeline.system import workers
+from pipeline.system.checksummed import checksummed_write, is_intact, remove_checksummed
 from pipeline.system.console import UserError, progress, say
 from pipeline.system.outputs import named, remove
-from pipeline.system.sealed import is_sealed, sealed, unseal
 from pipeline.system.version import version
 
 CHECKPOINTS = Path(".checkpoints")  # outside DVC's outputs, which are deleted at every start
 PART_ROWS = 1024
 PARTS_AT_ONCE = 16
-FACTS = pa.schema(
+METADATA = pa.schema(
     [
         *(field for field in CHECKED if field.name not in ("group", "status")),
         pa.field("fingerprint", pa.binary()),
@@ -36,7 +38,7 @@ FACTS = pa.schema(
 
 
 class Inspected:
-    """A table of facts in numbered parquet files of PART_ROWS rows each, in the order of the source."""
+    """A table of metadata in the order of the source, stored as numbered parquet files of PART_ROWS rows each."""
 
     def __init__(self, name: str, source: Source) -> None:
         self.root = CHECKPOINTS / f"check@{name}"  # no experiment has such a name
@@ -53,23 +55,28 @@ class Inspected:
     def inspect(self, source: Source) -> None:
         done = self.parts_to_keep()
         rows_done = min(done * PART_ROWS, self.count)
-        left = workers.ordered_map(facts.inspect, tasks(source, rows_done), task_size, facts.unusable, task_name)
+        left = workers.ordered_map(metadata.inspect, tasks(source, rows_done), task_size, metadata.unusable, task_name)
         rows = iter(progress(left, total=self.count, initial=rows_done, unit=" images"))
         for number in count(done):
             part = list(islice(rows, PART_ROWS))
             if part:
-                with sealed(self.part(number)) as partial:
-                    pq.write_table(pa.Table.from_pylist(part, FACTS), partial, compression="none", use_dictionary=False)
+                with checksummed_write(self.part(number)) as partial:
+                    pq.write_table(
+                        pa.Table.from_pylist(part, METADATA), partial, compression="none", use_dictionary=False
+                    )
             if len(part) < PART_ROWS:
                 break
 
     def parts_to_keep(self) -> int:
-        """How many parts are whole and hold no image that was given up; those from the next one on are removed."""
+        """Count the intact parts before the first one that is damaged or holds an image that was given up.
+
+        That one and all after it are removed.
+        """
         kept: list[Path] = []
         found = set(self.parts())
         for number, start in enumerate(range(0, self.count, PART_ROWS)):
             part = self.part(number)
-            if not is_sealed(part) or pq.read_metadata(part).num_rows != min(PART_ROWS, self.count - start):
+            if not is_intact(part) or pq.read_metadata(part).num_rows != min(PART_ROWS, self.count - start):
                 if found.difference(kept):
                     say(f"{part} is damaged or missing: inspecting its images again, and all after them")
                 break
@@ -77,7 +84,7 @@ class Inspected:
                 break
             kept.append(part)
         for part in found.difference(kept):
-            unseal(part)
+            remove_checksummed(part)
         return len(kept)
 
     def part(self, number: int) -> Path:
@@ -87,7 +94,7 @@ class Inspected:
         return sorted(self.folder.glob("[0-9]*.parquet"))
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The table in stretches of PARTS_AT_ONCE · PART_ROWS rows.
+        """Yield the table in pieces of PARTS_AT_ONCE · PART_ROWS rows.
 
         Raises UserError unless there is a row for every file that the source has listed.
         """
@@ -115,7 +122,7 @@ class Inspected:
         return np.from_dlpack(pc.fill_null(encoded.indices, -1)), encoded.dictionary.to_pylist()
 
     def has_issue(self) -> dict[str, np.ndarray]:
-        """For each code that was found, which rows have it."""
+        """For each issue code that was found, a bool array (rows,) of which rows have it."""
         issues = self.column("issues").combine_chunks()
         rows, codes = np.from_dlpack(pc.list_parent_indices(issues)), pc.list_flatten(issues).dictionary_encode()
         numbers = np.from_dlpack(codes.indices)
@@ -141,15 +148,15 @@ class Inspected:
 
 
 def gives_up(part: Path) -> bool:
-    """Whether a worker crashed or hung: a decoder that was only late on a busy machine gets another chance."""
+    """Whether a part holds an image whose worker crashed or hung. It is tried again: the machine may have been busy."""
     reasons = pq.ParquetFile(part).read(["reason"])["reason"]
     return any(pc.any(pc.starts_with(reasons, why)).as_py() for why in (workers.CRASHED, workers.LATE))
 
 
-def tasks(source: Source, done: int) -> Iterator[facts.Task]:
-    """Everything after the first `done` items, with the mark of those whose thumbnail is wanted."""
+def tasks(source: Source, done: int) -> Iterator[metadata.Task]:
+    """Yield a task for every item after the first `done`, and mark those that appear on a contact sheet."""
     shown = {
-        label: set(np.linspace(0, total - 1, min(total, sheets.PER_CLASS)).round().astype(int).tolist())
+        label: set(np.linspace(0, total - 1, min(total, contact_sheets.PER_CLASS)).round().astype(int).tolist())
         for label, total in source.per_class.items()
         if label is not None
     }
@@ -159,12 +166,12 @@ def tasks(source: Source, done: int) -> Iterator[facts.Task]:
         if item.label is not None:
             seen[item.label] += 1
         if next(number) >= done:
-            yield facts.Task(item, content, item.label is not None and seen[item.label] in shown[item.label])
+            yield metadata.Task(item, content, item.label is not None and seen[item.label] in shown[item.label])
 
 
-def task_name(task: facts.Task) -> str:
+def task_name(task: metadata.Task) -> str:
     return task.item.path
 
 
-def task_size(task: facts.Task) -> int:
+def task_size(task: metadata.Task) -> int:
     return stored.size(task.content)

@@ -10,10 +10,10 @@ import numpy as np
 if TYPE_CHECKING:
     from pipeline.config.datasets import Outliers
 
-# The least spread that a data set is taken to have, where nearly all of its images agree
+# The smallest spread that is assumed, for data sets in which nearly all images are alike
 LEAST_SPREAD = {"brightness": 0.05, "contrast": 0.02, "sharpness": 0.2, "size": 0.25, "aspect_ratio": 0.1}
 TO_SIGMA = 1.4826  # the median absolute deviation of a normal distribution, times this, is its standard deviation
-LEAST_CONTRAST = 1e-4  # below it, logarithms make much of nothing
+LEAST_CONTRAST = 1e-4  # smaller values are raised to it: their logarithms would differ widely
 
 
 def find(values: Mapping[str, np.ndarray], limits: Outliers) -> dict[str, np.ndarray]:

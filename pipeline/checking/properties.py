@@ -1,4 +1,4 @@
-"""What can be measured of a picture as a whole: how bright, contrasty, sharp and colourful it is."""
+"""Measures of a whole picture: brightness, contrast, sharpness, and whether it has color."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 SIDE = 128  # pixels: pictures are compared at about this size, whatever their own
 SAMPLE = 64
-LEVELS_OF_NOISE = 4  # of 255: what JPEG leaves of a single colour
-TINT = 16  # of 255: how far the channels of a coloured pixel lie apart, at least
-COLORED = 0.001  # fraction of coloured pixels that makes a picture one in colour
+LEVELS_OF_NOISE = 4  # of 255: JPEG compression varies a single color by this much
+TINT = 16  # of 255: the least difference between the channels of a colored pixel
+COLORED = 0.001  # a picture has color if more than this fraction of its pixels has
 # Of red, green and blue in the luminance (ITU-R BT.601), in 256ths: float32 adds up whole numbers without rounding
 LUMINANCE = np.array([77, 150, 29], np.float32)
 
@@ -23,13 +23,13 @@ class Properties(NamedTuple):
     contrast: float  # standard deviation
     sharpness: float  # standard deviation of the Laplacian
     color: bool
-    blank: bool  # one colour all over
+    blank: bool  # one color all over
 
 
 def reduced(pixels: np.ndarray) -> np.ndarray:
     """The luminance (h, w) float32, 0 to 255, of a picture (H, W, 3) uint8, averaged over square blocks.
 
-    The longer side has SIDE to 2·SIDE blocks. What fills none, at the right and at the bottom, does not count.
+    The longer side has SIDE to 2·SIDE blocks. Pixels at the right and the bottom that fill no block are ignored.
     """
     height, width, _ = pixels.shape
     side = max(1, max(height, width) // SIDE)
@@ -46,36 +46,36 @@ def luminance(pixels: int) -> np.ndarray:
     return np.tile(LUMINANCE, pixels)
 
 
-def measure(grey: np.ndarray, pixels: np.ndarray) -> Properties:
+def measure(gray: np.ndarray, pixels: np.ndarray) -> Properties:
     """Measure a picture (H, W, 3) uint8, whose luminance has been `reduced`.
 
     Sharpness after J. L. Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000: blur removes
-    what the Laplacian shows. Colour is looked for in at most SAMPLE × SAMPLE pixels.
+    what the Laplacian shows. Color is looked for in at most SAMPLE × SAMPLE pixels.
     """
     down, across = (-(-side // SAMPLE) for side in pixels.shape[:2])
     red, green, blue = np.ascontiguousarray(pixels[::down, ::across].transpose(2, 0, 1))
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-    mean, contrast = moments(grey)
-    narrow = contrast <= LEVELS_OF_NOISE  # or values lie farther apart than noise does
+    mean, contrast = moments(gray)
+    narrow = contrast <= LEVELS_OF_NOISE  # a cheap test first: the ranges below take longer
     return Properties(
         brightness=round(mean / 255, 5),
         contrast=round(contrast / 255, 5),
-        sharpness=round(moments(laplacian(grey))[1] / 255, 5) if min(grey.shape) > 2 else 0.0,
+        sharpness=round(moments(laplacian(gray))[1] / 255, 5) if min(gray.shape) > 2 else 0.0,
         color=bool(np.count_nonzero(spread > TINT) > COLORED * spread.size),
-        blank=bool(narrow and np.ptp(grey) <= LEVELS_OF_NOISE and np.ptp(spread) <= LEVELS_OF_NOISE),
+        blank=bool(narrow and np.ptp(gray) <= LEVELS_OF_NOISE and np.ptp(spread) <= LEVELS_OF_NOISE),
     )
 
 
 def moments(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation, in half the time that numpy takes for the second."""
+    """Mean and standard deviation. numpy.std takes twice as long."""
     mean = values.mean()
-    centred = (values - mean).ravel()
-    return float(mean), float(np.sqrt(centred @ centred / centred.size))
+    centered = (values - mean).ravel()
+    return float(mean), float(np.sqrt(centered @ centered / centered.size))
 
 
 def laplacian(levels: np.ndarray) -> np.ndarray:
-    """Differences of (H, W) from the four neighbours, (H − 2, W − 2): without the border."""
+    """Differences of (H, W) from the four neighbors, (H − 2, W − 2): without the border."""
     sums = levels[1:-1, 1:-1] * -4
-    for neighbour in (levels[:-2, 1:-1], levels[2:, 1:-1], levels[1:-1, :-2], levels[1:-1, 2:]):
-        sums += neighbour
+    for neighbor in (levels[:-2, 1:-1], levels[2:, 1:-1], levels[1:-1, :-2], levels[1:-1, 2:]):
+        sums += neighbor
     return sums

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.system import intact
+from pipeline.system import readers
 from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
@@ -44,34 +44,34 @@ class PackedDataset:
     def __init__(self, folder: Path, splits_file: Path) -> None:
         self.stage = f"pack@{folder.name}"
         if not folder.exists():
-            raise intact.missing(folder, self.stage)
+            raise readers.missing(folder, self.stage)
         about = folder / "meta.json"
-        self.meta = intact.read_description(about, self.stage)
+        self.meta = readers.read_description(about, self.stage)
         sizes: dict[str, Any] = {key: self.meta.get(key) for key in ("images", "height", "width", "channels")}
-        if reason := intact.size_fault(sizes):
-            raise intact.damaged(about, reason, self.stage)
+        if reason := readers.size_fault(sizes):
+            raise readers.damaged(about, reason, self.stage)
         for key, kind in (("sha256", str), ("preprocessing", dict)):
             if not isinstance(self.meta.get(key), kind):
-                raise intact.damaged(about, f"it has no {key}", self.stage)
+                raise readers.damaged(about, f"it has no {key}", self.stage)
         self.file = folder / "images.npy"
-        self.images = intact.open_images(self.file, tuple(sizes.values()), self.stage)
+        self.images = readers.open_images(self.file, tuple(sizes.values()), self.stage)
 
         columns = [f"{of}_{channel}" for of in ("sum", "sum_of_squares") for channel in range(sizes["channels"])]
         index_file = folder / "index.parquet"
-        self.index = intact.read_table(index_file, {"path": str, **dict.fromkeys(columns, int)}, self.stage)
+        self.index = readers.read_table(index_file, {"path": str, **dict.fromkeys(columns, int)}, self.stage)
         if len(self.index) != len(self.images):
             reason = f"{len(self.index):,} rows; expected one for each of {len(self.images):,} images"
-            raise intact.damaged(index_file, reason, self.stage)
+            raise readers.damaged(index_file, reason, self.stage)
 
         stage = f"split@{splits_file.stem}"
-        self.splits = intact.read_table(splits_file, SPLITS, stage)
-        self.classes = intact.read_classes(splits_file, stage)
+        self.splits = readers.read_table(splits_file, SPLITS, stage)
+        self.classes = readers.read_classes(splits_file, stage)
         numbers = {name: number for number, name in enumerate(self.classes)}
         try:
             labels = mapped(self.splits["label"], numbers.__getitem__)
         except KeyError as unknown:
             reason = f"it has images of {unknown}, which is none of its classes"
-            raise intact.damaged(splits_file, reason, stage) from None
+            raise readers.damaged(splits_file, reason, stage) from None
         positions = pc.index_in(self.splits["path"], value_set=self.index["path"])
         if positions.null_count:
             path = self.splits["path"].filter(positions.is_null())[0].as_py()
@@ -99,7 +99,7 @@ class PackedDataset:
             file.seek(-self.images.nbytes, os.SEEK_END)
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != self.meta["sha256"]:
-            raise intact.damaged(self.file, "its pixels have another checksum than meta.json says", self.stage)
+            raise readers.damaged(self.file, "its pixels have another checksum than meta.json says", self.stage)
 
     def rows(self, *splits: str, fraction: float = 1.0) -> np.ndarray:
         """Positions (rows,) int64 of the images of these splits, in the order of training.

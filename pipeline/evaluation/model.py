@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.system import intact
+from pipeline.system import readers
 from pipeline.system.console import MissingExtra, UserError
 
 
@@ -27,24 +27,24 @@ class Model:
         self.folder = folder
         self.stage = f"train@{folder.name}"
         file = folder / "model.json"
-        about = self.about = intact.read_description(file, self.stage)
+        about = self.about = readers.read_description(file, self.stage)
         for key in ("shape", "preprocessing", "network"):
             if not isinstance(about.get(key), dict):
-                raise intact.damaged(file, f"it has no {key}", self.stage)
+                raise readers.damaged(file, f"it has no {key}", self.stage)
         sizes = {key: about["shape"].get(key) for key in Shape._fields}
         counts = {key: about.get(key) for key in ("parameters", "trainable_parameters")}
         mean, std, flip = (about["preprocessing"].get(key) for key in ("mean", "std", "tta"))
         reason = (
-            intact.size_fault({**sizes, **counts})
-            or intact.class_fault(about.get("classes"))
-            or intact.statistics_fault(mean, std, sizes["channels"])
+            readers.size_fault({**sizes, **counts})
+            or readers.class_fault(about.get("classes"))
+            or readers.statistics_fault(mean, std, sizes["channels"])
         )
         if not reason and len(about["classes"]) != sizes["classes"]:
             reason = f"{len(about['classes'])} classes, but shape.classes = {sizes['classes']}"
         if not reason and not isinstance(flip, bool | None):
             reason = f"tta = {flip!r}; expected true or false"
         if reason:
-            raise intact.damaged(file, reason, self.stage)
+            raise readers.damaged(file, reason, self.stage)
         self.classes: list[str] = about["classes"]
         self.mean: list[float] = mean
         self.std: list[float] = std
@@ -54,12 +54,12 @@ class Model:
             network = TypeAdapter(dict[str, Network]).validate_python({"network": about["network"]})["network"]
             self.network = build(network, self.shape)
         except ValidationError as error:
-            raise intact.damaged(file, in_one_line(error, about), self.stage) from None
+            raise readers.damaged(file, in_one_line(error, about), self.stage) from None
         except MissingExtra:
             raise
         # what can't take this shape, or is not known to torchvision any more
         except (ValueError, RuntimeError, UserError) as error:
-            raise intact.damaged(file, f"network: {error}", self.stage) from None
+            raise readers.damaged(file, f"network: {error}", self.stage) from None
         self.load(folder / "model.safetensors")
         self.network.eval()
 
@@ -81,11 +81,11 @@ class Model:
             versioned._metadata = own._metadata  # type: ignore[attr-defined]
             self.network.load_state_dict(versioned)
         except FileNotFoundError:
-            raise intact.missing(file, self.stage) from None
+            raise readers.missing(file, self.stage) from None
         except (SafetensorError, ValueError, KeyError) as error:  # KeyError: of a type that torch does not know
-            raise intact.damaged(file, error, self.stage) from None
+            raise readers.damaged(file, error, self.stage) from None
         except RuntimeError as error:
-            raise intact.damaged(file, f"not of the network in model.json: {error}", self.stage) from None
+            raise readers.damaged(file, f"not of the network in model.json: {error}", self.stage) from None
 
     def other_seeds(self) -> list[Path]:
         """Files with weights of the same config's trainings with other seeds, if there are any."""

@@ -14,8 +14,8 @@ SHOWN = 12  # digits of a checksum: enough to tell two apart
 HTML_BEGINNINGS = (b"<!doctype", b"<html", b"<head", b"<body", b"<script")
 
 
-class Failure(Exception):
-    """Why one place did not give the file, in a few words."""
+class FetchError(Exception):
+    """One mirror did not give the file; the message says why in a few words."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Wanted:
     content_sha256: str | None = None  # of what is inside the gzip file
 
     def verify(self, path: Path) -> None:
-        """Raises Failure if the file at `path` is not this one, byte for byte."""
+        """Raises FetchError if the file at `path` is not this one, byte for byte."""
         with path.open("rb") as file:
             if looks_like_html(file.read(1024)):
-                raise Failure(HTML)
+                raise FetchError(HTML)
             self.check_size(path.stat().st_size)
             if self.md5:
                 compare("md5", digest(file, "md5"), self.md5)
@@ -44,13 +44,13 @@ class Wanted:
                 compare("beginning of sha256", beginning, self.sha256_prefix)
 
     def verify_content(self, path: Path) -> None:
-        """Raises Failure if the gzip file at `path` does not hold this one's content, however compressed."""
+        """Raises FetchError if the gzip file at `path` does not hold this one's content, however compressed."""
         assert self.content_sha256, "only for files whose content has a checksum"
         try:
             with gzip.open(path) as content:
                 compare("sha256 of the content", digest(content, "sha256"), self.content_sha256)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise Failure(f"not a whole gzip file: {error}") from None
+            raise FetchError(f"not a whole gzip file: {error}") from None
 
     def is_at(self, path: Path) -> bool:
         """Whether this file, or for gzip files its content, is at `path`."""
@@ -58,20 +58,20 @@ class Wanted:
             return False
         try:
             self.verify(path)
-        except Failure:
+        except FetchError:
             if not self.content_sha256:
                 return False
             try:
                 self.verify_content(path)
-            except Failure:
+            except FetchError:
                 return False
         return True
 
     def check_size(self, size: int | None) -> None:
-        """Raises Failure if both sizes are known and differ."""
+        """Raises FetchError if both sizes are known and differ."""
         if self.bytes and size is not None and size != self.bytes:
             problem = "truncated" if size < self.bytes else "too large"
-            raise Failure(f"{problem}: {size} bytes, expected {self.bytes}")
+            raise FetchError(f"{problem}: {size} bytes, expected {self.bytes}")
 
 
 def digest(file: BufferedReader | gzip.GzipFile, algorithm: str) -> str:
@@ -81,7 +81,7 @@ def digest(file: BufferedReader | gzip.GzipFile, algorithm: str) -> str:
 
 def compare(what: str, found: str, expected: str) -> None:
     if found != expected.lower():
-        raise Failure(f"{what} is {shortened(found)}, expected {shortened(expected)}")
+        raise FetchError(f"{what} is {shortened(found)}, expected {shortened(expected)}")
 
 
 def shortened(digits: str) -> str:

@@ -6,7 +6,7 @@ import io
 import zipfile
 from pathlib import Path
 
-GREY_LEVELS = 16  # of scikit-learn's digits, above 0
+GRAY_LEVELS = 16  # of scikit-learn's digits, above 0
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that zip knows
 UNIX = 3
 
@@ -18,7 +18,7 @@ def write_archive(path: Path) -> None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = np.rint(digits.images * 255 / GREY_LEVELS).astype(np.uint8)
+    images = np.rint(digits.images * 255 / GRAY_LEVELS).astype(np.uint8)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for number, (image, label) in enumerate(zip(images, digits.target, strict=True)):
             png = io.BytesIO()

@@ -1,4 +1,4 @@
-"""One file over http: time-outs, retries, resumed where it broke off, no HTML page taken for data."""
+"""Download one file over HTTP with time-outs and retries. It resumes where it broke off and refuses HTML pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from http.client import IncompleteRead, RemoteDisconnected
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.fetching.checksums import HTML, Failure, Wanted, looks_like_html
+from pipeline.fetching.checksums import HTML, FetchError, Wanted, looks_like_html
 from pipeline.system.console import printable, progress
 from pipeline.system.outputs import named
 
@@ -32,23 +32,23 @@ CHUNK = 1 << 16  # bytes read at once at most
 CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
-class Transient(Failure):
-    """Worth another try."""
+class TransientError(FetchError):
+    """A failure that may not happen again."""
 
 
-class Unreachable(Transient):
-    """The server itself is out of reach, so other files need not be asked for."""
+class UnreachableError(TransientError):
+    """The server does not answer, so that asking it for other files is useless."""
 
 
-class TooSlow(Unreachable):
-    """Fewer bytes than anybody would wait for."""
+class TooSlowError(UnreachableError):
+    """The server sends fewer than SLOWEST bytes a second."""
 
 
 def download(url: str, wanted: Wanted, part: Path) -> bool:
     """Complete `part`, going on after the bytes that it already has. The caller verifies it.
 
     Returns whether `part` is put together from several answers, which may be of different files.
-    Raises Failure with the reason; what `part` then holds is a beginning that can be resumed, from any mirror.
+    Raises FetchError with the reason; what `part` then holds is a beginning that can be resumed, from any mirror.
     """
     if wanted.bytes and size(part) >= wanted.bytes:
         return True
@@ -57,9 +57,9 @@ def download(url: str, wanted: Wanted, part: Path) -> bool:
         while True:
             try:
                 return request(url, wanted, part)
-            except TooSlow:
+            except TooSlowError:
                 raise
-            except Transient:
+            except TransientError:
                 if size(part) > most:
                     most, tries, since = size(part), 0, time.monotonic()
                 tries += 1
@@ -70,7 +70,7 @@ def download(url: str, wanted: Wanted, part: Path) -> bool:
 
 @contextmanager
 def given_up_if_slow(received: Callable[[], int]) -> Iterator[None]:
-    """Raise TooSlow inside once WINDOW seconds have brought too little, whatever is waited for, headers too.
+    """Raise TooSlowError inside once WINDOW seconds have brought too little, whatever is waited for, headers too.
 
     `received` tells the bytes so far; fewer than before are a new beginning. Only for the main thread.
     """
@@ -80,7 +80,7 @@ def given_up_if_slow(received: Callable[[], int]) -> Iterator[None]:
         nonlocal before
         now = received()
         if 0 <= now - before < SLOWEST * WINDOW:
-            raise TooSlow(f"only {now - before} bytes in {WINDOW:g} s")
+            raise TooSlowError(f"only {now - before} bytes in {WINDOW:g} s")
         before = now
 
     handler = signal.signal(signal.SIGALRM, look)
@@ -95,7 +95,7 @@ def given_up_if_slow(received: Callable[[], int]) -> Iterator[None]:
 def request(url: str, wanted: Wanted, part: Path) -> bool:
     """One request for what `part` lacks. Returns whether `part` had a beginning, to which the answer was added.
 
-    Raises Failure, which is a Transient if the same request may succeed later.
+    Raises FetchError, which is a TransientError if the same request may succeed later.
     """
     import requests
     import urllib3
@@ -114,13 +114,13 @@ def request(url: str, wanted: Wanted, part: Path) -> bool:
             check_headers(response, wanted, have)
             save(response, wanted, part, have)
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise Unreachable(reason(error)) from None
+        raise UnreachableError(reason(error)) from None
     except urllib3.exceptions.HTTPError as error:
-        raise Transient(f"{reason(error)} after {size(part)} of {wanted.bytes or 'unknown'} bytes") from None
+        raise TransientError(f"{reason(error)} after {size(part)} of {wanted.bytes or 'unknown'} bytes") from None
     except requests.RequestException as error:
-        raise Failure(reason(error)) from None
+        raise FetchError(reason(error)) from None
     if wanted.bytes and size(part) < wanted.bytes:
-        raise Transient(f"truncated: {size(part)} of {wanted.bytes} bytes")
+        raise TransientError(f"truncated: {size(part)} of {wanted.bytes} bytes")
     return have > 0
 
 
@@ -138,20 +138,20 @@ def resumes(response: Response, have: int) -> bool:
 def check_headers(response: Response, wanted: Wanted, have: int) -> None:
     """Refuse an answer that can't be the file before its body is read.
 
-    Raises Failure.
+    Raises FetchError.
     """
     if response.status_code == 429 or response.status_code >= 500:
-        raise Transient(f"HTTP {response.status_code}")
+        raise TransientError(f"HTTP {response.status_code}")
     if response.status_code != (206 if have else 200):
-        raise Failure(f"HTTP {response.status_code}")
+        raise FetchError(f"HTTP {response.status_code}")
     if response.headers.get("Content-Type", "").lower().startswith("text/html"):
-        raise Failure(HTML)
+        raise FetchError(HTML)
 
 
 def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
     """Append the body to the `have` bytes of `part`, no further than one chunk past the size that is expected.
 
-    Raises Failure, and urllib3's HTTPError when the connection breaks.
+    Raises FetchError, and urllib3's HTTPError when the connection breaks.
     """
     length = response.headers.get("Content-Length", "")
     total = have + int(length) if length.isdecimal() else None
@@ -165,7 +165,7 @@ def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
     ):
         first = next(chunks, b"")
         if not have and looks_like_html(first):
-            raise Failure(HTML)
+            raise FetchError(HTML)
         wanted.check_size(total)
         for chunk in itertools.chain([first], chunks):
             file.write(chunk)

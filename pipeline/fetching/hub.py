@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from pipeline.fetching import http
-from pipeline.fetching.checksums import Failure, Wanted
+from pipeline.fetching.checksums import FetchError, Wanted
 from pipeline.system.console import UserError
-from pipeline.system.credentials import hide_in, told
+from pipeline.system.credentials import hide_in, redacted
 from pipeline.system.outputs import remove
 
 HUB = "https://huggingface.co"
@@ -30,10 +30,10 @@ def hub_file(repo_id: str, revision: str, name: str, waiting: Path) -> tuple[Wan
         http.download(url, Wanted(name), pointer)
         found = POINTER.fullmatch(pointer.read_text(errors="replace"))
         if not found:
-            raise Failure("expected the pointer of Git LFS that names the file's checksum")
-    except Failure as failure:
+            raise FetchError("expected the pointer of Git LFS that names the file's checksum")
+    except FetchError as failure:
         raise UserError(
-            f"{hide_in(url)}: {told(failure, url)}; expected a repository of the hub and one of its commits, or"
+            f"{hide_in(url)}: {redacted(failure, url)}; expected a repository of the hub and one of its commits, or"
             " weights: {file, sha256, mirrors}"
         ) from None
     remove(pointer)

@@ -1,4 +1,4 @@
-"""Files from the first place that really has them: web servers, folders, Debian packages, scikit-learn."""
+"""Fetch files from the first mirror that has them: a web server, a folder, a Debian package, or scikit-learn."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from pipeline.fetching import http
-from pipeline.fetching.checksums import Failure, Wanted
+from pipeline.fetching.checksums import FetchError, Wanted
 from pipeline.system.console import UserError, say
-from pipeline.system.credentials import hide_in, told
+from pipeline.system.credentials import hide_in, redacted
 from pipeline.system.outputs import atomic_write, named, remove
 
 DIGITS = "scikit-learn:load_digits"
@@ -73,11 +73,11 @@ def fetch_from_first(mirrors: list[str], wanted: Wanted, complete: Path, unreach
             continue
         try:
             os.replace(fetch(mirror, wanted, complete.parent), complete / wanted.name)
-        except Failure as failure:
-            reason = told(failure, mirror)
+        except FetchError as failure:
+            reason = redacted(failure, mirror)
             tried.append(f"{address}: {reason}")
             news.append(tried[-1])
-            if isinstance(failure, http.Unreachable):
+            if isinstance(failure, http.UnreachableError):
                 unreachable[mirror] = reason
             continue
         for line in news:
@@ -104,7 +104,7 @@ def scheme_of(mirror: str) -> str:
 def fetch(mirror: str, wanted: Wanted, waiting: Path) -> Path:
     """Fetch one file from one mirror to a temporary name inside `waiting` and verify it.
 
-    Raises Failure with the reason; a file that turned out wrong is removed, a broken-off one kept to be resumed.
+    Raises FetchError with the reason; a file that turned out wrong is removed, a broken-off one kept to be resumed.
     """
     address = address_of(mirror, wanted.name)
     scheme = scheme_of(mirror)
@@ -123,7 +123,7 @@ def fetch(mirror: str, wanted: Wanted, waiting: Path) -> Path:
         elif scheme in ("", "file"):
             copy_file(Path(url2pathname(urlsplit(address).path) if scheme else address), copy)
         else:
-            raise Failure(f"expected an http(s) or file URL, a folder, {APT}PACKAGE or {DIGITS}")
+            raise FetchError(f"expected an http(s) or file URL, a folder, {APT}PACKAGE or {DIGITS}")
         wanted.verify(copy)
     return copy
 
@@ -133,7 +133,7 @@ def fetch_and_resume(url: str, wanted: Wanted, part: Path) -> Path:
     try:
         with removed_if_wrong(part):
             wanted.verify(part)
-    except Failure:
+    except FetchError:
         if not is_joined:
             raise
         # the beginning may be another mirror's, or that of a file which has changed since
@@ -147,7 +147,7 @@ def fetch_and_resume(url: str, wanted: Wanted, part: Path) -> Path:
 def removed_if_wrong(path: Path) -> Iterator[None]:
     try:
         yield
-    except Failure:
+    except FetchError:
         remove(path)
         raise
 
@@ -156,11 +156,11 @@ def copy_file(source: Path, target: Path) -> None:
     try:
         file = source.open("rb")
     except IsADirectoryError:
-        raise Failure("a folder, not a file") from None
+        raise FetchError("a folder, not a file") from None
     except (FileNotFoundError, NotADirectoryError):
-        raise Failure("no such file") from None
+        raise FetchError("no such file") from None
     except OSError as error:
-        raise Failure((error.strerror or str(error)).lower()) from None
+        raise FetchError((error.strerror or str(error)).lower()) from None
     with file:
         copy_stream(file, target)
 
@@ -173,10 +173,10 @@ def copy_stream(source: IO[bytes], target: Path) -> None:
 def unpackaged(package: str, waiting: Path) -> Path:
     """The Debian package's .deb file, downloaded once for all files in it.
 
-    Raises Failure for what is no package's name, and where the system has no apt, or apt no such package.
+    Raises FetchError for what is no package's name, and where the system has no apt, or apt no such package.
     """
     if not PACKAGE.fullmatch(package):
-        raise Failure(f"expected {APT} and a Debian package's name, of lower-case letters, digits, '+', '-' and '.'")
+        raise FetchError(f"expected {APT} and a Debian package's name, of lower-case letters, digits, '+', '-' and '.'")
     folder = waiting / f"apt-{package}"
     if not folder.exists():
         with atomic_write(folder) as partial:
@@ -187,10 +187,10 @@ def unpackaged(package: str, waiting: Path) -> Path:
                 with http.given_up_if_slow(lambda: sum(map(http.size, partial.glob("*")))):
                     done = subprocess.run(command, cwd=partial, capture_output=True, text=True, check=False)
             except FileNotFoundError:
-                raise Failure("apt-get is not on this system") from None
+                raise FetchError("apt-get is not on this system") from None
             if done.returncode:
                 complaints = [line.removeprefix("E: ") for line in done.stderr.splitlines() if line.startswith("E: ")]
-                raise Failure(f"apt-get download: {' '.join(complaints) or f'status {done.returncode}'}")
+                raise FetchError(f"apt-get download: {' '.join(complaints) or f'status {done.returncode}'}")
     (deb,) = folder.glob("*.deb")
     return deb
 
@@ -198,13 +198,13 @@ def unpackaged(package: str, waiting: Path) -> Path:
 def copy_from_package(deb: Path, wanted: Wanted, target: Path) -> None:
     """Copy the package's file of that name, in whatever folder it lies.
 
-    Raises Failure if it holds none, or can't be read.
+    Raises FetchError if it holds none, or can't be read.
     """
     command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except FileNotFoundError:
-        raise Failure("dpkg-deb is not on this system") from None
+        raise FetchError("dpkg-deb is not on this system") from None
     try:
         with process, tarfile.open(fileobj=process.stdout, mode="r|") as members:
             for member in members:
@@ -214,5 +214,5 @@ def copy_from_package(deb: Path, wanted: Wanted, target: Path) -> None:
                     copy_stream(content, target)
                     return
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:  # headers that lie
-        raise Failure(f"{deb.name}: {error}") from None
-    raise Failure(f"{deb.name} holds no file of that name")
+        raise FetchError(f"{deb.name}: {error}") from None
+    raise FetchError(f"{deb.name} holds no file of that name")

@@ -1,6 +1,6 @@
 """The one place where an image is opened: check, pack and predict all come here.
 
-An image that is not whole raises `Unusable`; one that is whole but odd comes with warnings.
+An image that is not whole raises `ImageError`; one that is whole but odd comes with warnings.
 """
 
 from __future__ import annotations
@@ -14,21 +14,17 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from pipeline.images.formats import integrity, jpeg, magic, png, tiff
-from pipeline.images.formats.integrity import MOST_PIXELS, Unusable, limit_pixels
+from pipeline.images.formats import SUFFIXES, integrity, jpeg, magic, png, tiff
+from pipeline.images.formats.integrity import MOST_PIXELS, ImageError, limit_pixels
 from pipeline.images.stored import TOO_MUCH, Problem, Read
 from pipeline.system import memory
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # doubts about metadata; what is wrong with pixels is raised
-Image.MAX_IMAGE_PIXELS = None  # limit_pixels says it better
+warnings.filterwarnings("ignore", module=r"PIL\.")  # only about metadata; damaged pixels raise
+Image.MAX_IMAGE_PIXELS = None  # limit_pixels checks it
 
 INSPECT = {
     "JPEG": jpeg.inspect, "PNG": png.inspect, "GIF": integrity.gif, "BMP": integrity.bmp, "WEBP": integrity.webp,
     "TIFF": tiff.inspect, "PPM": integrity.ppm, "AVIF": integrity.avif,
-}  # fmt: skip
-SUFFIXES = {
-    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".gif": "GIF", ".bmp": "BMP",
-    ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".avif": "AVIF",
 }  # fmt: skip
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 PER_PIXEL = 20  # bytes of memory that a decoder needs at most, measured over all formats
@@ -63,18 +59,18 @@ class Decoded(NamedTuple):
 def decode(content: Read, path: str) -> Decoded:
     """Decode every pixel of one image; `path` is only read for its suffix.
 
-    Raises Unusable for anything that is not a whole image of at most MOST_PIXELS pixels, and MemoryError where the
+    Raises ImageError for anything that is not a whole image of at most MOST_PIXELS pixels, and MemoryError where the
     system gives too little for such an image.
     """
     if isinstance(content, Problem):
-        raise Unusable(*content)
+        raise ImageError(*content)
     if isinstance(content, np.ndarray):
         return Decoded(Image.fromarray(content), "array", [])
     if not content:
-        raise Unusable("empty_file", "0 bytes")
+        raise ImageError("empty_file", "0 bytes")
     stored_as = magic.image_format(content)
     if stored_as is None:
-        raise Unusable(*magic.describe(content))
+        raise ImageError(*magic.describe(content))
     needed = LIBRARY
     try:
         found = INSPECT[stored_as](content)
@@ -91,9 +87,9 @@ def decode(content: Read, path: str) -> Decoded:
             image.load()
             loaded = image
         if loaded.mode not in MODES:
-            raise Unusable("unreadable", f"colour mode {loaded.mode}")
+            raise ImageError("unreadable", f"color mode {loaded.mode}")
         limit_pixels(loaded.width, loaded.height)  # a frame may stretch the canvas
-    except Unusable:
+    except ImageError:
         raise
     except Exception as error:  # decoders raise whatever they like, also where memory is refused to them
         if not memory.would_give(LIBRARY if isinstance(error, UnidentifiedImageError) else needed):
@@ -102,18 +98,18 @@ def decode(content: Read, path: str) -> Decoded:
     return Decoded(loaded, image.format or stored_as, [*oddities(loaded, stored_as, path), *found], pixels)
 
 
-def unusable(error: Exception) -> Unusable:
+def unusable(error: Exception) -> ImageError:
     """The issue code for what a decoder raised."""
     if isinstance(error, MemoryError):
-        return Unusable("too_large", TOO_MUCH)
+        return ImageError("too_large", TOO_MUCH)
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
-        return Unusable("unreadable", "begins like an image but its header makes no sense")
+        return ImageError("unreadable", "begins like an image but its header makes no sense")
     if any(words in reason.lower() for words in TOO_LARGE):
-        return Unusable("too_large", reason)
+        return ImageError("too_large", reason)
     if any(words in reason.lower() for words in TRUNCATED):
-        return Unusable("truncated", reason)
-    return Unusable("unreadable", f"its decoder gives up: {reason}")
+        return ImageError("truncated", reason)
+    return ImageError("unreadable", f"its decoder gives up: {reason}")
 
 
 def oddities(image: Image.Image, stored_as: str, path: str) -> list[str]:
@@ -144,7 +140,7 @@ def exif_is_corrupt(image: Image.Image) -> bool:
     try:
         block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
         return bool(block) and "corrupt_exif" in tiff.odd_orientation(next(tiff.directories(block)))
-    except (Unusable, StopIteration):
+    except (ImageError, StopIteration):
         return True
 
 
@@ -177,7 +173,7 @@ def upright_pixels(decoded: Decoded) -> np.ndarray:
 
 
 def to_size(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """Scale the shorter side to fit and crop the centre: (height, width, channels) uint8, bilinear as torchvision."""
+    """Scale the shorter side to fit and crop the center: (height, width, channels) uint8, bilinear as torchvision."""
     fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
     pixels = np.asarray(fitted)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels

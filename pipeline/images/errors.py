@@ -1,4 +1,4 @@
-"""What the readers of archives raise, and how it is told."""
+"""The exceptions of archive readers, and their messages in one line."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ BROKEN_ARCHIVE = (
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says: its first line."""
+    """The first line of an error's message, without credentials."""
     return hide(" ".join(str(error).partition("\n")[0].split())) or type(error).__name__

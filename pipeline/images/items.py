@@ -18,24 +18,6 @@ SPLIT_NAMES = {
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-IMAGE_SUFFIXES = {
-    *(
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".gif",
-        ".bmp",
-        ".webp",
-        ".avif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-    )
-}
 
 
 class Entry(NamedTuple):
@@ -61,7 +43,10 @@ def is_visible(path: str) -> bool:
 
 
 class Listing:
-    """What one pass over all entries tells of the whole. Keeps 8 bytes an entry, so that millions fit."""
+    """Counts, classes and a fingerprint from one pass over all entries.
+
+    It keeps 8 bytes per entry, so that millions fit into memory.
+    """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         files: Counter[tuple[str, bool]] = Counter()  # by folder; hidden ones apart

@@ -21,7 +21,8 @@ from typing import IO, Any, Protocol, cast
 
 from pipeline.images import arrays, tars, zips
 from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
-from pipeline.images.items import IMAGE_SUFFIXES, Entry, Item, Listing, is_visible
+from pipeline.images.formats import SUFFIXES
+from pipeline.images.items import Entry, Item, Listing, is_visible
 from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, address, is_remote, remote, too_large
 from pipeline.system.console import UserError
 
@@ -50,7 +51,7 @@ def open_source(place: str | Path, class_names: list[str] | None = None) -> Sour
     """
     if not is_remote(str(place)):
         return open_path(Path(place), class_names)
-    with told_as_remote(str(place)):
+    with remote_errors(str(place)):
         return open_path(cast(Path, remote(str(place))), class_names)  # it has the methods of one
 
 
@@ -63,13 +64,13 @@ def open_path(path: Path, class_names: list[str] | None) -> Source:
     visible = sorted(islice((entry for entry in path.iterdir() if is_visible(entry.name)), MOST_FILES), key=str)
     if arrays.is_idx(visible):
         return arrays.IdxFiles(visible, class_names)
-    if len(visible) == 1 and visible[0].is_file() and visible[0].suffix.lower() not in IMAGE_SUFFIXES:
+    if len(visible) == 1 and visible[0].is_file() and visible[0].suffix.lower() not in SUFFIXES:
         return open_archive(visible[0], class_names)
     return RemoteFolder(path) if is_remote(str(path)) else Folder(path)
 
 
 def open_archive(path: Path, class_names: list[str] | None) -> Source:
-    with told_as_archive(path):
+    with archive_errors(path):
         if path.suffix.lower() == ".zip" or begins_like_zip(path):
             return Zip(path)
         tar = Tar(path)
@@ -83,7 +84,7 @@ def begins_like_zip(path: Path) -> bool:
 
 
 @contextmanager
-def told_as_archive(path: Path) -> Iterator[None]:
+def archive_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (*BROKEN_ARCHIVE, OSError) as error:
@@ -95,7 +96,7 @@ def told_as_archive(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def told_as_remote(place: str) -> Iterator[None]:
+def remote_errors(place: str) -> Iterator[None]:
     try:
         yield
     except (UserError, KeyboardInterrupt):
@@ -108,7 +109,7 @@ def told_as_remote(place: str) -> Iterator[None]:
 
 
 class Files(ABC):
-    """What folder, zip and tar have in common: classes from folder names, members read one by one."""
+    """The base of folder, zip and tar: classes come from folder names, and files are read one by one."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.address = path, address(path)
@@ -168,7 +169,7 @@ class RemoteFolder(Files):
     path: Any  # a UPath
 
     def entries(self) -> Iterator[Entry]:
-        with told_as_remote(self.address):
+        with remote_errors(self.address):
             yield from self.walk(self.path.path, "")
 
     def walk(self, folder: str, prefix: str) -> Iterator[Entry]:
@@ -190,7 +191,7 @@ class RemoteFolder(Files):
 
 class Zip(Files):
     def entries(self) -> Iterator[Entry]:
-        with told_as_archive(self.path), self.path.open("rb") as file:
+        with archive_errors(self.path), self.path.open("rb") as file:
             for name, content in zips.members(file, self.address):
                 if not name.endswith("/"):
                     yield member_entry(name.replace("\\", "/"), content[1:], content)
@@ -200,14 +201,14 @@ class Tar(Files):
     is_cifar = False
 
     def entries(self) -> Iterator[Entry]:
-        with told_as_archive(self.path), self.path.open("rb") as file:
+        with archive_errors(self.path), self.path.open("rb") as file:
             status = self.path.stat()
             identity = (status.st_size, getattr(status, "st_mtime", None))
             archive, is_plain = tars.decompressed(file)
             with archive:
                 for member in tars.members(archive, is_plain):
                     self.is_cifar |= PurePosixPath(member.name).name == "data_batch_1.bin"
-                    looks_like_image = PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES
+                    looks_like_image = PurePosixPath(member.name).suffix.lower() in SUFFIXES
                     if member.isreg() or not member.isdir() or looks_like_image:
                         content = partial(self.content, archive, member, is_plain)
                         yield member_entry(utf8(member.name), identity, content)
@@ -238,9 +239,9 @@ def member_entry(name: str, identity: Any, content: Content | Callable[[], Conte
 
 
 def placed(name: str) -> str | None:
-    """The name without what does not count in it: slashes in front, empty parts, `.`, and `..` that stay inside.
+    """The normalized name: without leading slashes, empty parts, `.`, and `..` that stay inside the archive.
 
-    None for one that leads out.
+    None for a name that leads out of it.
     """
     parts: list[str] = []
     for part in name.split("/"):

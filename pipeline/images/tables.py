@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.system.console import UserError
+from pipeline.system import readers
 from pipeline.system.outputs import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
 
+WRITTEN_BY = {"checked": "check", "splits": "split"}  # stages, by the folder of their table
 STATUSES = ("ok", "warning", "quarantined")
-SIDES = ("train", "val", "test")  # of copies on several official sides, the last side keeps its own
+SPLITS = ("train", "val", "test")  # of copies in several official splits, the last of these keeps its own
 CHECKED = pa.schema(
     {
         "path": pa.string(),
@@ -53,7 +54,7 @@ SPLIT = pa.schema(
 
 
 def write_tables(path: Path, tables: Iterable[pa.Table], classes: list[str], schema: pa.Schema = CHECKED) -> None:
-    """Write a table that does not fit into memory: each stretch of it becomes a row group."""
+    """Write a table piece by piece, because it may not fit into memory. Each piece becomes a row group."""
     schema = schema.with_metadata({"classes": json.dumps(classes)})
     with atomic_write(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
         for table in tables:
@@ -71,9 +72,14 @@ def read_columns(path: Path, columns: list[str] | None = None) -> tuple[pa.Table
     try:
         table = pq.read_table(path, columns=columns)
     except FileNotFoundError:
-        raise UserError(f"{path} is not there: run the stage that makes it first, or all with dvc repro") from None
+        raise readers.missing(path, stage_of(path)) from None
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None):  # of the disk, not of arrow
             raise
-        raise UserError(f"{path} is damaged: remove it and run dvc repro") from None
+        raise readers.damaged(path, error, stage_of(path)) from None
     return table, json.loads(table.schema.metadata[b"classes"])
+
+
+def stage_of(path: Path) -> str:
+    """The stage that writes data/checked/NAME.parquet or data/splits/NAME.parquet."""
+    return f"{WRITTEN_BY[path.parent.name]}@{path.stem}"

@@ -98,7 +98,7 @@ def next_member(file: IO[bytes], count: int) -> tarfile.TarInfo | None:
             member.sparse = b""
             at = IS_EXTENDED[0]
             while block[at]:
-                block, at = atomic_write(file, BLOCK), IS_EXTENDED[1]
+                block, at = read_exactly(file, BLOCK), IS_EXTENDED[1]
         if any(key.startswith(b"GNU.sparse.") for key in pax):
             member.sparse = b""
         name = pax.get(b"GNU.sparse.name", pax.get(b"path", long_name))
@@ -112,10 +112,10 @@ def next_member(file: IO[bytes], count: int) -> tarfile.TarInfo | None:
 def extension(file: IO[bytes], size: int) -> bytes:
     if not 0 <= size <= LONGEST_HEADER:
         raise tarfile.ReadError(f"a header of {size} bytes")
-    return atomic_write(file, up_to_block(size))[:size]
+    return read_exactly(file, up_to_block(size))[:size]
 
 
-def atomic_write(file: IO[bytes], size: int) -> bytes:
+def read_exactly(file: IO[bytes], size: int) -> bytes:
     data = file.read(size)
     if len(data) < size:
         raise tarfile.ReadError("it ends within a header")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.checking.describe import NAMES, describe
-from pipeline.images.tables import SIDES, STATUSES
+from pipeline.images.tables import SPLITS, STATUSES
 from pipeline.page.findings import measure
 
 BINS = 32
@@ -88,14 +88,14 @@ def by_class(table: pa.Table, classes: list[str]) -> list[dict[str, Any]]:
 
 
 def balance(splits: pa.Table, classes: list[str]) -> list[dict[str, Any]]:
-    """For all images, then for each class: count and fraction of each side of the split."""
-    counts = crosstab(splits["label"], classes, splits["split"], SIDES)
+    """For all images, then for each class: count and fraction of each split."""
+    counts = crosstab(splits["label"], classes, splits["split"], SPLITS)
     rows = [("All classes", counts.sum(0).tolist()), *zip(classes, counts.tolist(), strict=True)]
     return [
         {
             "label": label,
             "total": sum(row),
-            "sides": [(side, count, count / max(1, sum(row))) for side, count in zip(SIDES, row, strict=True)],
+            "splits": [(split, count, count / max(1, sum(row))) for split, count in zip(SPLITS, row, strict=True)],
         }
         for label, row in rows
     ]

@@ -126,7 +126,7 @@ def group_sections(table: pa.Table, by_issue: dict[str, np.ndarray]) -> list[Sec
     counts = {code: int((kinds == kind).sum()) for kind, code in enumerate(GROUPS)}
     listed = shares(counts, GROUPS_LISTED, GROUPS_LISTED)
     pictured = shares(counts, GROUPS_PICTURED, GROUPS_PICTURED)
-    labels, sides = (table[name].combine_chunks() for name in ("label", "official_split"))
+    labels, official = (table[name].combine_chunks() for name in ("label", "official_split"))
     sections = []
     for kind, (code, issue) in enumerate(GROUPS.items()):
         groups = np.flatnonzero(kinds == kind)
@@ -134,19 +134,19 @@ def group_sections(table: pa.Table, by_issue: dict[str, np.ndarray]) -> list[Sec
         entries = []
         for group in groups:
             members = rows[starts[group] : starts[group] + sizes[group]]
-            entries.append(of_every_kind(members, labels.take(members).to_pylist(), sides.take(members).to_pylist()))
+            entries.append(of_every_kind(members, labels.take(members).to_pylist(), official.take(members).to_pylist()))
         sections.append(
             Section(code, issue, counts[code], entries, pictured[code], sizes[groups].tolist(), same[groups].tolist())
         )
     return sections
 
 
-def of_every_kind(members: np.ndarray, labels: list[str | None], sides: list[str | None]) -> list[int]:
+def of_every_kind(members: np.ndarray, labels: list[str | None], splits: list[str | None]) -> list[int]:
     """At most MEMBERS of a group, side by side by class and official split, none of which is left out for another."""
     seen: Counter[tuple[str, str]] = Counter()
     ranked = []
-    for row, label, side in zip(members.tolist(), labels, sides, strict=True):
-        kind = (label or "", side or "")
+    for row, label, split in zip(members.tolist(), labels, splits, strict=True):
+        kind = (label or "", split or "")
         ranked.append((seen[kind], kind, row))
         seen[kind] += 1
     return [row for _, _, row in sorted(sorted(ranked)[:MEMBERS], key=lambda member: member[1:])]

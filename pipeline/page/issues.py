@@ -38,12 +38,12 @@ ISSUES = {
     "empty_file": Issue("Empty files", "A file of 0 bytes."),
     "too_large": Issue("Too large", "More pixels or bytes than any photo has: a decompression bomb.", "bytes", "high"),
     "no_label": Issue("Without a class", "An image outside every class folder, or a hidden one."),
-    "blank": Issue("Blank", "One colour all over: nothing to learn from.", "contrast", "low"),
+    "blank": Issue("Blank", "One color all over: nothing to learn from.", "contrast", "low"),
     "dark": Issue("Dark", "Far darker than the rest of this data set.", "brightness", "low"),
     "bright": Issue("Bright", "Far brighter than the rest of this data set.", "brightness", "high"),
     "low_contrast": Issue("Low contrast", "Far flatter than the rest of this data set.", "contrast", "low"),
     "blurry": Issue("Blurry", "Far less sharp than the rest of this data set.", "sharpness", "low"),
-    "odd_color": Issue("Odd colour", "Without colour among colour pictures, or the other way round."),
+    "odd_color": Issue("Odd color", "Without color among color pictures, or the other way round."),
     "odd_size": Issue("Odd sizes", "Far smaller or larger than the rest of this data set.", "pixels", "far"),
     "odd_aspect_ratio": Issue(
         "Odd aspect ratios", "Far wider or taller than the rest of this data set.", "aspect_ratio", "far"
@@ -52,7 +52,7 @@ ISSUES = {
     "exif_rotated": Issue("Rotated by EXIF", "Stored turned; turned upright before use."),
     "corrupt_exif": Issue("Corrupt EXIF", "Metadata that makes no sense; the picture is whole."),
     "unexpected_mode": Issue(
-        "Unusual colour modes", "Neither grey nor RGB with 8 bits: palette, alpha, CMYK, 16 bits; converted.", "mode"
+        "Unusual color modes", "Neither gray nor RGB with 8 bits: palette, alpha, CMYK, 16 bits; converted.", "mode"
     ),
     "animated": Issue("Animated", "More than one frame; only the first is used."),
     "trailing_data": Issue("Trailing data", "More data after the end of the image; ignored.", "bytes", "high"),

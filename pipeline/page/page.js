@@ -29,7 +29,7 @@ function create(tag, className, ...content) {
 
 const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 
-// One image: thumbnail or the reason why there is none, class, path, facts
+// One image: thumbnail or the reason why there is none, class, path, metadata
 
 function card(image, section) {
   const slash = image.path.lastIndexOf("/") + 1;
@@ -44,7 +44,7 @@ function card(image, section) {
     create("span", "label", image.label < 0 ? "no class" : page.classes[image.label]),
     create("span", "name", image.path.slice(slash)),
     create("span", "folder", image.path.slice(0, slash)),
-    create("span", "facts", facts(image)),
+    create("span", "metadata", metadata(image)),
   );
   for (const text of particulars(image, section)) element.append(create("span", "measure", text));
   if (image.reason && image.picture) element.append(create("span", "reason", image.reason));
@@ -65,10 +65,10 @@ function picture(image) {
   return create("span", "picture", thumbnail);
 }
 
-function facts(image) {
-  const side = image.split || (image.official_split ? `official ${image.official_split}` : "");
+function metadata(image) {
+  const split = image.split || (image.official_split ? `official ${image.official_split}` : "");
   const size = image.width ? `${image.width} × ${image.height}` : "";
-  return [image.status === "quarantined" ? "quarantined" : "", side, size].filter(Boolean).join(" · ");
+  return [image.status === "quarantined" ? "quarantined" : "", split, size].filter(Boolean).join(" · ");
 }
 
 // What the section is about: the number that is out of the ordinary, or what else there is to a duplicate
@@ -127,7 +127,7 @@ function show(section) {
   const few = entries.flatMap((entry) => entry.images).length <= 2 && !gravest.includes(section.code);
   element.classList.toggle("few", few); // several share a row
   element.querySelector(".list").replaceChildren(...section.shown.map((entry) => entry.element));
-  element.querySelector(".shown span").textContent = told(section, entries.length, filtered);
+  element.querySelector(".shown span").textContent = caption(section, entries.length, filtered);
   element.querySelector(".tick").hidden = gravest.includes(section.code); // there, each is a choice of its own
   const rest = entries.length - section.shown.length;
   const more = element.querySelector(".more");
@@ -135,7 +135,7 @@ function show(section) {
   more.textContent = `Show ${Math.min(rest, step(section))} more`;
 }
 
-function told(section, matching, filtered) {
+function caption(section, matching, filtered) {
   const noun = section.groups ? "group" : "image";
   const held = section.entries.length;
   let text = count(section.total, noun);
@@ -161,6 +161,8 @@ const panel = document.getElementById("decisions");
 const note = panel.querySelector("input");
 const lines = panel.querySelector("textarea");
 const marked = new Set();
+const copied = new Set(); // images whose lines have been copied: they are in the file by now
+let header = panel.dataset.header ? `${panel.dataset.header}\n` : ""; // for a file that does not exist yet
 
 function mark(some, on) {
   for (const image of some.filter(({ decision }) => decision === null)) {
@@ -172,15 +174,15 @@ function mark(some, on) {
     }
   }
   panel.hidden = marked.size === 0;
-  panel.querySelector("b").textContent = `${count(marked.size, "image")} to drop.`;
-  const header = panel.dataset.header ? `${panel.dataset.header}\n` : "";
-  lines.value = header + [...marked].map(({ path }) => `${cell(path)},drop,,${cell(note.value)}\n`).join("");
+  const waiting = [...marked].filter((image) => !copied.has(image));
+  panel.querySelector("b").textContent = `${count(waiting.length, "image")} to drop.`;
+  lines.value = header + waiting.map(({ path }) => `${cell(path)},drop,,${cell(note.value)}\n`).join("");
 }
 
-// As in pipeline/cells.py: a spreadsheet would run what begins like a formula
-const harmless = (text) => (/^'*[=+\-@＝＋－＠\t\r\n]/.test(text) ? `'${text}` : text);
+// As in pipeline/system/csv_cells.py: a spreadsheet would run what begins like a formula
+const escapeFormula = (text) => (/^'*[=+\-@＝＋－＠\t\r\n]/.test(text) ? `'${text}` : text);
 const quoted = (text) => (/[",\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-const cell = (text) => quoted(harmless(text));
+const cell = (text) => quoted(escapeFormula(text));
 
 function start() {
   for (const section of sections) {
@@ -205,6 +207,9 @@ function start() {
   panel.querySelector(".copy").addEventListener("click", (event) => {
     lines.select();
     document.execCommand("copy"); // works from file:// in every browser; the clipboard's newer interface does not
+    // what comes next is added to what was copied: neither the header nor a line twice
+    for (const image of marked) copied.add(image);
+    header = "";
     event.target.textContent = "Copied";
     setTimeout(() => (event.target.textContent = "Copy lines"), 1500);
   });

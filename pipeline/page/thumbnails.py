@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from operator import itemgetter
 
 from pipeline.images import stored
-from pipeline.images.decode import Unusable, decode, upright
+from pipeline.images.decode import ImageError, decode, upright
 from pipeline.images.sources import Source
 from pipeline.images.stored import Content, Read
 from pipeline.system import memory, workers
@@ -31,7 +31,7 @@ def draw(tasks: Iterable[Task]) -> Iterator[tuple[str, str] | None]:
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
         try:
             yield path, encode(content, path)
-        except Unusable:
+        except ImageError:
             yield None
         except MemoryError:
             if not memory.would_give():

@@ -2,7 +2,7 @@
 
 A line is `path,decision,label,note`: the decision is `keep` (use it although `check` quarantined it), `drop` (leave it
 out) or empty; the label, where there is one, is the image's class from now on; the note is for people. Text that a
-spreadsheet would run has a quote before it: see `pipeline.system.cells`.
+spreadsheet would run has a quote before it: see `pipeline.system.csv_cells`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.fields import hint
-from pipeline.system.cells import exact
 from pipeline.system.console import UserError
+from pipeline.system.csv_cells import unescape_formula
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,7 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
                     file, line, f"{len(fields)} fields; expected {len(HEADER)}: put quotes around one that has commas"
                 )
             if fields:
-                padded = [*map(exact, fields), "", "", ""]
+                padded = [*map(unescape_formula, fields), "", "", ""]
                 yield {**dict(zip(HEADER, padded, strict=False)), "line": line}
             line = reader.line_num + 1
     except csv.Error as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.config.fields import shown
-from pipeline.images.tables import SIDES
+from pipeline.images.tables import SPLITS
 from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def join(name: str, table: pd.DataFrame, options: Split) -> pd.DataFrame:
     placed = table.official_split.fillna("train")
     if options.folds is not None:
         placed = placed.replace("val", "train")
-    rank = placed.map({side: rank for rank, side in enumerate(SIDES)})
+    rank = placed.map({side: rank for rank, side in enumerate(SPLITS)})
     strongest = rank.where(table.used).groupby(component).transform("max")
     return table.assign(
         component=component, key=named.fillna(table.phash), placed=placed, leaked=table.used & (rank < strongest)

@@ -1,4 +1,4 @@
-"""What every stage needs of the machine: console, whole files, locks, memory, devices, worker processes."""
+"""What every stage needs of the machine: entry point, console, atomic writes, locks, memory, devices, workers."""
 
 import os
 

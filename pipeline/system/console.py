@@ -9,17 +9,16 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from pipeline.system import starter
+from pipeline.system import parent
 from pipeline.system.credentials import hide
 
 INTERRUPTED = 128 + signal.SIGINT  # as shells report it
 TERMINATED = 128 + signal.SIGTERM
 THEIRS_TO_MEND = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
 }
 
 
@@ -61,7 +60,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")  # it may know ASCII only
     try:
         signal.signal(signal.SIGTERM, terminate)
-        starter.end_with_dvc()
+        parent.end_with_dvc()
         status = main() or 0
     except UserError as error:
         say(f"error: {error}", file=sys.stderr)
@@ -69,7 +68,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt as stop:
         status, why = INTERRUPTED, "interrupted"
         if isinstance(stop, Terminated):
-            status, why = TERMINATED, "stopped, as DVC has ended" if starter.ENDED.is_set() else "terminated"
+            status, why = TERMINATED, "stopped, as DVC has ended" if parent.ENDED.is_set() else "terminated"
         with suppress(OSError):  # who would read it may have ended too
             say(f"{why}: nothing half-written is left; run it again to go on", file=sys.stderr)
     except BrokenPipeError:  # `... | head` has seen enough
@@ -88,15 +87,3 @@ def progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
     from tqdm import tqdm
 
     return tqdm(items, disable=None, leave=False, dynamic_ncols=True, **options)
-
-
-def only_argument(what: str) -> str:
-    """The one argument of a stage: a name. Raises UserError for none or more."""
-    if len(sys.argv) != 2:
-        raise UserError(f"expected one argument: python -m pipeline.{Path(sys.argv[0]).stem} {what}")
-    return name_in(sys.argv[1])
-
-
-def name_in(argument: str) -> str:
-    """The name of a data set or an experiment, given as it is or as in DVC's name of a stage, `check@digits`."""
-    return argument.rpartition("@")[2]

@@ -31,7 +31,7 @@ def hide_in(address: str) -> str:
     return address if hidden == url else hidden.removeprefix("" if "://" in address else ANY)
 
 
-def told(error: Exception, address: str) -> str:
+def redacted(error: Exception, address: str) -> str:
     """What a library says of an address, and of the proxies before it, without credentials.
 
     One that misreads an address takes parts of its password for a host or a port.

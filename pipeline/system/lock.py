@@ -1,4 +1,4 @@
-"""One process at a time for what a stage writes."""
+"""A lock for each stage, so that no two processes write the same outputs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from pipeline.system.console import UserError
-from pipeline.system.starter import GRACE
+from pipeline.system.parent import GRACE
 
 FOLDER = Path(".checkpoints")  # outside DVC's outputs, which are deleted at every start
 PATIENCE = GRACE + 2  # seconds; a stage whose DVC has ended is gone by then
-UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # to a file system that has no locks
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the file system has no locks
 
 
 @contextmanager
 def alone(stage: str) -> Iterator[None]:
-    """Run the block while no other process runs the same stage, such as `train@digits-mlp`, in this folder.
+    """Run the block while no other process runs the same stage in this folder, such as `train@digits-mlp`.
 
     The system frees the lock of a process that was killed. Raises UserError, which names the other process, if that
     has not ended after PATIENCE seconds.
     """
-    path = FOLDER / f".{stage}.lock"
+    path = FOLDER / f".{quote(stage, safe='@')}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + PATIENCE
     while (file := take(path)) is None:
@@ -43,12 +44,12 @@ def alone(stage: str) -> Iterator[None]:
 
 
 def take(path: Path) -> int | None:
-    """Lock a file and write into it who has done so. Returns its descriptor, or None where another process has it."""
+    """Lock a file and write this process's id into it. Returns its descriptor, or None if another process has it."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in UNKNOWN:
+        if error.errno not in UNSUPPORTED:
             os.close(file)
             if isinstance(error, BlockingIOError):
                 return None
@@ -60,7 +61,7 @@ def take(path: Path) -> int | None:
     if removed:  # by the process that had it before
         os.close(file)
         return None
-    with suppress(OSError):  # a full disk: only the name of this process is missing
+    with suppress(OSError):  # on a full disk: the lock holds without a name, and the stage says which file has no room
         os.ftruncate(file, 0)
         os.write(file, f"process {os.getpid()} on {os.uname().nodename}".encode())
     return file

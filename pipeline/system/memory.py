@@ -1,4 +1,4 @@
-"""Memory: how much there is to take, what a process may take of it, and what it has freed and will want again."""
+"""Memory: how much is available, limits for a process, and what glibc keeps of freed blocks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def keep_freed(most: int) -> None:
 
 
 def limit(most: int) -> None:
-    """Let this process get a MemoryError where it wants more bytes. macOS knows no such limit."""
+    """Limit the address space of this process to `most` bytes; beyond it, Python raises MemoryError. Not on macOS."""
     if sys.platform == "linux" and most < address_space():
         import resource
 
@@ -39,9 +39,9 @@ def limit(most: int) -> None:
 
 
 def would_give(size: int = MOST_MEMORY) -> bool:
-    """Whether the system lets this process take so many bytes more, beyond our own MOST_MEMORY too.
+    """Whether the system would give this process `size` more bytes, our own limit MOST_MEMORY aside.
 
-    If not, a MemoryError says nothing about the image that was worked on.
+    If not, a MemoryError is the machine's fault, not that of the image that was being decoded.
     """
     import resource
 
@@ -66,13 +66,13 @@ def address_space() -> float:
 
 
 def go_first() -> None:
-    """Let the kernel end this process before all others when memory is short: its stage knows what to do about it."""
+    """Let the kernel kill this process first when memory is short. Its stage tries the image again."""
     with suppress(OSError):  # there is no /proc
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def in_words() -> str:
-    """What there is to take."""
+    """The available memory, as a person reads it."""
     limited = address_space()
     if limited < available():
         return f"an address space of {limited / 1024**2:.0f} MB (ulimit -v)"

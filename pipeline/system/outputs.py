@@ -1,4 +1,4 @@
-"""Outputs that are whole or absent: written beside their place, renamed into it when complete."""
+"""Atomic writes: an output is written under a temporary name beside its place and renamed when complete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Let an OSError of the block, such as that of a full disk, tell which file it was about."""
+    """Add the path to an OSError of the block that has none, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -35,8 +35,7 @@ def named(path: Path) -> Iterator[None]:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file or folder to; it becomes `path` only if the block succeeds.
 
-    That is this process's own; those that killed processes have left are removed first. Raises whatever the block
-    raises, after removing what it had written.
+    What killed processes left is removed first. If the block raises, what it wrote is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
@@ -90,7 +89,7 @@ def together(folder: Path) -> Iterator[Path]:
             yield partial
         files = sorted(partial.iterdir())
         for file in files:
-            if (folder / file.name).is_dir():  # found out now, or some would have moved already
+            if (folder / file.name).is_dir():  # before the first file is moved
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / file.name))
         for file in files:
             os.replace(file, folder / file.name)
@@ -105,6 +104,6 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """`value` as indented JSON: of its signs only those that can't be seen are escapes."""
+    """`value` as indented JSON: only characters that are not printable are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     return "".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)

@@ -1,4 +1,4 @@
-"""Which code this is, to be compared with that of another machine or of an earlier run."""
+"""A hash of the code, to compare it with that of another machine or of an earlier run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("numpy", "pillow", "simplejpeg", "xxhash")  # what decides, beside our own code, how images are read
+PACKAGES = ("numpy", "pillow", "simplejpeg", "xxhash")  # these decide how images are read, too
 PIPELINE = Path(__file__).parents[1]
 
 

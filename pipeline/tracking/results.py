@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.system import intact
+from pipeline.system import readers
 from pipeline.system.console import UserError, say
 
 LOCK = Path("dvc.lock")
@@ -82,9 +82,9 @@ def read_result(name: str) -> Result | None:
         dataset=dataset,
         params={"seed": locked_params["seed"], **config},
         history=history,
-        metrics=intact.read_description(folder / "metrics.json", f"evaluate@{name}"),
+        metrics=readers.read_description(folder / "metrics.json", f"evaluate@{name}"),
         digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
-        fingerprint=intact.read_description(about, f"train@{name}").get("fingerprint") if about.exists() else None,
+        fingerprint=readers.read_description(about, f"train@{name}").get("fingerprint") if about.exists() else None,
         hash=result_hash(folder, locked_md5s(evaluated)),
         files=sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")),
     )

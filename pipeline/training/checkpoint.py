@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from pipeline.system.checksummed import SIZE, checksum
 from pipeline.system.console import UserError, say
 from pipeline.system.outputs import atomic_write
-from pipeline.system.sealed import SIZE, checksum
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -12,9 +12,9 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from pipeline.dataset.batches import Batches, Rows
+from pipeline.system.checksummed import checksummed_write, is_intact, remove_checksummed
 from pipeline.system.console import progress, say
 from pipeline.system.outputs import remove
-from pipeline.system.sealed import is_sealed, sealed, unseal
 
 if TYPE_CHECKING:
     from pipeline.config.augmentation import Augment
@@ -74,12 +74,12 @@ class Features:
         if file == self.file:
             return
         if self.file is not None and not self.views:
-            unseal(self.file)
+            remove_checksummed(self.file)
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):  # another experiment that trains now may want the same view
-            if file.exists() and file not in self.checked and not is_sealed(file):
+            if file.exists() and file not in self.checked and not is_intact(file):
                 say(f"{file} is damaged: computing its features again")
-                unseal(file)
+                remove_checksummed(file)
             if not file.exists():
                 self.compute(file, view)
         self.checked.add(file)
@@ -91,7 +91,7 @@ class Features:
         chosen = torch.arange(len(self), device=self.device).split(BATCH)
         augmentation = images.draw(config.augment, self.seed, view).to(self.device) if view else None
         self.backbone.eval()
-        with sealed(file) as partial, partial.open("wb") as out, torch.inference_mode():
+        with checksummed_write(file) as partial, partial.open("wb") as out, torch.inference_mode():
             described = f"view {view} through the backbone" if view else "validation images through the backbone"
             bar = progress(zip(chosen, images.batches(chosen), strict=True), total=len(chosen), desc=described)
             for number, (positions, pixels) in enumerate(bar):

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from pipeline.system import starter
+from pipeline.system import parent
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Row
@@ -40,7 +40,7 @@ class Logger:
                 return
             # in a session of its own Ctrl-C does not reach it, and without STAGE it does not end with DVC:
             # it ends when training closes the pipe
-            environment = {name: value for name, value in os.environ.items() if name != starter.STAGE}
+            environment = {name: value for name, value in os.environ.items() if name != parent.STAGE}
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, start_new_session=True, env=environment
             )

@@ -1,6 +1,6 @@
 """Checks of a file's bytes: whether every block of its format is there, whole, and what follows the last one.
 
-Each takes the content, returns warnings and raises Unusable. Decoders stop at the last pixel of the first frame and
+Each takes the content, returns warnings and raises ImageError. Decoders stop at the last pixel of the first frame and
 see little of this. JPEG, PNG and TIFF, of which there is more to say, have modules of their own.
 """
 
@@ -11,14 +11,14 @@ import struct
 
 MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb: a quarter of a GB as RGB
 RLE = (1, 2)  # BMP's compressions
-PROFILED = 124  # bytes of BMP's header that may announce a colour profile after the pixels
+PROFILED = 124  # bytes of BMP's header that may announce a color profile after the pixels
 MOST_PADDING = 15  # bytes that some write after a BMP's pixels
 BOXES = {b"ftyp", b"meta", b"mdat", b"moov", b"moof", b"mfra", b"sidx", b"free", b"skip", b"uuid", b"udta", b"pdin"}
 NUMBER = rb"(?:\s|#[^\n]*\n)+(\d{1,9})"
 PPM_HEADER = re.compile(rb"P([56])" + 3 * NUMBER + rb"\s")
 
 
-class Unusable(Exception):
+class ImageError(Exception):
     """An image that can't be decoded whole: an issue code and the reason."""
 
     def __init__(self, code: str, reason: str) -> None:
@@ -27,13 +27,13 @@ class Unusable(Exception):
 
 
 def limit_pixels(width: int, height: int) -> None:
-    """Raises Unusable for more pixels than are decoded, whatever the file holds."""
+    """Raises ImageError for more pixels than are decoded, whatever the file holds."""
     if width * height > MOST_PIXELS:
-        raise Unusable("too_large", f"{width}×{height} pixels")
+        raise ImageError("too_large", f"{width}×{height} pixels")
 
 
-def cut(where: str) -> Unusable:
-    return Unusable("truncated", f"cut {where}")
+def cut(where: str) -> ImageError:
+    return ImageError("truncated", f"cut {where}")
 
 
 def trailing(content: bytes, end: int) -> list[str]:
@@ -44,26 +44,26 @@ def gif(content: bytes) -> list[str]:
     """Extensions and images, each a chain of sub-blocks of at most 255 bytes, up to the trailer (GIF89a)."""
     frames = 0
     try:
-        at = 13 + colour_table(content[10])
+        at = 13 + color_table(content[10])
         while (block := content[at]) != 0x3B:
             if block == 0x2C:
-                at += 11 + colour_table(content[at + 9])
+                at += 11 + color_table(content[at + 9])
                 frames += 1
             elif block == 0x21:
                 at += 2
             else:
-                raise Unusable("corrupt", "something that is no block where one should begin")
+                raise ImageError("corrupt", "something that is no block where one should begin")
             while size := content[at]:
                 at += 1 + size
             at += 1
     except IndexError:
         raise cut(f"in or after frame {frames}" if frames else "before its first frame") from None
     if not frames:
-        raise Unusable("unreadable", "no frame in it")
+        raise ImageError("unreadable", "no frame in it")
     return ["animated"] * (frames > 1) + trailing(content, at + 1)
 
 
-def colour_table(flags: int) -> int:
+def color_table(flags: int) -> int:
     """Bytes of the table that the flags announce."""
     return 6 << (flags & 7) if flags & 0x80 else 0
 
@@ -79,7 +79,7 @@ def webp(content: bytes) -> list[str]:
         size = int.from_bytes(content[at + 4 : at + 8], "little")
         at += 8 + size + size % 2
     if at > end + 1:  # some leave out the last padding byte
-        raise Unusable("corrupt", "a chunk reaches beyond the end that its header gives")
+        raise ImageError("corrupt", "a chunk reaches beyond the end that its header gives")
     return ["animated"] * (frames > 1) + trailing(content, max(at, end))
 
 
@@ -120,7 +120,7 @@ def bmp(content: bytes) -> list[str]:
     if start + stored > len(content):
         raise cut(f"after {len(content)} of {start + stored} bytes")
     if compression not in RLE and header < PROFILED and min(size, len(content)) > start + stored + MOST_PADDING:
-        raise Unusable("corrupt", f"more data than its {width}×{abs(height)} pixels need")
+        raise ImageError("corrupt", f"more data than its {width}×{abs(height)} pixels need")
     return trailing(content, max(size, start + stored) + 3)  # some fill up to whole words
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from pipeline.images.formats.integrity import Unusable, cut, trailing
+from pipeline.images.formats.integrity import ImageError, cut, trailing
 from pipeline.images.formats.tiff import directories
 
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # no stuffed 0xFF, no fill byte, no restart: those stand inside data
@@ -36,7 +36,7 @@ END = re.compile(rb"\xff\xd9")
 def inspect(content: bytes) -> list[str]:
     """Warnings that the markers tell.
 
-    Raises Unusable for missing or damaged parts that the decoder does not notice, and for a bomb of scans.
+    Raises ImageError for missing or damaged parts that the decoder does not notice, and for a bomb of scans.
     """
     scans = scan = frame = components = kind = end = last = 0
     zeros = 1  # what a code of zeros means in the standard's tables, for files that bring none
@@ -46,7 +46,7 @@ def inspect(content: bytes) -> list[str]:
         if kind == SOS:
             scans, scan = scans + 1, end
             if scans > MOST_SCANS:
-                raise Unusable("too_large", f"more than {MOST_SCANS} scans: a decompression bomb")
+                raise ImageError("too_large", f"more than {MOST_SCANS} scans: a decompression bomb")
             if frame in PROGRESSIVE:
                 exact |= brought_to_full_precision(body)
         elif kind == DHT:
@@ -62,7 +62,7 @@ def inspect(content: bytes) -> list[str]:
     if frame in PROGRESSIVE and len(exact) < 64 * components:
         raise cut(f"after {scans} scans, before its details")
     if frame in BASELINE and scans == 1 and zeros != END_OF_BLOCK and content.find(HOLE, scan, end) >= 0:
-        raise Unusable("corrupt", "a hole of zero bytes in its image data")
+        raise ImageError("corrupt", "a hole of zero bytes in its image data")
     if last and end < len(content):  # without more data, a program has kept the first picture only
         if EOI not in (kind for kind, _, _ in segments(content, last)):
             raise cut("in its last picture")
@@ -103,22 +103,22 @@ def last_picture(index: bytes) -> int:
     try:
         directory = next(directories(index))
         return max(place for _, _, place, _ in struct.iter_unpack(f"{directory.order}4I", directory.data(MP_ENTRIES)))
-    except (Unusable, StopIteration, ValueError, struct.error):
+    except (ImageError, StopIteration, ValueError, struct.error):
         return 0
 
 
 def load(content: bytes, image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
     """The pixels of a JPEG that Pillow has opened, the same as Pillow's own to the bit: in the image, or beside it
-    as (H, W, 3) uint8. Raises Unusable where the decoder had to guess.
+    as (H, W, 3) uint8. Raises ImageError where the decoder had to guess.
     """
     try:
         pixels = strictly_decoded(content, image)
     except (ValueError, KeyError) as error:  # KeyError: a subsampling for which simplejpeg has no name
         message = str(error)
         if "remature end" in message:
-            raise Unusable("truncated", "its image data end before its last row") from None
+            raise ImageError("truncated", "its image data end before its last row") from None
         if message.startswith(GUESSED) and not is_padding(message, content):
-            raise Unusable("corrupt", message[0].lower() + message[1:]) from None
+            raise ImageError("corrupt", message[0].lower() + message[1:]) from None
         pixels = (
             None  # rare subsampling, which only libjpeg's other interface decodes; or nothing does, and Pillow says so
         )
@@ -142,7 +142,7 @@ def strictly_decoded(content: bytes, image: Image.Image) -> np.ndarray:
         content = JFIF_VERSION.sub(rb"\g<1>\1\1", content)  # 0.00 and 2.01 are about: they change nothing
         height, width, *_ = simplejpeg.decode_jpeg_header(content)
     if (width, height) != image.size:
-        raise Unusable("corrupt", f"two headers, of {image.width}×{image.height} and {width}×{height} pixels")
+        raise ImageError("corrupt", f"two headers, of {image.width}×{image.height} and {width}×{height} pixels")
     return simplejpeg.decode_jpeg(content, {"L": "GRAY", "CMYK": "CMYK"}.get(image.mode, "RGB"))
 
 

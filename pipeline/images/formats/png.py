@@ -11,49 +11,49 @@ from collections.abc import Iterator
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from pipeline.images.formats.integrity import Unusable, cut, trailing
+from pipeline.images.formats.integrity import ImageError, cut, trailing
 
 SIGNATURE = 8  # bytes
-PALETTE, RGB = 3, 2  # colour types
-SAMPLES = {0: 1, RGB: 3, PALETTE: 1, 4: 2, 6: 4}  # of a pixel, by colour type
+PALETTE, RGB = 3, 2  # color types
+SAMPLES = {0: 1, RGB: 3, PALETTE: 1, 4: 2, 6: 4}  # of a pixel, by color type
 READ = 4096  # bytes that the decoder is given at once
 MOST_REST = 64  # bytes of data after the last row: the end of the compressed stream and its checksum
 
 
 def inspect(content: bytes) -> list[str]:
-    """Warnings; raises Unusable unless every chunk is there and whole."""
+    """Warnings; raises ImageError unless every chunk is there and whole."""
     view, end = memoryview(content), SIGNATURE
     kinds: Counter[str] = Counter()
     frames = 1
     for kind, at, end in chunks(content):
         if zlib.crc32(view[at - 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            raise Unusable("corrupt", f"wrong checksum of chunk {kind}")
+            raise ImageError("corrupt", f"wrong checksum of chunk {kind}")
         if (kind == "IHDR") != (not kinds):
-            raise Unusable("corrupt", f"chunk {kind} out of place")
+            raise ImageError("corrupt", f"chunk {kind} out of place")
         if kind == "acTL":
             frames = int.from_bytes(view[at : at + 4], "big")
         kinds[kind] += 1
-    depth, colour = content[SIGNATURE + 16 : SIGNATURE + 18]
-    for needed in ("IDAT", "PLTE") if colour == PALETTE else ("IDAT",):
+    depth, color = content[SIGNATURE + 16 : SIGNATURE + 18]
+    for needed in ("IDAT", "PLTE") if color == PALETTE else ("IDAT",):
         if not kinds[needed]:
-            raise Unusable("corrupt", f"without chunk {needed}")
+            raise ImageError("corrupt", f"without chunk {needed}")
     if kinds["fcTL"] < frames > 1:
         raise cut(f"after {kinds['fcTL']} of {frames} frames")
     odd = ["animated"] if frames > 1 else []
-    if depth == 16 and colour == RGB:  # Pillow makes 8 bits of these
+    if depth == 16 and color == RGB:  # Pillow makes 8 bits of these
         odd.append("unexpected_mode")
     return odd + trailing(content, end)
 
 
 def chunks(content: bytes) -> Iterator[tuple[str, int, int]]:
-    """Kind, place of the data and end of each chunk up to IEND. Raises Unusable where one is cut or none begins."""
+    """Kind, place of the data and end of each chunk up to IEND. Raises ImageError where one is cut or none begins."""
     end, kind = SIGNATURE, ""
     while kind != "IEND":
         if end + 12 > len(content):
             raise cut("before its last chunk (IEND)")
         length, name = struct.unpack_from(">I4s", content, end)
         if not name.isalpha():
-            raise Unusable("corrupt", "something that is no chunk where one should begin")
+            raise ImageError("corrupt", "something that is no chunk where one should begin")
         kind, at = name.decode("ascii"), end + 8
         end = at + length + 4
         if end > len(content):
@@ -62,13 +62,16 @@ def chunks(content: bytes) -> Iterator[tuple[str, int, int]]:
 
 
 def load(content: bytes) -> Image.Image:
-    """The pixels of a PNG. Raises Unusable if its data end before its last row or go on after it: its size is a lie."""
+    """The pixels of a PNG.
+
+    Raises ImageError if there is less or more data than its size needs.
+    """
     image = RowsOfPng(io.BytesIO(content))
     image.decodermaxblock = READ
     image.load()
     data = [(at, end - 4) for kind, at, end in chunks(content) if kind == "IDAT"]
     if sum(max(0, end - max(at, image.rows_end)) for at, end in data) > MOST_REST:
-        raise Unusable("corrupt", f"more data than its {image.width}×{image.height} pixels need")
+        raise ImageError("corrupt", f"more data than its {image.width}×{image.height} pixels need")
     # Pillow leaves black what it has no data for; to count them takes half as long as to decode them
     interlaced = content[SIGNATURE + 20]
     if interlaced or image.crop((0, image.height - 1, *image.size)).getbbox() is None:
@@ -76,16 +79,16 @@ def load(content: bytes) -> Image.Image:
         for at, end in data:
             needed -= len(stream.decompress(content[at:end], max(needed, 1)))
         if needed > 0:
-            raise Unusable("truncated", "its image data end before its last row")
+            raise ImageError("truncated", "its image data end before its last row")
     if image.mode == "P" and image.palette and max(image.histogram()[len(image.palette.palette) // 3 : 256], default=0):
-        raise Unusable("corrupt", "colours that its palette lacks")
+        raise ImageError("corrupt", "colors that its palette lacks")
     return image
 
 
 def bytes_of_rows(content: bytes) -> int:
     """What the data must hold: each row after the number of its filter; interlaced ones have some more."""
-    width, height, depth, colour = struct.unpack_from(">IIBB", content, SIGNATURE + 8)
-    return height * (1 + (width * depth * SAMPLES[colour] + 7) // 8)
+    width, height, depth, color = struct.unpack_from(">IIBB", content, SIGNATURE + 8)
+    return height * (1 + (width * depth * SAMPLES[color] + 7) // 8)
 
 
 class RowsOfPng(PngImageFile):

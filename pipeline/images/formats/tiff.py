@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipeline.images.formats.integrity import Unusable, cut, limit_pixels
+from pipeline.images.formats.integrity import ImageError, cut, limit_pixels
 
 SIZES = {
     1: 1,
@@ -65,7 +65,7 @@ class Directory(NamedTuple):
 
 
 def inspect(content: bytes) -> list[str]:
-    """Warnings; raises Unusable if a page or some of its pixels are missing, or the first page is too large."""
+    """Warnings; raises ImageError if a page or some of its pixels are missing, or the first page is too large."""
     pages, odd = 0, []
     for page in directories(content):
         if not pages:
@@ -74,7 +74,7 @@ def inspect(content: bytes) -> list[str]:
         pages += not pages or not page.number(SUBFILE, 0) & SMALLER_OR_MASK
         check_pixels(page)
     if not pages:
-        raise Unusable("unreadable", "no page in it")
+        raise ImageError("unreadable", "no page in it")
     return [*odd, "animated"] if pages > 1 else odd
 
 
@@ -87,11 +87,11 @@ def odd_orientation(page: Directory) -> list[str]:
 def directories(block: bytes) -> Iterator[Directory]:
     """The chain of directories.
 
-    Raises Unusable where one of them or a value lies beyond the end of the block, and for a chain without end.
+    Raises ImageError where one of them or a value lies beyond the end of the block, and for a chain without end.
     """
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
     if order is None:
-        raise Unusable("unreadable", "no byte order at its beginning")
+        raise ImageError("unreadable", "no byte order at its beginning")
     big = block[2:4] in (b"+\0", b"\0+")
     word, counter, width = ("Q", "Q", 8) if big else ("I", "H", 4)
 
@@ -103,7 +103,7 @@ def directories(block: bytes) -> Iterator[Directory]:
         (at,) = read(word, width)
         while at:
             if at in seen or len(seen) == MOST_PAGES:
-                raise Unusable("corrupt", "its pages lead in a circle or have no end")
+                raise ImageError("corrupt", "its pages lead in a circle or have no end")
             seen.add(at)
             (entries,) = read(counter, at)
             at += struct.calcsize(f"={counter}")
@@ -118,7 +118,7 @@ def directories(block: bytes) -> Iterator[Directory]:
                     raise cut(f"before the value of tag {tag}")
                 claimed += size
                 if claimed > len(block):  # the decoder would read each into memory
-                    raise Unusable("corrupt", "its tags claim more than the whole file")
+                    raise ImageError("corrupt", "its tags claim more than the whole file")
                 fields[tag] = Field(kind, values, place)
                 at += 4 + 2 * width
             yield Directory(block, order, fields)
@@ -128,7 +128,7 @@ def directories(block: bytes) -> Iterator[Directory]:
 
 
 def check_pixels(page: Directory) -> None:
-    """Raises Unusable unless the strips or tiles of a page lie in the file and are as many as its size asks for."""
+    """Raises ImageError unless the strips or tiles of a page lie in the file and are as many as its size asks for."""
     tiled = TILE_OFFSETS in page.fields
     width, height = page.number(WIDTH, 0), page.number(HEIGHT, 0)
     offsets = page.numbers(TILE_OFFSETS if tiled else STRIP_OFFSETS)
@@ -144,12 +144,12 @@ def check_pixels(page: Directory) -> None:
     planes = page.number(SAMPLES, 1)
     needed = -(-width // across) * -(-height // down) * (planes if separate else 1)
     if len(offsets) < needed:
-        raise Unusable("truncated", f"{len(offsets)} of {needed} strips or tiles")
+        raise ImageError("truncated", f"{len(offsets)} of {needed} strips or tiles")
     if not counts or page.number(COMPRESSION, UNCOMPRESSED) != UNCOMPRESSED or page.number(PHOTOMETRIC, 0) == YCBCR:
         return
     row = -(-across * page.number(BITS, 1) * (1 if separate else planes) // 8)
     rows = needed * down if tiled else height * (planes if separate else 1)
     if sum(counts) < row * rows:
-        raise Unusable("truncated", f"{sum(counts)} bytes of pixels, but its size asks for {row * rows}")
+        raise ImageError("truncated", f"{sum(counts)} bytes of pixels, but its size asks for {row * rows}")
     if sum(counts) >= row * (rows + 1):
-        raise Unusable("corrupt", f"{sum(counts)} bytes of pixels, but its size asks for {row * rows}")
+        raise ImageError("corrupt", f"{sum(counts)} bytes of pixels, but its size asks for {row * rows}")

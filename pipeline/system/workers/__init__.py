@@ -1,7 +1,7 @@
 """Apply a function to many images, in order, with bounded memory: on all cores, or on a Dask cluster.
 
 An image that crashes or hangs its worker takes only itself down: its chunk is repeated one image at a time, in one
-worker that has all memory to itself. Too little even for that is no fault of the image, and stops the stage.
+worker that has all memory to itself. If memory does not suffice even then, the stage stops: the image is not to blame.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from pipeline.system.console import UserError
-from pipeline.system.workers.pool import Crashed, Pool, Short, start_server
+from pipeline.system.workers.pool import OutOfMemory, Pool, WorkerCrashed, start_server
 
 T = TypeVar("T")
 Function = Callable[[list[Any]], Iterable[Any]]  # of a chunk; gives one result for each of its items
@@ -22,8 +22,8 @@ CRASHED, LATE = "its decoder crashed", "not decoded in"  # why an image was give
 SCHEDULER = "DASK_SCHEDULER_ADDRESS"
 
 
-class Promise(Protocol):
-    """What futures of concurrent.futures and of Dask have in common."""
+class AnyFuture(Protocol):
+    """A future of concurrent.futures or of Dask."""
 
     def result(self, timeout: float) -> Any: ...
 
@@ -31,19 +31,19 @@ class Promise(Protocol):
 class Workers(Protocol):
     """Processes, here or elsewhere."""
 
-    crashes: tuple[type[Exception], ...]  # what a promise raises whose worker has died
+    crashes: tuple[type[Exception], ...]  # what a future raises whose worker has died
     width: int  # chunks that are worked on at the same time
 
-    def submit(self, function: Function, chunk: list[Any]) -> Promise: ...
+    def submit(self, function: Function, chunk: list[Any]) -> AnyFuture: ...
 
     def alone(self, function: Function, chunk: list[Any], seconds: float) -> list[Any]:
-        """The results of a chunk while nothing else is worked on. Raises Short, Crashed or TimeoutError."""
+        """The results of a chunk while nothing else is worked on. Raises OutOfMemory, WorkerCrashed or TimeoutError."""
 
-    def recover(self, promise: Promise, others: list[Promise], seconds: float) -> None:
-        """Get rid of what hangs, after a crash or when time is up, and see that nothing is worked on."""
+    def recover(self, future: AnyFuture, others: list[AnyFuture], seconds: float) -> None:
+        """Stop what hangs, after a crash or a time-out, so that no chunk is being worked on."""
 
-    def is_lost(self, promise: Promise) -> bool:
-        """Whether the recovery took the promise along."""
+    def is_lost(self, future: AnyFuture) -> bool:
+        """Whether the recovery took the future along."""
 
     def stop(self) -> None: ...
 
@@ -63,7 +63,7 @@ def ordered_map(
     does not help to give all memory to one worker.
     """
     workers = start_workers()
-    under_way: deque[tuple[list[T], Promise]] = deque()
+    under_way: deque[tuple[list[T], AnyFuture]] = deque()
     try:
         for chunk in chunks(items, size):
             under_way.append((chunk, workers.submit(function, chunk)))
@@ -75,10 +75,13 @@ def ordered_map(
         workers.stop()
 
 
-def warm_up() -> None:
-    """Start early what takes its time, beside what else a stage does before it maps."""
+def warm_up(module: str) -> None:
+    """Start the server that workers are forked from, and let it import the module of the function to be mapped.
+
+    A stage calls this first, because it goes on meanwhile.
+    """
     if SCHEDULER not in os.environ:
-        start_server()
+        start_server(module)
 
 
 def start_workers() -> Workers:
@@ -105,28 +108,28 @@ def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
 def finish(
     workers: Workers,
     function: Function,
-    under_way: deque[tuple[list[T], Promise]],
+    under_way: deque[tuple[list[T], AnyFuture]],
     on_crash: Callable[[T, str], Any],
     name: Callable[[T], str],
 ) -> list[Any]:
     """Results of the oldest chunk. Those that a crash took along are started again."""
-    chunk, promise = under_way.popleft()
+    chunk, future = under_way.popleft()
     failures: tuple[type[Exception], ...] = (TimeoutError, MemoryError, *workers.crashes)
     try:
-        return list(promise.result(SECONDS_PER_CHUNK))
+        return list(future.result(SECONDS_PER_CHUNK))
     except failures:
-        workers.recover(promise, [waiting for _, waiting in under_way], SECONDS_PER_CHUNK)
+        workers.recover(future, [waiting for _, waiting in under_way], SECONDS_PER_CHUNK)
     results = []
     for item in chunk:
         try:
             results += alone(workers, function, item, name(item))
         except TimeoutError:
             results.append(on_crash(item, f"{LATE} {SECONDS_PER_CHUNK} s"))
-        except Crashed:
+        except WorkerCrashed:
             results.append(on_crash(item, CRASHED))
     again = [
-        (waiting, workers.submit(function, waiting) if workers.is_lost(promise) else promise)
-        for waiting, promise in under_way
+        (waiting, workers.submit(function, waiting) if workers.is_lost(future) else future)
+        for waiting, future in under_way
     ]
     under_way.clear()
     under_way.extend(again)
@@ -136,11 +139,11 @@ def finish(
 def alone(workers: Workers, function: Function, item: Any, name: str) -> list[Any]:
     try:
         return workers.alone(function, [item], SECONDS_PER_CHUNK)
-    except Short:  # its worker may have been killed by a person
+    except OutOfMemory:  # its worker may have been killed by a person
         pass
     try:
         return workers.alone(function, [item], SECONDS_PER_CHUNK)
-    except Short as short:
+    except OutOfMemory as short:
         raise UserError(
             f"{name}: not enough memory to decode it: {short}: give this machine, container or job more, or take the"
             " image out of the data set, then run it again"

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pipeline.system import memory
-from pipeline.system.workers.pool import Crashed, Short, apply
+from pipeline.system.workers.pool import OutOfMemory, WorkerCrashed, apply
 
 
 def apply_apart(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any], seconds: float) -> list[Any]:
-    """As `apply`. Raises Short for a killed process, Crashed for one that ended by itself, or TimeoutError."""
+    """Apply a function to a chunk in a new process that has at most `seconds`.
+
+    Raises OutOfMemory if the process was killed, WorkerCrashed if it ended by itself, TimeoutError if it was too slow.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         ran = subprocess.run(
@@ -25,9 +28,9 @@ def apply_apart(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]
     except subprocess.TimeoutExpired:
         raise TimeoutError from None
     if ran.returncode == -signal.SIGKILL:
-        raise Short(f"its process was killed, with {memory.in_words()} there")
+        raise OutOfMemory(f"its process was killed, with {memory.in_words()} there")
     if ran.returncode:
-        raise Crashed
+        raise WorkerCrashed
     answer = pickle.loads(ran.stdout)
     if isinstance(answer, Exception):
         raise answer

@@ -11,14 +11,14 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.system.console import UserError
-from pipeline.system.credentials import hide_in, told
+from pipeline.system.credentials import hide_in, redacted
 from pipeline.system.version import version
 from pipeline.system.workers.apart import apply_apart
-from pipeline.system.workers.pool import Short, apply
+from pipeline.system.workers.pool import OutOfMemory, apply
 
 
 class Cluster:
-    """Satisfies parallel.Workers."""
+    """Workers of a Dask cluster, as `workers.Workers` asks for."""
 
     def __init__(self, address: str) -> None:
         from distributed import Client, KilledWorker
@@ -32,7 +32,7 @@ class Cluster:
             self.client = Client(address, timeout=10, set_as_default=False)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"DASK_SCHEDULER_ADDRESS={hide_in(address)}: no scheduler answers there ({told(error, address)})"
+                f"DASK_SCHEDULER_ADDRESS={hide_in(address)}: no scheduler answers there ({redacted(error, address)})"
             ) from None
         self.compare_code()
         self.width = sum(self.client.nthreads().values())
@@ -61,23 +61,23 @@ class Cluster:
     def alone(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any], seconds: float) -> list[Any]:
         for apart in (False, True):
             again = (apply_apart, function, chunk, seconds) if apart else (apply, function, chunk)
-            promise = self.client.submit(*again, pure=False)
+            future = self.client.submit(*again, pure=False)
             try:
-                results: list[Any] = promise.result(seconds)
+                results: list[Any] = future.result(seconds)
                 return results
             except MemoryError:
-                raise Short("its Dask worker was refused memory") from None
+                raise OutOfMemory("its Dask worker was refused memory") from None
             except TimeoutError:
-                self.recover(promise, [], seconds)
+                self.recover(future, [], seconds)
                 raise
             except self.crashes:
                 continue
-        raise Short("its Dask worker was killed")  # not by the decoder, which was in another process
+        raise OutOfMemory("its Dask worker was killed")  # not by the decoder, which was in another process
 
-    def recover(self, promise: Any, others: list[Any], seconds: float) -> None:
+    def recover(self, future: Any, others: list[Any], seconds: float) -> None:
         """Restart workers that still work on it and wait for the others; Dask itself has replaced those that died."""
-        hanging = [worker for worker, keys in self.client.processing().items() if promise.key in keys]
-        promise.cancel()
+        hanging = [worker for worker, keys in self.client.processing().items() if future.key in keys]
+        future.cancel()
         if hanging:
             self.client.restart_workers(hanging, timeout=60, raise_for_error=False)
         from distributed import wait
@@ -85,7 +85,7 @@ class Cluster:
         with self.client.as_current(), suppress(TimeoutError):
             wait(others, timeout=seconds)
 
-    def is_lost(self, promise: Any) -> bool:
+    def is_lost(self, future: Any) -> bool:
         return False  # Dask runs what a worker took along on another one
 
     def stop(self) -> None:

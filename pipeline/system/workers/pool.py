@@ -17,15 +17,15 @@ from typing import Any
 from pipeline.system import memory
 from pipeline.system.memory import MOST_MEMORY
 
-KEPT = 64 * 1024**2  # bytes that a worker keeps for the next picture
+KEPT = 64 * 1024**2  # freed bytes that a worker keeps for the next picture
 KILLED = (-signal.SIGKILL, 255)  # exit codes: of the worker, or of all where the server that they are forked from was
 
 
-class Short(Exception):
+class OutOfMemory(Exception):
     """A chunk that this machine has too little memory for, and how that showed."""
 
 
-class Crashed(Exception):
+class WorkerCrashed(Exception):
     """A chunk whose worker ended by itself."""
 
 
@@ -35,7 +35,7 @@ def cores() -> int:
 
 
 class Pool:
-    """Satisfies parallel.Workers."""
+    """Workers of this machine, as `workers.Workers` asks for."""
 
     crashes: tuple[type[Exception], ...] = (BrokenProcessPool,)
 
@@ -66,15 +66,15 @@ class Pool:
             return self.submit(function, chunk).result(seconds)
         except MemoryError:
             self.stop()
-            raise Short(f"its worker was refused memory, with {memory.in_words()} to itself") from None
+            raise OutOfMemory(f"its worker was refused memory, with {memory.in_words()} to itself") from None
         except (TimeoutError, BrokenProcessPool) as failure:
             killed = self.was_killed()
             self.stop()
             if killed:
-                raise Short(f"its worker was killed, with {memory.in_words()} to itself") from None
-            raise failure if isinstance(failure, TimeoutError) else Crashed from None
+                raise OutOfMemory(f"its worker was killed, with {memory.in_words()} to itself") from None
+            raise failure if isinstance(failure, TimeoutError) else WorkerCrashed from None
 
-    def recover(self, promise: object, others: list[Any], seconds: float) -> None:
+    def recover(self, future: object, others: list[Any], seconds: float) -> None:
         if self.was_killed():
             self.width = max(1, self.width // 2)  # as many as before would be killed again
         self.stop()
@@ -87,8 +87,8 @@ class Pool:
             self.pool._executor_manager_thread.join()  # type: ignore[attr-defined]  # it asks for the exit codes too
         return any(process.exitcode in KILLED for process in (self.pool._processes or {}).values())
 
-    def is_lost(self, promise: Any) -> bool:
-        return promise.cancelled() or (promise.done() and isinstance(promise.exception(), BrokenProcessPool))
+    def is_lost(self, future: Any) -> bool:
+        return future.cancelled() or (future.done() and isinstance(future.exception(), BrokenProcessPool))
 
     def stop(self) -> None:
         if self.pool is not None:
@@ -102,16 +102,16 @@ class Pool:
 
 
 def lost() -> Future[list[Any]]:
-    promise: Future[list[Any]] = Future()
-    promise.set_exception(BrokenProcessPool())
-    return promise
+    future: Future[list[Any]] = Future()
+    future.set_exception(BrokenProcessPool())
+    return future
 
 
-def start_server() -> None:
-    """Start what the workers are forked from: it imports what they need, while the stage goes on."""
+def start_server(*modules: str) -> None:
+    """Start the server that workers are forked from, unless it runs: it imports these modules once for all of them."""
     resource_tracker.ensure_running()  # first, because it lets Ctrl-C through again: see `ctrl_c_later`
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the workers: they share the cores already
-    forkserver.set_forkserver_preload(["pipeline.checking.facts", __name__])
+    forkserver.set_forkserver_preload([*modules, __name__])
     with ctrl_c_later():
         forkserver.ensure_running()
 
@@ -121,7 +121,7 @@ def apply(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> l
 
 
 def prepare() -> None:
-    """What a worker does first."""
+    """Set up a worker process."""
     threading.Thread(target=end_with_stage, daemon=True).start()
     memory.keep_freed(KEPT)
     memory.limit(MOST_MEMORY)
@@ -129,7 +129,7 @@ def prepare() -> None:
 
 
 def end_with_stage() -> None:
-    """Where the stage was killed, its workers would wait for work for ever."""
+    """End this worker when its stage has been killed. It would wait for work for ever."""
     stage = multiprocessing.parent_process()
     assert stage is not None
     stage.join()

@@ -1,4 +1,4 @@
-"""The DVC process that started a stage. The stage ends with it: it would go on unseen, beside the next one."""
+"""Ends a stage when the DVC process that started it has ended. Otherwise it would run beside the next `dvc repro`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ ENDED = threading.Event()
 def end_with_dvc() -> None:
     """Send this process a SIGTERM soon after the DVC process that started it has ended, if one did.
 
-    Whatever still runs GRACE seconds later is killed: the next run sweeps up after it.
+    If this process still runs GRACE seconds later, it exits at once; the next run removes what it left.
     """
     stage = os.environ.get(STAGE)
     if stage is None:
         return
-    child, dvc = os.getpid(), parent(os.getpid())
+    child, dvc = os.getpid(), parent_of(os.getpid())
     while dvc and in_stage(dvc, stage):  # a shell or another program between DVC and this process
-        child, dvc = dvc, parent(dvc)
+        child, dvc = dvc, parent_of(dvc)
     if dvc != 0:  # 0: in a container of its own, which does not show what started it
         threading.Thread(target=watch, args=(child, dvc, stage), daemon=True).start()
 
 
 def watch(child: int, dvc: int | None, stage: str) -> None:
     if dvc is not None and not is_adopted(child, dvc, stage):
-        while parent(child) == dvc:
+        while parent_of(child) == dvc:
             time.sleep(PERIOD)
     ENDED.set()
     main = threading.main_thread().ident
@@ -59,7 +59,7 @@ def in_stage(process: int, stage: str) -> bool:
     return os.fsencode(f"{STAGE}={stage}") in environment.split(b"\0")
 
 
-def parent(process: int) -> int | None:
+def parent_of(process: int) -> int | None:
     """The number of a process's parent; None where it has ended."""
     if process == os.getpid():
         return os.getppid()

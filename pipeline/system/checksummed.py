@@ -1,4 +1,4 @@
-"""Files that are kept between runs and must still be what was written: beside each lies its checksum."""
+"""Files that are kept between runs. Each has a file with its checksum beside it, so that damage is noticed."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ SIZE = 32  # bytes of a checksum
 
 
 @contextmanager
-def sealed(path: Path) -> Iterator[Path]:
-    """As `outputs.atomic_write` for a new file, which `is_sealed` then knows again."""
+def checksummed_write(path: Path) -> Iterator[Path]:
+    """Like `outputs.atomic_write` for one file, whose checksum is written too."""
     with atomic_write(path) as partial:
         yield partial
-        with atomic_write(seal(path)) as new:
+        with atomic_write(checksum_file(path)) as new:
             new.write_bytes(checksum(partial))
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether a file is there and, to the bit, as it was written. Reads all of it."""
+def is_intact(path: Path) -> bool:
+    """Whether a file exists and matches its checksum. Reads all of it."""
     try:
-        return checksum(path) == seal(path).read_bytes()
+        return checksum(path) == checksum_file(path).read_bytes()
     except OSError:
         return False
 
 
-def unseal(path: Path) -> None:
+def remove_checksummed(path: Path) -> None:
     """Remove a file, if it is there, with its checksum."""
     remove(path)
-    remove(seal(path))
+    remove(checksum_file(path))
 
 
 def checksum(path: Path) -> bytes:
-    """Of all bytes of a file: SHA-256."""
+    """The SHA-256 of a file, SIZE bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def seal(path: Path) -> Path:
+def checksum_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")

@@ -1,4 +1,4 @@
-"""All that is to be known of one image, in one pass over it. Runs in worker processes."""
+"""Read one image once and collect its metadata. Runs in worker processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from pipeline.checking import hashing, properties, sheets
+from pipeline.checking import contact_sheets, hashing, properties
 from pipeline.images import decode, stored
 from pipeline.images.items import Item, is_visible
 from pipeline.images.stored import TOO_MUCH, Content, Problem, Read
@@ -26,9 +26,9 @@ class Task(NamedTuple):
 
 
 def inspect(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
-    """The facts of each image, keyed as the columns of pipeline.inspected.
+    """The metadata of each image, keyed as the columns of `inspected.METADATA`.
 
-    Raises MemoryError where the system gives too little of it for an image.
+    Raises MemoryError if the system has too little memory for an image.
     """
     tasks = list(tasks)
     for task, content in zip(tasks, stored.read_all(task.content for task in tasks), strict=True):
@@ -41,22 +41,22 @@ def inspect(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
 
 
 def inspect_one(task: Task, content: Read) -> dict[str, Any]:
-    facts = known_unread(task.item, content)
+    metadata = known_unread(task.item, content)
     try:
         decoded = decode.decode(content, task.item.path)
-    except decode.Unusable as error:
-        return {**facts, "issues": [error.code], "reason": error.reason}
+    except decode.ImageError as error:
+        return {**metadata, "issues": [error.code], "reason": error.reason}
     issues = decoded.warnings
     seen = decode.upright_pixels(decoded)
-    grey = properties.reduced(seen)
-    measured = properties.measure(grey, seen)._asdict()
+    gray = properties.reduced(seen)
+    measured = properties.measure(gray, seen)._asdict()
     if measured.pop("blank"):
         issues.append("blank")
     if task.item.label is None:
         issues.append("no_label")
-        facts["reason"] = "not in a class folder" if is_visible(task.item.path) else "hidden"
-    fingerprint = hashing.fingerprint(grey)
-    facts.update(
+        metadata["reason"] = "not in a class folder" if is_visible(task.item.path) else "hidden"
+    fingerprint = hashing.fingerprint(gray)
+    metadata.update(
         measured,
         width=decoded.header.width,
         height=decoded.header.height,
@@ -66,23 +66,23 @@ def inspect_one(task: Task, content: Read) -> dict[str, Any]:
         pixel_hash=hashing.pixel_hash(seen),
         fingerprint=fingerprint.tobytes(),
         issues=issues,
-        thumbnail=ppm(sheets.thumbnail(Image.fromarray(seen))) if task.shown else None,
+        thumbnail=ppm(contact_sheets.thumbnail(Image.fromarray(seen))) if task.shown else None,
     )
-    return facts
+    return metadata
 
 
 def unusable(task: Task, reason: str, issue: str = "unreadable") -> dict[str, Any]:
-    """The facts of an image that could not be decoded, such as one whose worker did not survive it."""
+    """The metadata of an image that could not be decoded, such as one whose worker did not survive it."""
     return {**known_unread(task.item, stored.read(task.content)), "issues": [issue], "reason": reason}
 
 
 def known_unread(item: Item, content: Read) -> dict[str, Any]:
-    """What is known without decoding."""
-    facts: dict[str, Any] = {"path": item.path, "label": item.label, "official_split": item.split, "bytes": 0}
+    """The metadata that needs no decoding."""
+    metadata: dict[str, Any] = {"path": item.path, "label": item.label, "official_split": item.split, "bytes": 0}
     if not isinstance(content, Problem):
         data = content.tobytes() if isinstance(content, np.ndarray) else content
-        facts.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    return facts
+        metadata.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return metadata
 
 
 def ppm(pixels: np.ndarray) -> bytes:

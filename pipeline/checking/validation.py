@@ -1,4 +1,4 @@
-"""What the facts of all images together mean: which are copies of each other, which are odd, which can be used."""
+"""Decides from the metadata of all images which are duplicates, which are outliers, and which can be used."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.checking import duplicates, outliers
-from pipeline.checking.facts import BROKEN
-from pipeline.images.tables import SIDES
+from pipeline.checking.metadata import BROKEN
+from pipeline.images.tables import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,17 +21,19 @@ PROPERTIES = ("width", "height", "brightness", "contrast", "sharpness", "color")
 NONE = -1
 
 
-class Verdicts:
-    """For each image its issues, its group of copies and its status, as arrays in the order of the source."""
+class Validation:
+    """The issues, the group of duplicates and the status of every image, as arrays in the order of the source."""
 
     def __init__(self, inspected: Inspected, options: Check) -> None:
         self.issues = inspected.has_issue()
         self.labels, self.classes = inspected.codes("label")
-        sides, names = inspected.codes("official_split")
-        rank = np.array([*(SIDES.index(name) for name in names), 0], np.int8)  # placed nowhere counts as train
-        self.side = rank[sides]
-        self.count = len(sides)
+        codes, names = inspected.codes("official_split")
+        self.has_official_splits = bool(names)
+        # the position in SPLITS of each image's official split; an image without one counts as train
+        self.split = np.array([*(SPLITS.index(name) for name in names), 0], np.int8)[codes]
+        self.count = len(codes)
         self.unusable = self.any_of(BROKEN | {"no_label"})
+        self.decodable_per_class = self.count_labels(~self.unusable)
         self.group = np.full(self.count, NONE, np.int32)
         self.quarantined = self.unusable.copy()
         self.find_copies(inspected, options)
@@ -47,10 +49,10 @@ class Verdicts:
         return found
 
     def find_copies(self, inspected: Inspected, options: Check) -> None:
-        """Number the groups of equal and nearly equal images, by first appearance, and judge them."""
+        """Number the groups of equal and nearly equal images by first appearance, and record their issues."""
         usable = np.flatnonzero(~self.unusable)
         hashes = inspected.column("pixel_hash").combine_chunks().take(pa.array(usable))
-        # 32 digits each, one behind the other: as Python's strings they would take three times as much
+        # arrow stores the 32 digits of each hash one after the other; Python strings would take three times the memory
         content, first = by_first_appearance(np.frombuffer(hashes.buffers()[2] or b"", "S32", len(hashes)))
         pairs = np.zeros((0, 2), np.int64)
         if options.near_duplicates:
@@ -59,24 +61,50 @@ class Verdicts:
         alike = np.bincount(component)[component] > 1
         self.group[usable[alike]] = by_first_appearance(component[alike])[0]
 
-        side = self.side[usable]
+        split = self.split[usable]
         found = {
             "exact_duplicate": np.bincount(content)[content] > 1,
             "near_duplicate": differs(content, component),
             "label_conflict": differs(self.labels[usable], component),
-            "split_leak": differs(side, component),
+            "split_leak": differs(split, component),
         }
         for code, which in found.items():
             self.issues[code] = np.zeros(self.count, bool)
             self.issues[code][usable[which]] = True
-        self.quarantined[usable] = side < highest(side, component)
+        self.quarantined[usable] = split < highest(split, component)
+
+    def has_usable(self, label: str) -> bool:
+        """Whether an image of this class can be decoded."""
+        return label in self.decodable_per_class
+
+    def images_per_class(self, classes: list[str]) -> dict[str, int]:
+        """How many images of each class are not quarantined."""
+        counts = self.count_labels(~self.quarantined)
+        return {label: counts.get(label, 0) for label in classes}
+
+    def missing_in_official_splits(self, classes: list[str]) -> dict[str, list[str]]:
+        """For each split of the publisher, the classes that have no image in it, quarantined ones not counted.
+
+        Splits with images of every class are left out.
+        """
+        missing = {}
+        for number in np.unique(self.split) if self.has_official_splits else ():
+            counts = self.count_labels(~self.quarantined & (self.split == number))
+            if absent := [label for label in classes if label not in counts]:
+                missing[SPLITS[number]] = absent
+        return missing
+
+    def count_labels(self, which: np.ndarray) -> dict[str, int]:
+        """How many of these images (N,) each class has; classes without any are left out."""
+        counts = np.bincount(self.labels[which & (self.labels != NONE)], minlength=len(self.classes))
+        return {label: count for label, count in zip(self.classes, counts.tolist(), strict=True) if count}
 
     def status(self) -> np.ndarray:
         """`quarantined` if an image can't be used, `warning` if it can but something is odd, else `ok`."""
         return np.where(self.quarantined, "quarantined", np.where(self.warned, "warning", "ok"))
 
     def complete(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        """Tables of facts, with `group`, `status` and all issues added."""
+        """The tables of metadata, with `group`, `status` and all issues added."""
         start = 0
         status = self.status()
         for table in tables:
@@ -93,7 +121,10 @@ class Verdicts:
 
 
 def by_first_appearance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the different values as they come: the number of each of N, and the position of the first of each."""
+    """Number distinct values by first appearance.
+
+    Returns the number of each of the N values, (N,), and the position of each distinct value's first appearance.
+    """
     _, first, numbers = np.unique(values, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)

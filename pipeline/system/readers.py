@@ -1,4 +1,4 @@
-"""Opens the files of packed data and of models; of a damaged one, one line that names it and says what to do."""
+"""Read the files that stages write. A damaged or missing one is a UserError that says how to restore it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS: dict[type, tuple[str, ...]] = {str: ("string", "large_string"), float: ("
 
 
 def damaged(file: Path, reason: object, stage: str) -> UserError:
-    """What to say of a file of this stage. DVC's cache may hold the same damaged file: linked ones are one."""
+    """The error for a damaged file that this stage wrote. DVC's cache may be linked to it and hold the same damage."""
     said = " ".join(str(reason).split())[:200]
     return UserError(
         f"{file} is damaged ({said}): remove it and run dvc repro {stage}, or dvc pull it;"

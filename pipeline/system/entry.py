@@ -1,0 +1,78 @@
+"""The entry point of stages and commands. They import it first, so that Ctrl-C during their other imports is quiet."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import NoReturn
+
+
+def run_stage(stage: str, main: Callable[[str], None], argument: str, doc: str | None) -> NoReturn:
+    """Run `main` with the name from the command line, while no other process runs the same stage with that name.
+
+    `argument` is what --help calls the name, `doc` the module's docstring. Exits as `console.run` does.
+    """
+    from pipeline.system.console import run
+    from pipeline.system.lock import alone
+
+    def locked() -> None:
+        name = parse_name(stage, argument, doc)
+        with alone(f"{stage}@{name}"):
+            main(name)
+
+    run(locked)
+
+
+def parse_name(stage: str, argument: str, doc: str | None) -> str:
+    """The only argument of a stage. With --help, or without a name, this exits."""
+    parser = command_line(stage, doc)
+    parser.add_argument("name", type=name_in, metavar=argument, help=f"a name, or DVC's form of it: {stage}@NAME")
+    name: str = parser.parse_args().name
+    return name
+
+
+def command_line(module: str, doc: str | None) -> ArgumentParser:
+    """A parser for `python -m pipeline.MODULE` whose --help shows the module's docstring."""
+    from argparse import ArgumentParser, RawDescriptionHelpFormatter
+
+    return ArgumentParser(f"python -m pipeline.{module}", description=doc, formatter_class=RawDescriptionHelpFormatter)
+
+
+def name_in(argument: str) -> str:
+    """The name of a data set or an experiment, given as it is or as in DVC's name of a stage, `check@digits`."""
+    return argument.rpartition("@")[2]
+
+
+def end_quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Write one line for Ctrl-C, which `console.run` does not see before `main` runs.
+
+    Any other exception is written with its traceback, but without control characters and credentials.
+    """
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        os._exit(130)
+    import traceback
+
+    from pipeline.system.console import say
+
+    for part in traceback.format_exception(kind, error, trace):
+        say(*part.splitlines(), file=sys.stderr)
+
+
+def is_program() -> bool:
+    """Whether this process runs a module of this package, or was started by one that does.
+
+    Processes that multiprocessing starts have the arguments of their parent. A test or a notebook has others.
+    """
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return os.path.dirname(sys.argv[0]) == package
+
+
+if is_program():
+    sys.excepthook = end_quietly
