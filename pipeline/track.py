@@ -19,7 +19,8 @@ from pipeline.system.console import UserError, run, say
 from pipeline.system.credentials import hide_in, redacted
 from pipeline.tracking import database
 from pipeline.tracking.results import Result, locked_experiments, read_result
-from pipeline.tracking.tracker import Deleted, Tracker, connected, pages_of, tracking_uri
+from pipeline.tracking.server import tracking_uri
+from pipeline.tracking.tracker import Deleted, Tracker, connected, pages_of
 
 
 def main() -> int:

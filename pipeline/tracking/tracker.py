@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,22 +14,14 @@ from urllib.parse import urlsplit
 
 from pipeline.system.credentials import hide, hide_in
 from pipeline.tracking import database
+from pipeline.tracking.commit import git_state
+from pipeline.tracking.server import is_server, knock, root, tracking_uri
 
 COUNTS = ("parameters", "trainable_parameters")
 DECISIVE = COUNTS[0]  # the param that says whether a run is the run of its result: the true value, or
 DUPLICATE = "duplicate"
 LOCAL_PAGE = "http://127.0.0.1:5000"  # of `make ui`
 FOLDER = "train.folder"  # the tag of a live run
-UNSEEN_CHANGES = ("dvc.lock", "reports")  # what every run of the pipeline changes by itself
-
-
-def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, else `mlflow.db` at the project's root; in a temporary copy of it, the original's."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root()}/mlflow.db"
-
-
-def root() -> Path:
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd())
 
 
 @contextmanager
@@ -63,20 +54,6 @@ def connected() -> Iterator[Tracker]:
         if file is not None:
             database.bring_artifacts_along(uri, file)
         yield Tracker(client, uri)
-
-
-def is_server(uri: str) -> bool:
-    return urlsplit(uri).scheme in ("http", "https")
-
-
-def knock(uri: str) -> None:
-    """Connect to the server, or to the proxy on the way to it. Raises OSError at once where nobody answers."""
-    from requests.utils import get_environ_proxies, select_proxy  # MLflow asks through requests: the same proxies
-
-    proxy = select_proxy(uri, get_environ_proxies(uri))
-    address = urlsplit(uri if not proxy else proxy if "://" in proxy else f"http://{proxy}")
-    port = address.port or {"http": 80, "https": 443}.get(address.scheme, 1080)  # else a SOCKS proxy
-    socket.create_connection((address.hostname or "", port), timeout=5).close()
 
 
 def pages_of(tracker: Tracker, datasets: list[str]) -> Iterator[str]:
@@ -310,17 +287,3 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def text(value: Any) -> str:
     return hide(value if isinstance(value, str) else json.dumps(value))
-
-
-def git_state() -> tuple[str | None, str | None]:
-    """The commit, and whether files other than the pipeline's own results differ from it; None outside git."""
-    try:
-        commit = git("rev-parse", "HEAD")
-        changes = git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in UNSEEN_CHANGES))
-    except (OSError, subprocess.CalledProcessError):
-        return None, None
-    return commit, "true" if changes else "false"
-
-
-def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
