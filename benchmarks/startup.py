@@ -40,14 +40,14 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 # Runs the stage `train` as `python -m` does, and prints the seconds of its training alone
 TRAINING = """
 import runpy, sys, time
-from pipeline.training import loop
-train = loop.train
-def timed(*arguments):
+from pipeline.training.trainer import Trainer
+fit = Trainer.fit
+def timed(*arguments, **options):
     start = time.perf_counter()
-    history = train(*arguments)
+    history = fit(*arguments, **options)
     print(time.perf_counter() - start)
     return history
-loop.train = timed
+Trainer.fit = timed
 runpy.run_module("pipeline.train", run_name="__main__", alter_sys=True)
 """
 GOAL = 1.3  # times `import torch` that `train` may take beside its training

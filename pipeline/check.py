@@ -103,13 +103,18 @@ def draw_contact_sheets(path: Path, inspected: Inspected, classes: list[str]) ->
 
 
 def summarize(inspected: Inspected, validation: Validation, classes: list[str], found: list[str]) -> dict[str, Any]:
-    """The content of check.json. `classes` are those `found` in the source that have an image that can be decoded."""
+    """The content of check.json. `classes` are those `found` in the source that have an image that can be decoded.
+
+    It holds no lists: DVC, which takes the file for one of its plots, would want tables in them.
+    """
     status = validation.status()
+    files = validation.count_labels(np.ones(validation.count, bool))
+    missing = validation.missing_in_official_splits(classes)
     return {
         "files": validation.count,
         "classes": validation.images_per_class(classes),
-        "classes_left_out": [label for label in found if not validation.has_usable(label)],
-        "classes_missing": validation.missing_in_official_splits(classes),
+        "classes_left_out": {label: files[label] for label in found if not validation.has_usable(label)},
+        "classes_missing": {split: dict.fromkeys(labels, 0) for split, labels in missing.items()},
         "status": {name: int((status == name).sum()) for name in STATUSES},
         "issues": {code: int(which.sum()) for code, which in sorted(validation.issues.items()) if which.any()},
         **{side: rounded(describe(inspected.numbers(side))) for side in ("width", "height")},
@@ -128,9 +133,9 @@ def in_words(name: str, summary: dict[str, Any]) -> list[str]:
     classes = summary["classes"]
     lines.append(f"{len(classes)} classes: {shortened([f'{label} ({count})' for label, count in classes.items()])}")
     if left_out := summary["classes_left_out"]:
-        lines.append(f"not a class, because none of its images can be decoded: {shortened(left_out)}")
+        lines.append(f"not a class, because none of its images can be decoded: {shortened(list(left_out))}")
     for split, missing in summary["classes_missing"].items():
-        lines.append(f"without a usable image in the official {split} split: {shortened(missing)}")
+        lines.append(f"without a usable image in the official {split} split: {shortened(list(missing))}")
     lines.append(f"{'':<8}{'width':>14}{'height':>14}")
     for statistic in summary["width"]:
         both = (summary[side][statistic] for side in ("width", "height"))

@@ -97,7 +97,7 @@ def classify(model: Model, files: list[Path], top: int) -> Iterator[tuple[dict[s
                 continue
             each = next(probabilities)
             if not np.isfinite(each).all():
-                yield {"path": utf8(str(file)), "error": "the network's scores of it are no finite numbers"}, None
+                yield {"path": utf8(str(file)), "error": "the network's logits of it are no finite numbers"}, None
                 continue
             best = np.argsort(-each, kind="stable")[:top]
             predictions = [{"class": model.classes[number], "probability": float(each[number])} for number in best]

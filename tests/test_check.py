@@ -282,8 +282,8 @@ def test_classes_come_from_images_that_can_be_used(project: Project) -> None:
     result = checked(project, "photos")
     assert result.classes == ["cat", "dog", "owl"] and result.rows["train/broken/1.png"]["label"] == "broken"
     assert result.summary["classes"] == {"cat": 5, "dog": 2, "owl": 1}
-    assert result.summary["classes_left_out"] == ["broken"]
-    assert result.summary["classes_missing"] == {"test": ["dog", "owl"]}
+    assert result.summary["classes_left_out"] == {"broken": 1}
+    assert result.summary["classes_missing"] == {"test": {"dog": 0, "owl": 0}}
     assert said[said.index("3 classes: cat (5), dog (2), owl (1)") + 1 :][:2] == [
         "not a class, because none of its images can be decoded: broken",
         "without a usable image in the official test split: dog, owl",

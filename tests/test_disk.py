@@ -37,7 +37,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(small_disk: Path) -> None:
     project = Project(small_disk)
     class_folders(small_disk / "photos", {"cat": 9, "dog": 9})
     project.dataset("photos", "photos")
-    written = {"check": "000000.parquet", "split": "reports/photos/split.json", "pack": "data/packed/photos"}
+    written = {"check": "000000.parquet", "split": "data/splits/photos.json", "pack": "data/packed/photos"}
     for stage, path in written.items():
         before, command = outputs(project), project.command(stage, "photos")
         filler = fill(small_disk)

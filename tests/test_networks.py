@@ -29,7 +29,7 @@ from pipeline.networks.layers import load_weights
 from pipeline.networks.resnet import Block
 from pipeline.study import with_all_studies
 from pipeline.system.console import UserError
-from pipeline.training import live, trainer
+from pipeline.training import live
 from pipeline.training.optimizers import blocks
 
 PHOTOS = Shape(channels=3, height=224, width=224, classes=2)
@@ -359,7 +359,7 @@ def test_smallest_image_that_a_small_network_takes_is_as_its_message_says(
 def test_stage_train_whitens_training_images_of_all_classes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Filters come from normalised images spread over the whole training set, and from no others."""
     monkeypatch.setattr(live, "SHORT", 1e9)
-    monkeypatch.setattr(trainer, "SEEN_VALUES", 6 * 10 * 12)
+    monkeypatch.setattr("pipeline.training.model.INITIALIZATION_VALUES", 6 * 10 * 12)
     project.params["experiments"] = {}
     project.dataset("things", "data/raw/things", [10, 12], channels=1)
     normalize = {"mean": [0.4], "std": [0.3]}

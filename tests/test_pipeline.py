@@ -209,7 +209,7 @@ CODE = ("from __future__ import annotations", "from __future__ import annotation
     ("edits", "expected"),
     [
         ({"params.yaml": ("epochs: 40", "epochs: 41")}, {f"train@{MLP}"}),
-        ({"pipeline/training/loop.py": CODE}, {f"train@{MLP}", f"train@{CNN}"}),
+        ({"pipeline/training/trainer.py": CODE}, {f"train@{MLP}", f"train@{CNN}"}),
         (
             {"pipeline/evaluation/inference.py": CODE},
             {f"train@{MLP}", f"train@{CNN}", f"evaluate@{MLP}", f"evaluate@{CNN}"},
@@ -228,7 +228,7 @@ CODE = ("from __future__ import annotations", "from __future__ import annotation
         ),
         ({"pipeline/track.py": CODE, "pipeline/tracking/tracker.py": CODE}, set()),
     ],
-    ids=["epochs", "loop.py", "inference.py", "split.py", "cnn.py", "split", "check", "pack", "config", "tracking"],
+    ids=["epochs", "trainer.py", "inference.py", "split.py", "cnn.py", "split", "check", "pack", "config", "tracking"],
 )  # fmt: skip
 def test_an_edit_makes_stale_what_it_concerns(
     scratch: Clone, digits: Clone, edits: dict[str, tuple[str, str]], expected: set[str]

@@ -84,6 +84,7 @@ def test_says_of_an_image_what_evaluate_said(trained: Project, asked: Predict) -
     ran = asked("--json", "photos/test")
     assert ran.status == 0, ran.err
     evaluated = pd.read_parquet(trained.root / "reports/photos-cnn/predictions.parquet")
+    evaluated = evaluated[evaluated.split == "test"]
     by_path = {f"photos/{row.path}": row for row in evaluated.itertuples()}
     answers = json.loads(ran.out)
     assert [answer["path"] for answer in answers] == sorted(by_path)

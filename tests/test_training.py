@@ -713,7 +713,7 @@ def test_stage_shows_the_network_and_a_line_for_every_epoch(things: Project) -> 
 
 @pytest.mark.parametrize(("freeze", "state"), [(True, " frozen"), (False, "")])
 def test_table_of_a_large_network_has_a_row_for_each_block(freeze: bool, state: str) -> None:
-    network = {"name": "torchvision", "backbone": "resnet50", "freeze": freeze}
+    network = {"name": "torchvision", "model": "resnet50", "freeze": freeze}
     model = build(config(network=network).network, Shape(3, 32, 32, 2))
     lines = [" ".join(line.split()) for line in summary(model)]
     assert len(lines) <= 41 and lines[0] == "layer type parameters"
@@ -861,7 +861,9 @@ def test_pretrained_features_tell_cats_from_dogs(
     steps = ["check photos", "split photos", "pack photos", "download --weights {}", "train {}", "evaluate {}"]
     for step in steps:
         monkeypatch.setattr(sys, "argv", step.format("photos-squeezenet").split())
-        import_module(f"pipeline.{sys.argv[0]}").main()
+        stage, name_ = sys.argv[0], sys.argv[-1]
+        main = import_module(f"pipeline.{stage}").main
+        main() if stage in ("download", "train") else main(name_)
     out = capsys.readouterr().out
     sizes = pd.read_parquet(project.root / "data/splits/photos.parquet").split.value_counts()
     assert f"1,026 of 723,522 parameters, {sizes.train:,} images" in out

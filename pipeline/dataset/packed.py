@@ -79,7 +79,7 @@ class PackedDataset:
                 f"{splits_file} has {path!r}, which is not in {folder}: they were made of different images;"
                 f" run dvc repro {self.stage} {stage}"
             )
-        self.positions = positions.combine_chunks().to_numpy().astype(np.int64)
+        self.positions = np.from_dlpack(positions.combine_chunks()).astype(np.int64)  # to_numpy would import pandas
         self.labels = np.full(len(self.images), -1)
         self.labels[self.positions] = labels
 
