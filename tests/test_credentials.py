@@ -253,6 +253,7 @@ def test_a_source_whose_password_is_in_netrc(project: Project, server: LockedSer
 
 def test_a_traceback_is_without_credentials() -> None:
     address = f"http://me:{SECRET}@host \x1b[2J"
-    script = f"import sys; from pipeline.system import entry; sys.excepthook = entry.end_quietly\nraise ValueError({address!r})"
+    hook = "import sys; from pipeline.system import entry; sys.excepthook = entry.end_quietly"
+    script = f"{hook}\nraise ValueError({address!r})"
     done = run_command([sys.executable, "-c", script], REPOSITORY)
     assert done.status == 1 and done.err.splitlines()[-1] == r"ValueError: http://***@host \x1b[2J"
