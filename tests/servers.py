@@ -26,6 +26,14 @@ class Server:
     key: Path
 
 
+def free_port() -> int:
+    """A port of this machine at which nobody answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @pytest.fixture
 def sshd(tmp_path: Path) -> Iterator[Server]:
     """A real SSH server on this machine that lets this user in with a key made for the test."""
@@ -37,9 +45,7 @@ def sshd(tmp_path: Path) -> Iterator[Server]:
         Path("/run/sshd").mkdir(exist_ok=True)  # as the system's own start of sshd does
     for key in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(home / key)], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = {
         "Port": port, "ListenAddress": "127.0.0.1", "HostKey": home / "host", "PidFile": home / "pid",
         "AuthorizedKeysFile": home / "user.pub", "StrictModes": "no", "UsePAM": "no", "PermitRootLogin": "yes",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import socket
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from conftest import REPOSITORY, Project, failed_in_one_line, picture
 from conftest import run as run_command
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import LockedServer
+from servers import LockedServer, free_port
 from test_tracking import Results
 
 from pipeline import evaluate, predict, train
@@ -137,9 +136,7 @@ def server() -> Iterator[LockedServer]:
 @pytest.fixture
 def closed() -> str:
     """Host and port at which nobody answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import torch
 import torch.distributed as dist
 from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, failed_in_one_line, run
 from safetensors.torch import load_file
+from servers import free_port
 from test_training import stage
 from things import CPU, DROPOUT, MLP, batches, config, fresh, opened, pack
 from things import one_thread as one_thread
@@ -68,12 +68,6 @@ def things(project: Project) -> Project:
     pack(project.root / "data/packed/things")
     project.dataset("things", "data/raw/things", [6, 5])
     return project
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def start(project: Project, name: str, *before: str, cwd: Path | None = None, **environment: str) -> Any:
@@ -253,7 +247,7 @@ def test_no_graph_is_captured_of_several_processes() -> None:
 
 def started_by_srun(project: Project, name: str, folders: list[Path]) -> list[Ran]:
     """Run as many tasks as folders."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "SLURM_STEP_NUM_TASKS": str(len(folders))}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "SLURM_STEP_NUM_TASKS": str(len(folders))}
     tasks = [
         start(project, name, cwd=folder, **address, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
         for rank, folder in enumerate(folders)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import logging
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Project, class_folders, failed_in_one_line, outputs, picture, wait_until
-from servers import Server
+from servers import Server, free_port
 from servers import sshd as sshd
 
 from pipeline.system import workers
@@ -144,9 +143,7 @@ def test_a_storage_that_does_not_answer(s3: dict[str, str], project: Project) ->
 @contextmanager
 def dask(folder: Path, environment: dict[str, str], workers: int) -> Iterator[tuple[str, psutil.Process]]:
     """The address of a scheduler with worker processes, and the process above these."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    address = f"tcp://127.0.0.1:{free_port()}"
     host, port = address.removeprefix("tcp://").split(":")
     local, number = ("--local-directory", str(folder)), str(workers)
     commands = [

@@ -23,6 +23,7 @@ import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wait_until
 from conftest import run as run_command
 from ruamel.yaml import YAML
+from servers import free_port
 
 MLP, CNN = "digits-mlp", "digits-cnn"
 
@@ -344,9 +345,7 @@ def test_a_mistake_is_an_error_in_one_line(made: Results) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real MLflow server."""
     home = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         str(REPOSITORY / ".venv/bin/mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
         "--backend-store-uri", database(home), "--artifacts-destination", str(home / "artifacts"),

@@ -292,15 +292,7 @@ def test_a_checkpoint_that_is_damaged_is_set_aside(
 ) -> None:
     everything: dict[str, Any] = {"network": DROPOUT, "epochs": 3}
     whole = files(stage(things, monkeypatch, "things-cnn", **everything))
-
-    def after_two(logger: live.Logger, history: list[Row]) -> None:
-        if len(history) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(live.Logger, "log", after_two)
-        with pytest.raises(KeyboardInterrupt):
-            stage(things, patched, "things-cnn", **everything)
+    interrupted_after_two(things, monkeypatch, "things-cnn", **everything)
     capsys.readouterr()
     (saved,) = (things.root / ".checkpoints/things-cnn").glob("*.pt")
     good = saved.read_bytes()
@@ -627,6 +619,19 @@ def stage(project: Project, monkeypatch: pytest.MonkeyPatch, name: str, **more: 
     return project.root / "models" / name
 
 
+def interrupted_after_two(project: Project, monkeypatch: pytest.MonkeyPatch, name: str, **more: Any) -> None:
+    """As `stage`, interrupted from the keyboard at the end of the second epoch."""
+
+    def log(logger: live.Logger, history: list[Row]) -> None:
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(live.Logger, "log", log)
+        with pytest.raises(KeyboardInterrupt):
+            stage(project, patched, name, **more)
+
+
 def failure(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, **more: Any
 ) -> Ran:
@@ -673,15 +678,7 @@ def test_outputs_do_not_depend_on_code_that_is_no_dependency(
     """An edit of another network leaves the stage up to date. (A checkpoint of other code is not used all the same.)"""
     expected = files(stage(things, monkeypatch, "things-mlp", epochs=3))
     monkeypatch.setattr(train, "version", lambda *rooms: "before the edit")
-
-    def after_two(logger: live.Logger, history: list[Row]) -> None:
-        if len(history) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(live.Logger, "log", after_two)
-        with pytest.raises(KeyboardInterrupt):
-            stage(things, patched, "things-mlp", epochs=3)
+    interrupted_after_two(things, monkeypatch, "things-mlp", epochs=3)
     monkeypatch.setattr(train, "version", lambda *rooms: "after the edit")
     assert files(stage(things, monkeypatch, "things-mlp", epochs=3)) == expected
     assert "resuming" not in capsys.readouterr().out
