@@ -1,11 +1,12 @@
 """Compare experiments by their results: a table with validation images first, by which one is chosen.
 
-usage: python -m pipeline.compare [EXPERIMENT ...]    of these, names or patterns such as 'digits-*', or of all
+An experiment may be a pattern: 'digits-*'.
 """
 
 from __future__ import annotations
 
-import argparse
+from pipeline.system.entry import command_line
+
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,7 +20,7 @@ COLUMNS = ("accuracy", "loss", "macro_f1")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m pipeline.compare", description=(__doc__ or "").split("\n\n")[0])
+    parser = command_line("compare", __doc__)
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="a name or a pattern; none: all")
     patterns = parser.parse_args().experiments or ["*"]
     names = [name for name in params.load().experiments if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -11,8 +11,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
-from typing import Any
 
 from pipeline.config import params
 from pipeline.system.console import UserError, run, say
@@ -113,15 +111,10 @@ def log_live(name: str, fingerprint: str) -> None:
         config = experiment.model_dump(mode="json", exclude_unset=True)
         with tracker.unless_deleted(run_id):
             tracker.log_params(run_id, {**config, "seed": everything.seed_of(name)})
-            for row in rows_of(sys.stdin):
-                tracker.log_history(run_id, [row], int(time.time() * 1000))
+            for line in sys.stdin:
+                tracker.log_history(run_id, [json.loads(line)], int(time.time() * 1000))
     except Deleted as gone:
         say(f"{name}: {gone}")
-
-
-def rows_of(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
-    for line in lines:
-        yield json.loads(line)
 
 
 if __name__ == "__main__":
