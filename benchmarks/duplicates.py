@@ -245,7 +245,7 @@ def made_up(count: int, seed: int) -> np.ndarray:
     spectra = random.standard_normal((count, hashing.SIDE, hashing.SIDE), np.float32) * amplitude
     copies = count // 10
     spectra[:copies] = spectra[copies : 2 * copies] * (1 + 0.02 * random.standard_normal((copies, 1, 1), np.float32))
-    every = hashing.cosines(hashing.SIDE, hashing.SIDE)
+    every = hashing.cosines(hashing.SIDE, hashing.SIDE).astype(np.float32)
     pictures = every.T @ spectra @ every
     pictures[-(count // 100) :] = 0
     pictures *= 50 / pictures.std((1, 2), keepdims=True).clip(1e-3)

@@ -24,7 +24,7 @@ AT_ONCE = 1024  # pairs compared at once
 NEAREST = 64  # of those whose hash is near, so many are compared with each picture
 LIKELY = 0.98  # correlation of low frequencies below which two pictures need no closer look
 
-WINDOWS = COSINES @ alignment.sampled(alignment.INTERVALS)  # (4, K, SIDE)
+WINDOWS = COSINES.astype(np.float32) @ alignment.sampled(alignment.INTERVALS)  # (4, K, SIDE)
 # A window and those with one side cut differently: what is cut a little less or more is nearly a mixture of them
 ADJACENT = np.array([[window ^ side for side in (0, 1, 2, 4, 8)] for window in range(16)])
 WEIGHTS = np.sqrt((FREQUENCIES**2).sum(1)).astype(np.float32)  # evens out what natural pictures hold of each frequency

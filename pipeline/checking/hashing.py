@@ -1,8 +1,12 @@
-"""Hashes of a picture: equal pixels have the same `pixel_hash`, and similar pictures nearly the same `phash`."""
+"""Hashes of a picture: equal pixels have the same `pixel_hash`, and similar pictures nearly the same `phash`.
+
+Both are the same on every machine, since splits depend on them: the matrix products behind `phash` are of numbers with
+few binary digits, whose sums need no rounding in whatever order a processor adds them up.
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import xxhash
@@ -17,17 +21,25 @@ def pixel_hash(pixels: np.ndarray) -> str:
 
 
 def fingerprint(gray: np.ndarray) -> np.ndarray:
-    """The picture in small: (SIDE, SIDE) uint8, from its luminance (h, w) float32, whatever its aspect ratio."""
-    return np.rint(resampling(gray.shape[0]) @ gray @ resampling(gray.shape[1]).T).astype(np.uint8)
+    """The picture in small: (SIDE, SIDE) uint8, from its luminance (h, w) float32, 0 to 255, whatever its aspect ratio."""
+    rows, columns = resampling(gray.shape[0]), resampling(gray.shape[1])
+    down = rows.astype(np.float32) @ rounded(gray, 3)  # 8 + 3 + 13 digits: float32 holds 24
+    return np.rint(down.astype(np.float64) @ columns.T).astype(np.uint8)
 
 
-@lru_cache
+def rounded(values: np.ndarray, digits: int) -> np.ndarray:
+    """Values to so many binary digits after the point."""
+    scaled = values * values.dtype.type(2**digits)
+    return np.rint(scaled, out=scaled) / values.dtype.type(2**digits)
+
+
+@cache  # for the at most 256 sizes that `properties.reduced` gives
 def resampling(side: int) -> np.ndarray:
-    """Matrix (SIDE, side) float32 that scales one side: bilinear, over all pixels where it shrinks."""
+    """Matrix (SIDE, side) float64 that scales one side: bilinear, over all pixels where it shrinks."""
     scale = side / SIDE
     distance = np.abs(np.subtract.outer((np.arange(SIDE) + 0.5) * scale, np.arange(side) + 0.5))
     weights = np.maximum(0, 1 - distance / max(1, scale))
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return rounded(weights / weights.sum(1, keepdims=True), 13)
 
 
 def phash(fingerprint: np.ndarray) -> str:
@@ -41,7 +53,7 @@ def phash(fingerprint: np.ndarray) -> str:
 
 def spectra(fingerprints: np.ndarray) -> np.ndarray:
     """The lowest cosine frequencies (…, K, K) float32, vertical before horizontal, of fingerprints (…, SIDE, SIDE)."""
-    return COSINES @ fingerprints.astype(np.float32) @ COSINES.T
+    return (COSINES @ fingerprints.astype(np.float64) @ COSINES.T).astype(np.float32)
 
 
 def signs(spectra: np.ndarray) -> np.ndarray:
@@ -73,13 +85,13 @@ def frequencies() -> np.ndarray:
 
 
 def cosines(side: int, count: int) -> np.ndarray:
-    """The first rows of the DCT-II matrix, (count, side) float32, each of length 1 but the first."""
+    """The first rows of the DCT-II matrix, (count, side) float64, each of length 1 but the first."""
     k, n = np.mgrid[:count, :side]
-    return (np.sqrt(2 / side) * np.cos(np.pi * (2 * n + 1) * k / (2 * side))).astype(np.float32)
+    return np.sqrt(2 / side) * np.cos(np.pi * (2 * n + 1) * k / (2 * side))
 
 
 FREQUENCIES = frequencies()
-COSINES = cosines(SIDE, FREQUENCIES.max() + 1)
+COSINES = rounded(cosines(SIDE, FREQUENCIES.max() + 1), 12)
 # A flip inverts the odd frequencies across it: none, left to right, top to bottom, both
 ODD_V, ODD_H = (np.packbits(odd).view(">u8").astype(np.uint64)[0] for odd in FREQUENCIES.T % 2 == 1)
 FLIPS = np.array([0, ODD_H, ODD_V, ODD_V ^ ODD_H], np.uint64)
