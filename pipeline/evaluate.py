@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.config import params
 from pipeline.evaluation import figures
 from pipeline.evaluation.metrics import Side
+from pipeline.system import portable
 from pipeline.system.console import UserError, printable, say
 from pipeline.system.csv_cells import escape_formula
 from pipeline.system.outputs import together, write_json
@@ -30,6 +31,8 @@ SAMPLES = 24  # images on the grid of sample predictions
 
 def main(name: str) -> None:
     config = params.load().experiment(name)
+    if config.compute.portable:
+        portable.pin_torch(name)
 
     from pipeline.dataset.batches import Batches, resident_budget
     from pipeline.dataset.packed import PackedDataset
@@ -38,7 +41,7 @@ def main(name: str) -> None:
     from pipeline.system.device import make_deterministic, select_device
 
     device, threads = select_device(config.compute)
-    make_deterministic(device, threads)
+    make_deterministic(device, threads, portable=config.compute.portable)
     packed = PackedDataset(Path("data/packed", config.dataset), Path("data/splits", f"{config.dataset}.parquet"))
     packed.verify()
     model = Model(Path("models", name))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import params
+from pipeline.system import portable
 from pipeline.system.console import UserError, run, say
 from pipeline.system.lock import alone
 from pipeline.system.outputs import atomic_write, remove, write_json
@@ -33,6 +34,8 @@ def main() -> None:
     name = parse_name("train", "EXPERIMENT", __doc__)
     everything = params.load()
     config, seed = everything.experiment(name), everything.seed_of(name)
+    if config.compute.portable:
+        portable.pin_torch(name)
 
     from pipeline.training import distributed
 
@@ -57,14 +60,14 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     if not group.local_rank:  # one process on each machine
         packed.verify()
     device, threads = select_device(config.compute, group.local_rank)
-    make_deterministic(device, threads, config.precision)
+    make_deterministic(device, threads, config.precision, config.compute.portable)
     group.connect(device)
     data = TrainingData(packed, config, device, group)
 
     files = [packed_folder / "meta.json", packed_folder / "index.parquet", splits_file, *([weights] if weights else [])]
     hashes = [sha256(file) for file in files]
     identity = fingerprint(name, config.model_dump(mode="json"), seed, hashes)
-    environment = [device.type, threads]
+    environment = [device.type, threads, config.compute.portable]
     code = fingerprint(version("dataset", "networks", "training", "evaluation"), torch.__version__)
     group.check_all_equal(fingerprint(identity, environment, code))
     # what features depend on: every head on the same ones finds them

@@ -72,8 +72,9 @@ class Normalization(Strict):
 
 
 class Compute(Strict):
-    """Where to train. Results are identical to the byte for the same device and number of threads."""
+    """Where to train. Results are identical to the byte for the same kind of processor and number of threads."""
 
+    portable: bool = False  # the same bytes on every x86-64 machine with AVX2, on its CPU
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, …
     threads: Literal["auto"] | Annotated[int, Field(gt=0, le=1024)] = "auto"
     cache_mb: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"  # of images held on the device; others stream
@@ -91,6 +92,12 @@ class Compute(Strict):
         if self.world_size > 1 and self.device not in ("auto", "cpu", "cuda"):
             several = f"devices = {self.devices}, nodes = {self.nodes}"
             raise ValueError(f"device = {self.device!r} with {several}; expected auto, cuda or cpu")
+        return self
+
+    @model_validator(mode="after")
+    def portable_is_for_the_cpu(self) -> Compute:
+        if self.portable and self.device not in ("auto", "cpu"):
+            raise ValueError(f"portable = true with device = {self.device!r}; expected auto or cpu")
         return self
 
 
@@ -160,6 +167,13 @@ class Experiment(Strict):
         )
         if chooses and self.train_on_val:
             raise ValueError(f"{chooses} picks on validation images, and train_on_val trains on them; expected one")
+        return self
+
+    @model_validator(mode="after")
+    def portable_is_plain_float32(self) -> Experiment:
+        if self.compute.portable and (self.compile or self.precision != "fp32"):
+            wrong = "compile = true" if self.compile else f"precision = '{self.precision}'"
+            raise ValueError(f"compute.portable = true with {wrong}; expected compile: false and precision: fp32")
         return self
 
     @model_validator(mode="after")

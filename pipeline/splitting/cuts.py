@@ -51,7 +51,7 @@ def choose_cuts(position: np.ndarray, images: np.ndarray, targets: np.ndarray, s
     below a cut are as near to its target as whole groups allow, but there is a group between any two cuts, and
     `spared` groups are above the last one.
     """
-    order = np.argsort(position)
+    order = np.argsort(position, kind="stable")
     images_below = np.concatenate([[0], np.cumsum(images[order])])
     ends = [0.0, *position[order].tolist(), 1.0]
     cuts, below = [], 0  # groups below the cut

@@ -2,6 +2,11 @@
 
 import os
 
+from pipeline.system.portable import pin_numpy
+
 # Read when torch loads OpenMP: threads that wait for each other sleep soon instead of spinning. On a machine that does
 # other work too, spinning made training up to fifteen times slower; on a quiet one the difference is not measurable.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+# Hashes of images, which decide on copies and splits, are made of NumPy's matrix products: every stage has the same ones
+pin_numpy()

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.system import memory
 from pipeline.system.console import UserError
+from pipeline.system.portable import pin_products
 
 if TYPE_CHECKING:
     from pipeline.config.experiments import Compute
@@ -19,7 +20,7 @@ def select_device(compute: Compute, local_rank: int | None = None) -> tuple[torc
 
     `local_rank` is the number of this process among `compute.devices` that share the machine.
     """
-    wanted = compute.device
+    wanted = "cpu" if compute.portable else compute.device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if local_rank is not None and wanted == "cuda":
@@ -36,14 +37,17 @@ def select_device(compute: Compute, local_rank: int | None = None) -> tuple[torc
         torch.cuda.set_device(device)  # streams and CUDA graphs belong to the current device
     if compute.threads != "auto":
         return device, compute.threads
+    if compute.portable:
+        return device, 1
     sharing = 1 if local_rank is None or "OMP_NUM_THREADS" in os.environ else compute.devices
     return device, max(1, torch.get_num_threads() // sharing)
 
 
-def make_deterministic(device: torch.device, threads: int, precision: str = "fp32") -> None:
+def make_deterministic(device: torch.device, threads: int, precision: str = "fp32", portable: bool = False) -> None:
     """Make torch give the same bytes for the same inputs: deterministic algorithms and a fixed number of `threads`.
 
-    With `precision` fp32, GPUs compute in full float32; else in TF32.
+    With `precision` fp32, GPUs compute in full float32; else in TF32. A `portable` result is the same on other processors
+    if `portable.pin_torch` was called before torch was imported.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     # the same as use_deterministic_algorithms(True, warn_only=True), which also imports the compiler: 4 seconds
@@ -52,6 +56,8 @@ def make_deterministic(device: torch.device, threads: int, precision: str = "fp3
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
     memory.keep_freed(2**31 - 1)
+    if portable:
+        pin_products()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
