@@ -21,7 +21,7 @@ def pixel_hash(pixels: np.ndarray) -> str:
 
 
 def fingerprint(gray: np.ndarray) -> np.ndarray:
-    """The picture in small: (SIDE, SIDE) uint8, from its luminance (h, w) float32, 0 to 255, whatever its aspect ratio."""
+    """The picture in small: (SIDE, SIDE) uint8, from its luminance (h, w) float32, 0 to 255, whatever its shape."""
     rows, columns = resampling(gray.shape[0]), resampling(gray.shape[1])
     down = rows.astype(np.float32) @ rounded(gray, 3)  # 8 + 3 + 13 digits: float32 holds 24
     return np.rint(down.astype(np.float64) @ columns.T).astype(np.uint8)

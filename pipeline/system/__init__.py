@@ -8,5 +8,5 @@ from pipeline.system.portable import pin_numpy
 # other work too, spinning made training up to fifteen times slower; on a quiet one the difference is not measurable.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# Hashes of images, which decide on copies and splits, are made of NumPy's matrix products: every stage has the same ones
+# Whether two images are copies is decided by NumPy's matrix products: every stage has the same ones everywhere
 pin_numpy()

@@ -46,8 +46,8 @@ def select_device(compute: Compute, local_rank: int | None = None) -> tuple[torc
 def make_deterministic(device: torch.device, threads: int, precision: str = "fp32", portable: bool = False) -> None:
     """Make torch give the same bytes for the same inputs: deterministic algorithms and a fixed number of `threads`.
 
-    With `precision` fp32, GPUs compute in full float32; else in TF32. A `portable` result is the same on other processors
-    if `portable.pin_torch` was called before torch was imported.
+    With `precision` fp32, GPUs compute in full float32; else in TF32. A `portable` result is the same on other
+    processors if `portable.pin_torch` was called before torch was imported.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     # the same as use_deterministic_algorithms(True, warn_only=True), which also imports the compiler: 4 seconds

@@ -1,7 +1,7 @@
 """The same bytes on every x86-64 machine with AVX2, of whatever maker.
 
-NumPy, torch and their libraries choose their code by the processor, and each choice rounds in its own way. Here they are
-told to use AVX2. They read the variables of the environment when they are loaded, so these are set before.
+NumPy, torch and their libraries choose their code by the processor, and each choice rounds in its own way. Here they
+are told to use AVX2. They read these variables of the environment when they are loaded, so they are set before.
 """
 
 from __future__ import annotations
