@@ -22,7 +22,6 @@ from PIL import Image
 
 from pipeline.images.tables import CHECKED, write_tables
 
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # before torch comes: see pipeline/training
 REPOSITORY = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what the tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,98 @@
+"""Portable results are the same bytes wherever they are computed, and those that are published."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import Clone, edit
+
+# what another processor, another maker's choice of code or a person's shell may bring
+ELSEWHERE = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_CBWR": "AUTO",
+    "OMP_NUM_THREADS": "3",
+    "OPENBLAS_NUM_THREADS": "2",
+    "TZ": "Asia/Tokyo",
+    "LC_ALL": "C",
+}
+
+
+@pytest.fixture
+def elsewhere(digits: Clone, tmp_path: Path) -> Iterator[Clone]:
+    """A folder of another name with what training and evaluation of digits need."""
+    root = tmp_path / "else where"
+    shutil.copytree(digits.root, root, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts"))
+    yield Clone(root)
+
+
+def hashes(clone: Clone, *patterns: str) -> dict[str, str]:
+    files = [file for pattern in patterns for file in clone.root.glob(pattern)]
+    return {str(file.relative_to(clone.root)): hashlib.md5(file.read_bytes()).hexdigest() for file in sorted(files)}
+
+
+def test_the_published_results_come_out_again(digits: Clone) -> None:
+    """What git holds was computed on another machine. Of digits-cnn, the first of its seeds is compared."""
+    published = ["reports/digits", "reports/digits-mlp", "reports/digits-cnn/history.csv", "data/splits"]
+    changed = digits.must_run("git", "diff", "--stat", "HEAD~1", "--", *published).out
+    assert not changed
+    trained = {line for line in digits.must_run("git", "diff", "-U0", "HEAD~1", "--", "dvc.lock").out.splitlines()}
+    assert not [line for line in trained if "digits-mlp" in line or "data/" in line]
+
+
+def test_portable_training_depends_on_nothing_around_it(digits: Clone, elsewhere: Clone) -> None:
+    outputs = (
+        "models/*/*.safetensors",
+        "reports/*/history.csv",
+        "reports/digits-*/*.parquet",
+        "reports/*/metrics.json",
+    )
+    expected = hashes(digits, *outputs)
+    assert len(expected) == 9
+    for name in ("digits-mlp", "digits-cnn"):
+        shutil.rmtree(elsewhere.root / "models" / name)
+        shutil.rmtree(elsewhere.root / "reports" / name)
+        elsewhere.must_run("taskset", "-c", "0", "python", "-m", "pipeline.train", name, **ELSEWHERE)
+        elsewhere.must_run("python", "-m", "pipeline.evaluate", name, **ELSEWHERE)
+    assert hashes(elsewhere, *outputs) == expected
+
+
+def test_portable_training_computes_the_same_as_any_other(digits: Clone, elsewhere: Clone) -> None:
+    edit(elsewhere.root / "params.yaml", "portable: true", "portable: false")
+    elsewhere.must_run("python", "-m", "pipeline.train", "digits-mlp")
+    file = "reports/digits-mlp/history.csv"
+    portable, plain = (list(csv.DictReader((clone.root / file).open())) for clone in (digits, elsewhere))
+    assert float(plain[0]["train_loss"]) == pytest.approx(float(portable[0]["train_loss"]), rel=1e-4)
+
+
+def test_hashes_of_images_depend_on_no_processor(digits: Clone, elsewhere: Clone) -> None:
+    """An old processor's matrix products round otherwise; hashes of digits, full of zeros, would show it."""
+    old = {"OPENBLAS_CORETYPE": "Nehalem", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"}
+    elsewhere.must_run("python", "-m", "pipeline.check", "digits", **old)
+    columns = ["path", "phash", "pixel_hash", "group"]
+    expected, found = (
+        pq.read_table(clone.root / "data/checked/digits.parquet", columns=columns) for clone in (digits, elsewhere)
+    )
+    assert found.equals(expected)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ("compute: {portable: true, device: cuda}", "portable = true with device = 'cuda'; expected auto or cpu"),
+        ("compute: {portable: true}\n    precision: bf16", "compute.portable = true with precision = 'bf16'"),
+        ("compute: {portable: true}\n    compile: true", "compute.portable = true with compile = true"),
+    ],
+)
+def test_what_is_not_portable(copy_of: Callable[[Clone], Clone], digits: Clone, changed: str, told: str) -> None:
+    clone = copy_of(digits)
+    edit(clone.root / "params.yaml", "compute: {portable: true}", changed)
+    ran = clone.run("python", "-m", "pipeline.train", "digits-mlp")
+    assert ran.status == 1
+    assert len(ran.err.splitlines()) == 1
+    assert told in ran.err
