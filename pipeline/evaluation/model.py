@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.system import readers
+from pipeline.system.checksummed import checksum
 from pipeline.system.console import MissingExtra, UserError
 
 
@@ -90,6 +91,18 @@ class Model:
     def other_seeds(self) -> list[Path]:
         """Files with weights of the same config's trainings with other seeds, if there are any."""
         return sorted(self.folder.glob("seed-*.safetensors"))
+
+    def check_files(self, provenance: Path) -> None:
+        """Raises UserError unless the files of the model are those that its training's provenance.json tells of."""
+        known = readers.read_description(provenance, self.stage).get("model")
+        if not isinstance(known, dict):
+            raise readers.damaged(provenance, "it has no model", self.stage)
+        for file in sorted(self.folder.glob("[!.]*")):
+            if known.get(file.name) != checksum(file).hex():
+                raise UserError(
+                    f"{file} is not the file that {provenance} tells of:"
+                    f" run dvc checkout {self.folder}, or dvc repro {self.stage}"
+                )
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Class probabilities (N, classes) float32 of images (N, H, W, C) uint8."""
