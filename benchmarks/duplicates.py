@@ -29,6 +29,7 @@ from pipeline.checking import hashing, properties
 from pipeline.checking.duplicates import components, near_pairs
 from pipeline.config.datasets import NearDuplicates
 from pipeline.images import decode, stored
+from pipeline.images.errors import ImageError
 from pipeline.images.sources import open_source
 from pipeline.system.workers.pool import cores
 
@@ -112,7 +113,7 @@ def photos(source: Path, most: int | None) -> list[tuple[str, bytes]]:
     for path, content in contents(source):
         try:
             decode.decode(content, path)
-        except decode.ImageError:
+        except ImageError:
             continue
         found.append((path, content))
         if len(found) == most:

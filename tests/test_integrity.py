@@ -20,7 +20,8 @@ from conftest import Project
 from PIL import Image
 from samples import bmp, chunk, encoded, frames, grey_tiff, photo, png, replaced, samples, tiff
 
-from pipeline.images.decode import ImageError, decode
+from pipeline.images.decode import decode
+from pipeline.images.errors import ImageError
 
 SAMPLES = samples()
 

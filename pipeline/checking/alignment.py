@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.checking.hashing import SIDE
 
@@ -17,34 +18,37 @@ FINENESS = 64  # places between two pixels
 CENTERS = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE
 
 
-def sampled(edges: np.ndarray) -> np.ndarray:
+def sampled(edges: NDArray[np.float32]) -> NDArray[np.float32]:
     """Matrices (M, SIDE, SIDE) that resample one side of a fingerprint between two edges each, (M, 2) from 0 to 1."""
     begin, end = edges[:, :1], edges[:, 1:]
     places = (begin + CENTERS * (end - begin)) * SIDE - 0.5
     return BETWEEN[np.rint(places.clip(0, SIDE - 1) * FINENESS).astype(np.int32)]
 
 
-def differences(one: np.ndarray, other: np.ndarray, windows: np.ndarray) -> np.ndarray:
+def differences(one: NDArray[np.uint8], other: NDArray[np.uint8], windows: NDArray[np.int64]) -> NDArray[np.floating]:
     """How much detail differs at the place where it differs most, (M,) in standard deviations of the detail.
 
     `one` and `other` (M, SIDE, SIDE) are fingerprints, `windows` (M,) says which part of `one` the other shows, about:
     4 · vertical + horizontal interval. Its edges are fitted by least squares, with brightness and contrast
     (B. Lucas and T. Kanade, An Iterative Image Registration Technique, 1981).
     """
-    one, other = one.astype(np.float32), other.astype(np.float32)
+    source, target = one.astype(np.float32), other.astype(np.float32)
     vertical, horizontal = INTERVALS[windows // 4], INTERVALS[windows % 4]
     for _ in range(STEPS):
-        seen = sampled(vertical) @ one @ sampled(horizontal).swapaxes(1, 2)
-        vertical, horizontal = fitted(seen, other, vertical, horizontal)
-    seen = standard(detail(sampled(vertical) @ one @ sampled(horizontal).swapaxes(1, 2)))
-    wanted = standard(detail(other))
+        seen: NDArray[np.floating] = sampled(vertical) @ source @ sampled(horizontal).swapaxes(1, 2)
+        vertical, horizontal = fitted(seen, target, vertical, horizontal)
+    seen = standard(detail(sampled(vertical) @ source @ sampled(horizontal).swapaxes(1, 2)))
+    wanted = standard(detail(target))
     correlation = (seen * wanted).mean((1, 2), keepdims=True)
     return np.abs(correlation * seen - wanted).max((1, 2))
 
 
 def fitted(
-    seen: np.ndarray, wanted: np.ndarray, vertical: np.ndarray, horizontal: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    seen: NDArray[np.floating],
+    wanted: NDArray[np.floating],
+    vertical: NDArray[np.float32],
+    horizontal: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Edges (M, 2) with which `seen` comes nearer to `wanted`, both (M, SIDE, SIDE)."""
     down, right = np.gradient(seen, 1 / SIDE, axis=(1, 2))
     before, after = 1 - CENTERS, CENTERS  # how far a pixel follows the first and the last edge
@@ -62,7 +66,7 @@ def fitted(
     return moved[0], moved[1]
 
 
-def turned_back(pictures: np.ndarray, turns: np.ndarray) -> np.ndarray:
+def turned_back(pictures: NDArray[np.uint8], turns: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Pictures (M, SIDE, SIDE) as they were before each was turned by the orientation (M,) of hashing.orientations."""
     upright = np.empty_like(pictures)
     for turn in np.unique(turns):
@@ -75,17 +79,17 @@ def turned_back(pictures: np.ndarray, turns: np.ndarray) -> np.ndarray:
     return upright
 
 
-def detail(pictures: np.ndarray) -> np.ndarray:
+def detail(pictures: NDArray[np.floating]) -> NDArray[np.floating]:
     """What is between one and a few pixels large in fingerprints (…, SIDE, SIDE): a difference of Gaussians."""
     return FINE @ pictures @ FINE.T - COARSE @ pictures @ COARSE.T
 
 
-def standard(values: np.ndarray) -> np.ndarray:
+def standard(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """Divided by each picture's root mean square."""
     return values / np.sqrt((values**2).mean((1, 2), keepdims=True) + 1e-6)
 
 
-def cubic(places: np.ndarray) -> np.ndarray:
+def cubic(places: NDArray[np.float64]) -> NDArray[np.float32]:
     """Weights (P, SIDE) of the pixels of a side at places (P,) among them.
 
     R. Keys, Cubic Convolution Interpolation for Digital Image Processing, 1981, with a = -1/2.
@@ -95,7 +99,7 @@ def cubic(places: np.ndarray) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def blur(deviation: float) -> np.ndarray:
+def blur(deviation: float) -> NDArray[np.float32]:
     """Matrix (SIDE, SIDE) float32 that blurs one side, its borders mirrored."""
     distance = np.subtract.outer(np.arange(SIDE), np.arange(-SIDE, 2 * SIDE))
     weights = np.exp(-0.5 * (distance / deviation) ** 2)

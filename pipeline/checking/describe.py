@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 NAMES = ("count", "mean", "std", "min", "25%", "50%", "75%", "max")
 
 
-def describe(values: np.ndarray) -> dict[str, float]:
+def describe(values: NDArray[np.floating]) -> dict[str, float]:
     """NAMES of an array (N,), without its nan: sample standard deviation, interpolated quartiles, nan for none."""
     values = values[~np.isnan(values)].astype(np.float64)
     quartiles = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)) if len(values) else np.full(5, np.nan)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.checking import alignment
 from pipeline.checking.hamming import Index
@@ -30,7 +31,7 @@ ADJACENT = np.array([[window ^ side for side in (0, 1, 2, 4, 8)] for window in r
 WEIGHTS = np.sqrt((FREQUENCIES**2).sum(1)).astype(np.float32)  # evens out what natural pictures hold of each frequency
 
 
-def near_pairs(fingerprints: np.ndarray, params: NearDuplicates) -> np.ndarray:
+def near_pairs(fingerprints: NDArray[np.uint8], params: NearDuplicates) -> NDArray[np.int64]:
     """Pairs (M, 2) int64 of positions, the lower first, of pictures that are nearly equal.
 
     `fingerprints` (N, SIDE, SIDE) uint8 may be a memory map: it is read in blocks. Pictures without detail resemble
@@ -53,7 +54,7 @@ def near_pairs(fingerprints: np.ndarray, params: NearDuplicates) -> np.ndarray:
     return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
 
 
-def components(count: int, pairs: np.ndarray) -> np.ndarray:
+def components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int32]:
     """(count,) int32: the number of the connected component of each position, given pairs (M, 2) of positions."""
     if not len(pairs):  # importing scipy takes longer than all else here
         return np.arange(count, dtype=np.int32)
@@ -61,17 +62,17 @@ def components(count: int, pairs: np.ndarray) -> np.ndarray:
     from scipy.sparse.csgraph import connected_components
 
     graph = coo_array((np.ones(len(pairs), np.int8), pairs.T), shape=(count, count))
-    numbers: np.ndarray = connected_components(graph, directed=False)[1]
+    numbers: NDArray[np.int32] = connected_components(graph, directed=False)[1]
     return numbers
 
 
-def describe(fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def describe(fingerprints: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
     """Hashes (8, B) in all orientations, and whether there is any detail, (B,)."""
     deviation = alignment.detail(fingerprints.astype(np.float32)).std((1, 2))
     return orientations(spectra(fingerprints)), deviation > alignment.NOISE
 
 
-def rank_among_equal(values: np.ndarray) -> np.ndarray:
+def rank_among_equal(values: NDArray[np.integer]) -> NDArray[np.int64]:
     """(N,): how many equal values come before each."""
     order = np.argsort(values, kind="stable")
     places = np.arange(len(values))
@@ -85,7 +86,12 @@ class Search:
     """Looks for pictures among all: `found` are the positions of those in the index, `hashes` (N,) those of all."""
 
     def __init__(
-        self, fingerprints: np.ndarray, hashes: np.ndarray, found: np.ndarray, index: Index, difference: float
+        self,
+        fingerprints: NDArray[np.uint8],
+        hashes: NDArray[np.uint64],
+        found: NDArray[np.int64],
+        index: Index,
+        difference: float,
     ) -> None:
         self.fingerprints = fingerprints
         self.hashes = hashes
@@ -93,7 +99,7 @@ class Search:
         self.index = index
         self.difference = difference
 
-    def pairs(self, positions: np.ndarray) -> np.ndarray:
+    def pairs(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Pairs (M, 2) of one of the `positions` (B,) and any other picture that is nearly equal."""
         pictures = self.fingerprints[positions]
         windows = window_spectra(pictures)
@@ -111,7 +117,9 @@ class Search:
             pairs.append(np.stack([positions[here[equal]], there[equal]], axis=1))
         return np.concatenate(pairs)
 
-    def nearest(self, hashes: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def nearest(
+        self, hashes: NDArray[np.uint64], positions: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Number in the block, position of the other picture and window, for each picture's NEAREST.
 
         `hashes` (8, 16, B) are those of all windows of the block.
@@ -132,7 +140,7 @@ class Search:
         return here[order], there[order], window[order]
 
 
-def window_spectra(fingerprints: np.ndarray) -> np.ndarray:
+def window_spectra(fingerprints: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(16, B, K, K): the spectra of 4 · vertical + horizontal interval of each fingerprint."""
     count, side = WINDOWS.shape[:2]
     rows = WINDOWS.reshape(count * side, -1)
@@ -140,7 +148,7 @@ def window_spectra(fingerprints: np.ndarray) -> np.ndarray:
     return every.reshape(-1, count, side, count, side).transpose(1, 3, 0, 2, 4).reshape(count**2, -1, side, side)
 
 
-def resemblance(mixed: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def resemblance(mixed: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
     """Correlation (M,) of spectra (M, K, K) with the mixture of others (M, P, K, K) that comes nearest."""
     rows, goal = (values[..., *FREQUENCIES.T] * WEIGHTS for values in (mixed, wanted))
     squares = (rows @ rows.swapaxes(1, 2)).astype(np.float64)

@@ -6,23 +6,24 @@ from functools import lru_cache
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 SIDE = 32  # of a fingerprint
 BANDS = (21, 21, 22)  # bits that are looked up together: see pipeline/checking/hamming.py
 
 
-def pixel_hash(pixels: np.ndarray) -> str:
+def pixel_hash(pixels: NDArray[np.uint8]) -> str:
     """32 hexadecimal digits that pictures (H, W, 3) uint8 share if they are equal, in size too (XXH3, 128 bits)."""
     return xxhash.xxh3_128_hexdigest(pixels.data, seed=pixels.shape[1])
 
 
-def fingerprint(gray: np.ndarray) -> np.ndarray:
+def fingerprint(gray: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The picture in small: (SIDE, SIDE) uint8, from its luminance (h, w) float32, whatever its aspect ratio."""
     return np.rint(resampling(gray.shape[0]) @ gray @ resampling(gray.shape[1]).T).astype(np.uint8)
 
 
 @lru_cache
-def resampling(side: int) -> np.ndarray:
+def resampling(side: int) -> NDArray[np.float32]:
     """Matrix (SIDE, side) float32 that scales one side: bilinear, over all pixels where it shrinks."""
     scale = side / SIDE
     distance = np.abs(np.subtract.outer((np.arange(SIDE) + 0.5) * scale, np.arange(side) + 0.5))
@@ -30,7 +31,7 @@ def resampling(side: int) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def phash(fingerprint: np.ndarray) -> str:
+def phash(fingerprint: NDArray[np.uint8]) -> str:
     """Perceptual hash, 16 hexadecimal digits: the signs of 64 low cosine frequencies of a fingerprint.
 
     After C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1, but
@@ -39,18 +40,18 @@ def phash(fingerprint: np.ndarray) -> str:
     return f"{int(signs(spectra(fingerprint))):016x}"
 
 
-def spectra(fingerprints: np.ndarray) -> np.ndarray:
+def spectra(fingerprints: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The lowest cosine frequencies (…, K, K) float32, vertical before horizontal, of fingerprints (…, SIDE, SIDE)."""
     return COSINES @ fingerprints.astype(np.float32) @ COSINES.T
 
 
-def signs(spectra: np.ndarray) -> np.ndarray:
+def signs(spectra: NDArray[np.float32]) -> NDArray[np.uint64]:
     """Hashes (…) uint64 of spectra (…, K, K): a bit for each of FREQUENCIES, the first one highest."""
     bits = np.ascontiguousarray(spectra[..., *FREQUENCIES.T] > 0)
     return np.packbits(bits, axis=-1).view(">u8")[..., 0].astype(np.uint64)
 
 
-def orientations(spectra: np.ndarray) -> np.ndarray:
+def orientations(spectra: NDArray[np.float32]) -> NDArray[np.uint64]:
     """Hashes (8, …) of pictures turned in all ways, given their spectra.
 
     Number 4·t + 2·v + h: transposed if t, then flipped top to bottom if v, then left to right if h.
@@ -60,7 +61,7 @@ def orientations(spectra: np.ndarray) -> np.ndarray:
     return (hashes[:, None] ^ flips).reshape(8, *hashes.shape[1:])
 
 
-def frequencies() -> np.ndarray:
+def frequencies() -> NDArray[np.int64]:
     """(64, 2): the lowest vertical and horizontal frequencies but (0, 0).
 
     A frequency and its transpose are in the same band.
@@ -72,7 +73,7 @@ def frequencies() -> np.ndarray:
     return np.array([*bands[0], alone[0], *bands[1], alone[1], *bands[2], *alone[2:]])
 
 
-def cosines(side: int, count: int) -> np.ndarray:
+def cosines(side: int, count: int) -> NDArray[np.float32]:
     """The first rows of the DCT-II matrix, (count, side) float32, each of length 1 but the first."""
     k, n = np.mgrid[:count, :side]
     return (np.sqrt(2 / side) * np.cos(np.pi * (2 * n + 1) * k / (2 * side))).astype(np.float32)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.checking import contact_sheets, hashing, metadata
 from pipeline.images import stored
@@ -111,17 +112,20 @@ class Inspected:
     def column(self, name: str) -> pa.ChunkedArray:
         return pa.concat_tables(list(self.tables([name])))[name]
 
-    def numbers(self, name: str) -> np.ndarray:
+    def numbers(self, name: str) -> NDArray[np.float32]:
         """A column of numbers as float32, nan where there is none."""
         column = self.column(name).cast(pa.float32()).combine_chunks()
-        return np.from_dlpack(pc.fill_null(column, np.nan))  # to_numpy would import pandas
+        return np.from_dlpack(pc.fill_null(column, np.nan)).astype(
+            np.float32, copy=False
+        )  # to_numpy would import pandas
 
-    def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
+    def codes(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
         """A column of text as int32 positions in a list of its values; −1 where there is none."""
         encoded = self.column(name).combine_chunks().dictionary_encode()
-        return np.from_dlpack(pc.fill_null(encoded.indices, -1)), encoded.dictionary.to_pylist()
+        positions = np.from_dlpack(pc.fill_null(encoded.indices, -1)).astype(np.int32, copy=False)
+        return positions, encoded.dictionary.to_pylist()
 
-    def has_issue(self) -> dict[str, np.ndarray]:
+    def has_issue(self) -> dict[str, NDArray[np.bool_]]:
         """For each issue code that was found, a bool array (rows,) of which rows have it."""
         issues = self.column("issues").combine_chunks()
         rows, codes = np.from_dlpack(pc.list_parent_indices(issues)), pc.list_flatten(issues).dictionary_encode()
@@ -132,7 +136,7 @@ class Inspected:
             found[code][rows[numbers == number]] = True
         return dict(sorted(found.items()))
 
-    def fingerprints(self, rows: np.ndarray) -> np.ndarray:
+    def fingerprints(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Those of the given rows, in ascending order, as (N, SIDE, SIDE) uint8, mapped from a file."""
         path, start = self.folder / "fingerprints", 0
         with named(path), path.open("wb") as file:

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.checking import contact_sheets, hashing, properties
 from pipeline.images import decode, stored
+from pipeline.images.errors import ImageError
 from pipeline.images.items import Item, is_visible
 from pipeline.images.stored import TOO_MUCH, Content, Problem, Read
 from pipeline.system import memory
@@ -44,7 +46,7 @@ def inspect_one(task: Task, content: Read) -> dict[str, Any]:
     metadata = known_unread(task.item, content)
     try:
         decoded = decode.decode(content, task.item.path)
-    except decode.ImageError as error:
+    except ImageError as error:
         return {**metadata, "issues": [error.code], "reason": error.reason}
     issues = decoded.warnings
     seen = decode.upright_pixels(decoded)
@@ -85,7 +87,7 @@ def known_unread(item: Item, content: Read) -> dict[str, Any]:
     return metadata
 
 
-def ppm(pixels: np.ndarray) -> bytes:
+def ppm(pixels: NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PPM")
     return stream.getvalue()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from pipeline.config.datasets import Outliers
@@ -16,7 +17,7 @@ TO_SIGMA = 1.4826  # the median absolute deviation of a normal distribution, tim
 LEAST_CONTRAST = 1e-4  # smaller values are raised to it: their logarithms would differ widely
 
 
-def find(values: Mapping[str, np.ndarray], limits: Outliers) -> dict[str, np.ndarray]:
+def find(values: Mapping[str, NDArray[np.float32]], limits: Outliers) -> dict[str, NDArray[np.bool_]]:
     """For each issue code, which of N images have it.
 
     `values` are arrays (N,): width and height in pixels, brightness, contrast and sharpness in [0, 1], color 0 or 1;
@@ -43,7 +44,7 @@ def find(values: Mapping[str, np.ndarray], limits: Outliers) -> dict[str, np.nda
     }
 
 
-def robust_scores(values: np.ndarray, name: str) -> np.ndarray:
+def robust_scores(values: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     """How many standard deviations each value lies above the median, by the median absolute deviation.
 
     B. Iglewicz and D. Hoaglin, How to Detect and Handle Outliers, 1993.
@@ -55,7 +56,7 @@ def robust_scores(values: np.ndarray, name: str) -> np.ndarray:
     return (values - middle) / max(spread, LEAST_SPREAD[name])
 
 
-def rarer(values: np.ndarray, most: float) -> np.ndarray:
+def rarer(values: NDArray[np.float32], most: float) -> NDArray[np.bool_]:
     """Which images are of the kind, 0 or 1, that at most this fraction of all is of."""
     share = np.nanmean(values) if not np.isnan(values).all() else 0.5
     rare = 1.0 if share <= 0.5 else 0.0

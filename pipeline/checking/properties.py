@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 SIDE = 128  # pixels: pictures are compared at about this size, whatever their own
 SAMPLE = 64
@@ -26,7 +27,7 @@ class Properties(NamedTuple):
     blank: bool  # one color all over
 
 
-def reduced(pixels: np.ndarray) -> np.ndarray:
+def reduced(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The luminance (h, w) float32, 0 to 255, of a picture (H, W, 3) uint8, averaged over square blocks.
 
     The longer side has SIDE to 2·SIDE blocks. Pixels at the right and the bottom that fill no block are ignored.
@@ -41,12 +42,12 @@ def reduced(pixels: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def luminance(pixels: int) -> np.ndarray:
+def luminance(pixels: int) -> NDArray[np.float32]:
     """The weights (3 · pixels,) of as many pixels side by side."""
     return np.tile(LUMINANCE, pixels)
 
 
-def measure(gray: np.ndarray, pixels: np.ndarray) -> Properties:
+def measure(gray: NDArray[np.float32], pixels: NDArray[np.uint8]) -> Properties:
     """Measure a picture (H, W, 3) uint8, whose luminance has been `reduced`.
 
     Sharpness after J. L. Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000: blur removes
@@ -66,14 +67,14 @@ def measure(gray: np.ndarray, pixels: np.ndarray) -> Properties:
     )
 
 
-def moments(values: np.ndarray) -> tuple[float, float]:
+def moments(values: NDArray[np.float32]) -> tuple[float, float]:
     """Mean and standard deviation. numpy.std takes twice as long."""
     mean = values.mean()
     centered = (values - mean).ravel()
     return float(mean), float(np.sqrt(centered @ centered / centered.size))
 
 
-def laplacian(levels: np.ndarray) -> np.ndarray:
+def laplacian(levels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Differences of (H, W) from the four neighbors, (H − 2, W − 2): without the border."""
     sums = levels[1:-1, 1:-1] * -4
     for neighbor in (levels[:-2, 1:-1], levels[2:, 1:-1], levels[1:-1, :-2], levels[1:-1, 2:]):

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.checking import duplicates, outliers
 from pipeline.checking.metadata import BROKEN
 from pipeline.images.tables import SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pipeline.checking.inspected import Inspected
     from pipeline.config.datasets import Check
 
 PROPERTIES = ("width", "height", "brightness", "contrast", "sharpness", "color")
 NONE = -1
+Integer = TypeVar("Integer", np.int8, np.int32, np.int64)
 
 
 class Validation:
@@ -41,7 +43,7 @@ class Validation:
         self.issues |= outliers.find(values, options.outliers)
         self.warned = self.any_of(self.issues)
 
-    def any_of(self, codes: set[str] | dict[str, np.ndarray]) -> np.ndarray:
+    def any_of(self, codes: Iterable[str]) -> NDArray[np.bool_]:
         found = np.zeros(self.count, bool)
         for code in codes:
             if code in self.issues:
@@ -94,12 +96,12 @@ class Validation:
                 missing[SPLITS[number]] = absent
         return missing
 
-    def count_labels(self, which: np.ndarray) -> dict[str, int]:
+    def count_labels(self, which: NDArray[np.bool_]) -> dict[str, int]:
         """How many of these images (N,) each class has; classes without any are left out."""
         counts = np.bincount(self.labels[which & (self.labels != NONE)], minlength=len(self.classes))
         return {label: count for label, count in zip(self.classes, counts.tolist(), strict=True) if count}
 
-    def status(self) -> np.ndarray:
+    def status(self) -> NDArray[np.str_]:
         """`quarantined` if an image can't be used, `warning` if it can but something is odd, else `ok`."""
         return np.where(self.quarantined, "quarantined", np.where(self.warned, "warning", "ok"))
 
@@ -120,7 +122,7 @@ class Validation:
             yield table.append_column("group", group).append_column("status", pa.array(status[rows]))
 
 
-def by_first_appearance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def by_first_appearance(values: NDArray[np.generic]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Number distinct values by first appearance.
 
     Returns the number of each of the N values, (N,), and the position of each distinct value's first appearance.
@@ -132,13 +134,13 @@ def by_first_appearance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rank[numbers], first[order]
 
 
-def highest(values: np.ndarray, component: np.ndarray) -> np.ndarray:
+def highest(values: NDArray[Integer], component: NDArray[np.int32]) -> NDArray[Integer]:
     """The highest of the integers in the component of each image, (N,)."""
     found = np.full(component.max(initial=-1) + 1, np.iinfo(values.dtype).min, values.dtype)
     np.maximum.at(found, component, values)
     return found[component]
 
 
-def differs(values: np.ndarray, component: np.ndarray) -> np.ndarray:
+def differs(values: NDArray[Integer], component: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Whether the component of each image holds different values, (N,)."""
     return highest(values, component) != -highest(-values, component)

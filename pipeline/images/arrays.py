@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.images import tars
 from pipeline.images.items import Item
@@ -30,7 +31,9 @@ class Arrays:
 
     classes: list[str]
 
-    def __init__(self, splits: dict[str, tuple[np.ndarray, np.ndarray]], classes: list[str], where: Path) -> None:
+    def __init__(
+        self, splits: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]], classes: list[str], where: Path
+    ) -> None:
         self.splits = splits
         self.classes = classes
         self.count = 0
@@ -79,7 +82,7 @@ class IdxFiles(Arrays):
         super().__init__(ordered, class_names or [str(number) for number in range(count)], files[0].parent)
 
 
-def read_idx(file: Path, dimensions: int) -> np.ndarray:
+def read_idx(file: Path, dimensions: int) -> NDArray[np.uint8]:
     """Read an idx file of unsigned bytes, gzipped or not, as a uint8 array of that many dimensions.
 
     No more is read than the header says. Raises UserError for another magic number or a wrong length.
@@ -135,7 +138,7 @@ class CifarBinary(Arrays):
         super().__init__({split: cifar_records(records) for split, records in splits.items()}, names, path)
 
 
-def cifar_records(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+def cifar_records(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Split N records into images (N, 32, 32, 3) and labels (N,), both uint8."""
     records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR_RECORD)
     planes = records[:, 1:].reshape(-1, 3, 32, 32)

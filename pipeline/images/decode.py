@@ -11,11 +11,13 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
+from pipeline.images.errors import ImageError
 from pipeline.images.formats import SUFFIXES, integrity, jpeg, magic, png, tiff
-from pipeline.images.formats.integrity import MOST_PIXELS, ImageError, limit_pixels
+from pipeline.images.formats.integrity import MOST_PIXELS, limit_pixels
 from pipeline.images.stored import TOO_MUCH, Problem, Read
 from pipeline.system import memory
 
@@ -44,7 +46,7 @@ class Decoded(NamedTuple):
     header: Image.Image  # has size, mode and EXIF; the pixels too if `pixels` has none
     format: str
     warnings: list[str]
-    pixels: np.ndarray | None = None  # (H, W, 3) uint8 where a decoder gives them as they are wanted
+    pixels: NDArray[np.uint8] | None = None  # (H, W, 3) uint8 where a decoder gives them as they are wanted
 
     @property
     def image(self) -> Image.Image:
@@ -165,14 +167,14 @@ def upright(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def upright_pixels(decoded: Decoded) -> np.ndarray:
+def upright_pixels(decoded: Decoded) -> NDArray[np.uint8]:
     """As a person sees it, (H, W, 3) uint8."""
     if decoded.pixels is not None and orientation(decoded.header) == 1:
         return decoded.pixels
     return np.asarray(upright(decoded.image, channels=3))
 
 
-def to_size(image: Image.Image, height: int, width: int) -> np.ndarray:
+def to_size(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
     """Scale the shorter side to fit and crop the center: (height, width, channels) uint8, bilinear as torchvision."""
     fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
     pixels = np.asarray(fitted)

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.images.stored import Content
 
@@ -24,7 +25,7 @@ class Entry(NamedTuple):
     """What a source holds under one name."""
 
     path: str  # inside the source
-    identity: Any  # changes when the content does: size and time, a checksum
+    identity: object  # changes when the content does: size and time, a checksum
     content: Content | Callable[[], Content]  # to be asked for, if so, before the next entry
 
 
@@ -117,7 +118,7 @@ class Numbering:
     `hashes` are those of all names, sorted.
     """
 
-    def __init__(self, hashes: np.ndarray) -> None:
+    def __init__(self, hashes: NDArray[np.int64]) -> None:
         self.hashes = hashes
         self.repeated = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
         self.seen: Counter[str] = Counter()

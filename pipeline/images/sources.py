@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Protocol, cast
+from typing import IO, TYPE_CHECKING, Protocol, cast
 
 from pipeline.images import arrays, tars, zips
 from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
@@ -25,6 +25,9 @@ from pipeline.images.formats import SUFFIXES
 from pipeline.images.items import Entry, Item, Listing, is_visible
 from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, address, is_remote, remote, too_large
 from pipeline.system.console import UserError
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 MOST_FILES = 100  # of a format that is not one image a file
 LONGEST_NAME, MOST_FOLDERS = 4096, 64  # of a member of an archive; file systems take no longer names
@@ -84,7 +87,7 @@ def begins_like_zip(path: Path) -> bool:
 
 
 @contextmanager
-def archive_errors(path: Path) -> Iterator[None]:
+def archive_errors(path: Path | UPath) -> Iterator[None]:
     try:
         yield
     except (*BROKEN_ARCHIVE, OSError) as error:
@@ -110,6 +113,8 @@ def remote_errors(place: str) -> Iterator[None]:
 
 class Files(ABC):
     """The base of folder, zip and tar: classes come from folder names, and files are read one by one."""
+
+    path: Path | UPath
 
     def __init__(self, path: Path) -> None:
         self.path, self.address = path, address(path)
@@ -166,7 +171,7 @@ class Folder(Files):
 class RemoteFolder(Files):
     """A folder of class folders on a storage that fsspec reads."""
 
-    path: Any  # a UPath
+    path: UPath
 
     def entries(self) -> Iterator[Entry]:
         with remote_errors(self.address):
@@ -227,7 +232,7 @@ class Tar(Files):
             return Problem("unreadable", in_one_line(error))
 
 
-def member_entry(name: str, identity: Any, content: Content | Callable[[], Content]) -> Entry:
+def member_entry(name: str, identity: object, content: Content | Callable[[], Content]) -> Entry:
     """A member of an archive, under the path at which unpacking would place it."""
     if len(name) > LONGEST_NAME or name.count("/") > MOST_FOLDERS:
         beginning = f"{name[:SHOWN_OF_NAME].replace('/', ' ')}…"

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
 from pipeline.system import memory
 
 if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
     from upath import UPath
 
 LARGEST_FILE = 512 * 1024**2  # bytes of one encoded image
@@ -58,8 +60,8 @@ class Stored(NamedTuple):
 
 
 # An encoded file, decoded pixels (H, W) or (H, W, 3) uint8, a file to be read, or none of them
-Content = bytes | np.ndarray | Problem | Stored
-Read = bytes | np.ndarray | Problem
+Content = bytes | NDArray[np.uint8] | Problem | Stored
+Read = bytes | NDArray[np.uint8] | Problem
 
 
 def size(content: Content) -> int:
@@ -121,12 +123,12 @@ def fetch(contents: list[Stored]) -> list[bytes | Exception]:
         return list(pool.map(partial(read_stretch, system), paths, starts, stops))
 
 
-def reads_stretches(system: Any) -> bool:
+def reads_stretches(system: AbstractFileSystem) -> bool:
     """Whether a file system reads parts of files. sshfs takes no notice of where they begin and end."""
     return not system.async_impl or "start" in inspect.signature(system._cat_file).parameters
 
 
-def read_stretch(system: Any, path: str, start: int, stop: int) -> bytes | Exception:
+def read_stretch(system: AbstractFileSystem, path: str, start: int, stop: int) -> bytes | Exception:
     from fsspec import AbstractFileSystem
 
     try:

@@ -10,7 +10,7 @@ import gzip
 import lzma
 import tarfile
 from collections.abc import Callable, Iterator
-from typing import IO, Any, cast
+from typing import IO, cast
 
 BLOCK = tarfile.BLOCKSIZE
 LONGEST_HEADER = 1 << 20  # bytes of a long name or of what pax adds to a header
@@ -18,7 +18,7 @@ MOST_AFTER_THE_END = 512 * 1024**2  # bytes that fill up a compressed archive
 FARTHEST = 1 << 62  # bytes; a file of this machine can't be longer
 IS_EXTENDED = 482, 504  # where GNU's sparse headers, the first and the following, say that one more comes
 PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {
+DECOMPRESSORS: dict[bytes, Callable[[IO[bytes]], object]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ": lzma.open,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.checking.describe import NAMES, describe
 from pipeline.images.tables import SPLITS, STATUSES
@@ -21,6 +22,26 @@ HISTOGRAMS = {
     "contrast": "Contrast",
     "sharpness": "Sharpness",
 }
+
+
+class Histogram(NamedTuple):
+    title: str
+    bars: list[tuple[float, str]]  # height from 0 to 1, and what the bar counts
+    axis: list[str]  # lowest, median and highest value
+
+
+class ClassRow(NamedTuple):
+    label: str
+    counts: dict[str, int]  # images by status
+    total: int
+    share: float  # total, as a fraction of that of the largest class
+    size: str  # median width × median height, in pixels
+
+
+class BalanceRow(NamedTuple):
+    label: str
+    total: int
+    splits: list[tuple[str, int, float]]  # split, images in it, their fraction of `total`
 
 
 def sizes(table: pa.Table) -> list[tuple[str, list[str]]]:
@@ -41,8 +62,8 @@ def tick(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.8g}"
 
 
-def histograms(table: pa.Table) -> list[dict[str, Any]]:
-    """For each of HISTOGRAMS: `bars` (height from 0 to 1, what it counts) and the `axis` (lowest, median, highest).
+def histograms(table: pa.Table) -> list[Histogram]:
+    """One for each of HISTOGRAMS that any image has a value of.
 
     The outermost half per cent on either side is counted in the first and last bar.
     """
@@ -63,11 +84,11 @@ def histograms(table: pa.Table) -> list[dict[str, Any]]:
             f"median {tick(median)}",
             ("≥ " if values.max() > high else "") + tick(high),
         ]
-        drawn.append({"title": title, "bars": bars, "axis": axis if high > low else ["", f"all {tick(low)}", ""]})
+        drawn.append(Histogram(title, bars, axis if high > low else ["", f"all {tick(low)}", ""]))
     return drawn
 
 
-def by_class(table: pa.Table, classes: list[str]) -> list[dict[str, Any]]:
+def by_class(table: pa.Table, classes: list[str]) -> list[ClassRow]:
     """For each class its counts by status and its median size."""
     counts = crosstab(table["label"], classes, table["status"], STATUSES)
     labels = positions(table["label"], classes)
@@ -76,41 +97,41 @@ def by_class(table: pa.Table, classes: list[str]) -> list[dict[str, Any]]:
     known = known[np.argsort(labels[known], kind="stable")]
     members = np.split(known, np.searchsorted(labels[known], range(1, len(classes))))
     return [
-        {
-            "label": label,
-            "counts": dict(zip(STATUSES, row, strict=True)),
-            "total": sum(row),
-            "share": sum(row) / max(1, counts.sum(1).max()),
-            "size": f"{tick(np.median(width[rows]))} × {tick(np.median(height[rows]))}" if len(rows) else "–",
-        }
+        ClassRow(
+            label=label,
+            counts=dict(zip(STATUSES, row, strict=True)),
+            total=sum(row),
+            share=sum(row) / max(1, counts.sum(1).max()),
+            size=f"{tick(np.median(width[rows]))} × {tick(np.median(height[rows]))}" if len(rows) else "–",
+        )
         for label, row, rows in zip(classes, counts.tolist(), members, strict=True)
     ]
 
 
-def balance(splits: pa.Table, classes: list[str]) -> list[dict[str, Any]]:
+def balance(splits: pa.Table, classes: list[str]) -> list[BalanceRow]:
     """For all images, then for each class: count and fraction of each split."""
     counts = crosstab(splits["label"], classes, splits["split"], SPLITS)
     rows = [("All classes", counts.sum(0).tolist()), *zip(classes, counts.tolist(), strict=True)]
     return [
-        {
-            "label": label,
-            "total": sum(row),
-            "splits": [(split, count, count / max(1, sum(row))) for split, count in zip(SPLITS, row, strict=True)],
-        }
+        BalanceRow(
+            label=label,
+            total=sum(row),
+            splits=[(split, count, count / max(1, sum(row))) for split, count in zip(SPLITS, row, strict=True)],
+        )
         for label, row in rows
     ]
 
 
 def crosstab(
     rows: pa.ChunkedArray, row_names: list[str], columns: pa.ChunkedArray, column_names: tuple[str, ...]
-) -> np.ndarray:
+) -> NDArray[np.int64]:
     """How often each pair of values occurs, (row names, column names)."""
     row, column = positions(rows, row_names), positions(columns, list(column_names))
     cells = (row * len(column_names) + column)[(row >= 0) & (column >= 0)]
     return np.bincount(cells, minlength=len(row_names) * len(column_names)).reshape(-1, len(column_names))
 
 
-def positions(values: pa.ChunkedArray, names: list[str]) -> np.ndarray:
+def positions(values: pa.ChunkedArray, names: list[str]) -> NDArray[np.int64]:
     """The position of each value in `names`, -1 for what is not in it."""
     found = pc.index_in(values, value_set=pa.array(names, pa.string()))
     return found.combine_chunks().fill_null(-1).to_numpy().astype(np.int64)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.page.issues import GROUPS, ISSUES, Issue
 
@@ -45,7 +46,7 @@ def find(table: pa.Table) -> list[Section]:
     return [section for section in (contradictions, leaks, *singles, *duplicates) if section.total]
 
 
-def rows_by_issue(issues: pa.ChunkedArray) -> dict[str, np.ndarray]:
+def rows_by_issue(issues: pa.ChunkedArray) -> dict[str, NDArray[np.int64]]:
     """The rows that have each issue, in order."""
     lists = issues.combine_chunks()
     rows = pc.list_parent_indices(lists).to_numpy()
@@ -54,7 +55,7 @@ def rows_by_issue(issues: pa.ChunkedArray) -> dict[str, np.ndarray]:
     return {code: rows[numbers == number] for number, code in enumerate(codes.dictionary.to_pylist())}
 
 
-def image_sections(table: pa.Table, by_issue: dict[str, np.ndarray]) -> list[Section]:
+def image_sections(table: pa.Table, by_issue: dict[str, NDArray[np.int64]]) -> list[Section]:
     counts = {code: len(rows) for code, rows in by_issue.items()}
     listed = shares(counts, LISTED, PER_ISSUE_LISTED)
     pictured = shares(counts, PICTURED, PER_ISSUE_PICTURED)
@@ -81,7 +82,7 @@ def shares(counts: dict[str, int], total: int, most: int) -> dict[str, int]:
     return places
 
 
-def measure(table: pa.Table, name: str) -> np.ndarray:
+def measure(table: pa.Table, name: str) -> NDArray[np.float64]:
     """A column, or what follows from width and height, as (rows,) float64 with NaN for null."""
     if name not in ("pixels", "aspect_ratio"):
         return table[name].cast(pa.float64()).to_numpy()
@@ -89,24 +90,24 @@ def measure(table: pa.Table, name: str) -> np.ndarray:
     return width * height if name == "pixels" else width / height
 
 
-def worst_first(rows: np.ndarray, values: np.ndarray, worst: str) -> np.ndarray:
+def worst_first(rows: NDArray[np.int64], values: NDArray[np.float64], worst: str) -> NDArray[np.int64]:
     if worst == "far":
         logarithms = np.log(values)
         return rows[np.argsort(-np.abs(logarithms[rows] - np.nanmedian(logarithms)), kind="stable")]
     return rows[np.argsort(values[rows] if worst == "low" else -values[rows], kind="stable")]
 
 
-def evenly_spaced(count: int, wanted: int) -> np.ndarray:
+def evenly_spaced(count: int, wanted: int) -> NDArray[np.int64]:
     """Positions of `wanted` of `count` things, from the first to the last."""
     return np.linspace(0, count - 1, wanted).round().astype(int)
 
 
-def evenly_spaced_first(rows: np.ndarray, wanted: int) -> np.ndarray:
+def evenly_spaced_first(rows: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
     first = evenly_spaced(len(rows), wanted)
     return np.concatenate([rows[first], np.delete(rows, first)])
 
 
-def group_sections(table: pa.Table, by_issue: dict[str, np.ndarray]) -> list[Section]:
+def group_sections(table: pa.Table, by_issue: dict[str, NDArray[np.int64]]) -> list[Section]:
     """One section for each of GROUPS; every group of the table belongs to the first that fits."""
     numbers = table["group"].cast(pa.float64()).to_numpy()
     rows = np.flatnonzero(~np.isnan(numbers))
@@ -114,7 +115,7 @@ def group_sections(table: pa.Table, by_issue: dict[str, np.ndarray]) -> list[Sec
     starts = np.flatnonzero(np.diff(numbers[rows], prepend=-1))
     sizes = np.diff(starts, append=len(rows))
 
-    def any_has(code: str) -> np.ndarray:
+    def any_has(code: str) -> NDArray[np.bool_]:
         flags = np.zeros(len(table), bool)
         flags[by_issue.get(code, [])] = True
         return np.logical_or.reduceat(flags[rows], starts) if len(starts) else np.zeros(0, bool)
@@ -141,7 +142,7 @@ def group_sections(table: pa.Table, by_issue: dict[str, np.ndarray]) -> list[Sec
     return sections
 
 
-def of_every_kind(members: np.ndarray, labels: list[str | None], splits: list[str | None]) -> list[int]:
+def of_every_kind(members: NDArray[np.int64], labels: list[str | None], splits: list[str | None]) -> list[int]:
     """At most MEMBERS of a group, side by side by class and official split, none of which is left out for another."""
     seen: Counter[tuple[str, str]] = Counter()
     ranked = []

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from operator import itemgetter
 
 from pipeline.images import stored
-from pipeline.images.decode import ImageError, decode, upright
+from pipeline.images.decode import decode, upright
+from pipeline.images.errors import ImageError
 from pipeline.images.sources import Source
 from pipeline.images.stored import Content, Read
 from pipeline.system import memory, workers

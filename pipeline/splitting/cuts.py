@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.system.console import UserError
@@ -44,7 +45,9 @@ def write_cuts(path: Path, cuts: Cuts) -> None:
         partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def choose_cuts(position: np.ndarray, images: np.ndarray, targets: np.ndarray, spared: int) -> list[float]:
+def choose_cuts(
+    position: NDArray[np.float64], images: NDArray[np.int64], targets: NDArray[np.float64], spared: int
+) -> list[float]:
     """Cuts (T,) in [0, 1] between the groups of a class, with about `targets` (T,) images below each.
 
     `position` (G,) and `images` (G,) tell where the groups are and how many images of the class each has. The images

@@ -19,15 +19,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.splitting.cuts import Cuts, Record, choose_cuts
 from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from scipy.sparse import csc_array
 
     from pipeline.config.datasets import Split
 
@@ -36,15 +38,15 @@ if TYPE_CHECKING:
 class Groups:
     """What is drawn: the groups that have images which the publisher has not placed."""
 
-    number: np.ndarray  # (rows,) each row's group, -1 for none of these
-    position: np.ndarray  # (G,) in [0, 1)
+    number: NDArray[np.int64]  # (rows,) each row's group, -1 for none of these
+    position: NDArray[np.float64]  # (G,) in [0, 1)
     classes: list[str]  # those of usable images, then others that have cuts
     used: int  # how many classes have usable images
-    images: Any  # scipy.sparse.csc_array (G, C): how many images of each class are drawn with a group
-    holds: tuple[np.ndarray, np.ndarray]  # groups and classes (P,): a group is cut by these classes' cuts
+    images: csc_array  # (G, C): how many images of each class are drawn with a group
+    holds: tuple[NDArray[np.int64], NDArray[np.int64]]  # groups and classes (P,): a group is cut by these classes' cuts
 
     @classmethod
-    def of(cls, table: pd.DataFrame, kept: np.ndarray, seed: int, remembered: Iterable[str]) -> Groups:
+    def of(cls, table: pd.DataFrame, kept: NDArray[np.bool_], seed: int, remembered: Iterable[str]) -> Groups:
         """The groups of `draw`'s table, of which `kept` (rows,) are usable; classes of `remembered` have cuts."""
         import pandas as pd
         from scipy.sparse import csc_array
@@ -64,21 +66,21 @@ class Groups:
         group, held = pairs[:, (pairs >= 0).all(axis=0)]
         return cls(number, position, classes, len(used), images, (group, held))
 
-    def members(self, label: int) -> tuple[np.ndarray, np.ndarray]:
+    def members(self, label: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Groups (N,) that have drawn images of a class, and how many of these each has (N,)."""
         of_class = slice(*self.images.indptr[label : label + 2])
         return self.images.indices[of_class], self.images.data[of_class]
 
-    def bins(self, edges: np.ndarray) -> np.ndarray:
+    def bins(self, edges: NDArray[np.float64]) -> NDArray[np.int64]:
         """(G,) between which edges each group lies, 0 to E, where those of the classes are (C, E)."""
         of_group = np.zeros((len(self.position), edges.shape[1]))
         groups, classes = self.holds
         np.maximum.at(of_group, groups, edges[classes])
-        bins: np.ndarray = (self.position[:, None] >= of_group).sum(axis=1)
+        bins: NDArray[np.int64] = (self.position[:, None] >= of_group).sum(axis=1)
         return bins
 
 
-def positions(table: pd.DataFrame, seed: int) -> np.ndarray:
+def positions(table: pd.DataFrame, seed: int) -> NDArray[np.float64]:
     """(N,) float64 in [0, 1): 32 bits from the key; different images with one key are told apart by their pixels."""
     cell = np.floor(uniform("side", seed, table.key) * 2.0**32)
     return (cell + uniform("pixels", seed, table.pixel_hash)) * 2.0**-32
@@ -122,7 +124,7 @@ def draw(name: str, table: pd.DataFrame, options: Split, seed: int, cuts: Cuts) 
     return pd.DataFrame({"split": split, "fold": fold})
 
 
-def cut_test(groups: Groups, records: list[Record], test: float) -> np.ndarray:
+def cut_test(groups: Groups, records: list[Record], test: float) -> NDArray[np.float64]:
     """(C, 2) the test cut of each class, and the highest that it has had; 0 without any. Adds new ones to `records`.
 
     The cut does not depend on val or folds: two groups at least are above it. A cut is raised if no group is below it.
@@ -140,8 +142,8 @@ def cut_test(groups: Groups, records: list[Record], test: float) -> np.ndarray:
 
 
 def cut_rest(
-    groups: Groups, records: list[Record], tested: np.ndarray, test: float, val: float, sides: int
-) -> np.ndarray:
+    groups: Groups, records: list[Record], tested: NDArray[np.float64], test: float, val: float, sides: int
+) -> NDArray[np.float64]:
     """(C, sides - 1) the cuts between val and train, or between folds. Adds new ones to `records`.
 
     `tested` (C, 2) is from `cut_test`. Cuts are chosen anew if they leave a side without a group.
@@ -169,7 +171,7 @@ def refuse_few(name: str, groups: Groups, sides: list[str]) -> None:
             )
 
 
-def refuse_empty(name: str, groups: Groups, bins: np.ndarray, sides: dict[int, str]) -> None:
+def refuse_empty(name: str, groups: Groups, bins: NDArray[np.int64], sides: dict[int, str]) -> None:
     """Raise UserError for a class that has no group in one of the bins that `sides` names."""
     for number, label in enumerate(groups.classes[: groups.used]):
         members, _ = groups.members(number)
@@ -193,7 +195,9 @@ def train_order(table: pd.DataFrame, seed: int) -> pd.Series:
     return (order.rank(method="first") - 1) / order.transform("size")
 
 
-def uniform(purpose: str, seed: int, keys: Iterable[str]) -> np.ndarray:
+def uniform(purpose: str, seed: int, keys: Iterable[str]) -> NDArray[np.float64]:
     """(N,) float64 in [0, 1): hashes of the keys, independent of each other for another purpose or seed."""
     digests = [hashlib.blake2b(f"{purpose}:{seed}:{key}".encode(), digest_size=8).digest() for key in keys]
-    return (np.frombuffer(b"".join(digests), ">u8") >> np.uint64(11)) * 2.0**-53  # as many bits as a float64 holds
+    return (np.frombuffer(b"".join(digests), ">u8") >> np.uint64(11)).astype(
+        np.float64
+    ) * 2.0**-53  # as many bits as a float64 holds

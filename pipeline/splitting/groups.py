@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.config.fields import shown
 from pipeline.images.tables import SPLITS
@@ -92,7 +93,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def components(*columns: pd.Series) -> np.ndarray:
+def components(*columns: pd.Series) -> NDArray[np.int64]:
     """(N,) int32: the number of each row's connected component. An equal value in a column connects, null does not."""
     import pandas as pd
     from scipy.sparse import coo_array

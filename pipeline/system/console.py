@@ -9,11 +9,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from pipeline.system import parent
 from pipeline.system.credentials import hide
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+T = TypeVar("T")
 INTERRUPTED = 128 + signal.SIGINT  # as shells report it
 TERMINATED = 128 + signal.SIGTERM
 THEIRS_TO_MEND = {
@@ -82,7 +86,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(status)
 
 
-def progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
+@overload
+def progress(items: None = None, **options: Any) -> tqdm[NoReturn]: ...
+@overload
+def progress(items: Iterable[T], **options: Any) -> tqdm[T]: ...
+def progress(items: Iterable[T] | None = None, **options: Any) -> tqdm[T] | tqdm[NoReturn]:
     """A tqdm bar on stderr that is quiet when stderr is not a terminal and vanishes when it is done."""
     from tqdm import tqdm
 

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 
 def remove(path: Path) -> None:
@@ -97,13 +96,13 @@ def together(folder: Path) -> Iterator[Path]:
         remove(partial)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON with keys in the order given."""
     with atomic_write(path) as partial:
         partial.write_text(json_text(value) + "\n")
 
 
-def json_text(value: Any) -> str:
+def json_text(value: object) -> str:
     """`value` as indented JSON: only characters that are not printable are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     return "".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)

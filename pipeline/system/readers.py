@@ -12,6 +12,7 @@ from pipeline.system.console import UserError
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 KINDS: dict[type, tuple[str, ...]] = {str: ("string", "large_string"), float: ("double",), int: ("int64",)}  # of arrow
 
@@ -42,7 +43,7 @@ def read_description(file: Path, stage: str) -> dict[str, Any]:
     return value
 
 
-def size_fault(sizes: dict[str, Any]) -> str | None:
+def size_fault(sizes: dict[str, object]) -> str | None:
     """What is wrong with sizes, if anything is: each has to be a whole number above 0."""
     for name, size in sizes.items():
         if type(size) is not int or size < 1:
@@ -50,7 +51,7 @@ def size_fault(sizes: dict[str, Any]) -> str | None:
     return None
 
 
-def class_fault(classes: Any) -> str | None:
+def class_fault(classes: object) -> str | None:
     """What is wrong with a list of classes, if anything is."""
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         return "expected a list of names as classes"
@@ -59,7 +60,7 @@ def class_fault(classes: Any) -> str | None:
     return None
 
 
-def statistics_fault(mean: Any, std: Any, channels: int) -> str | None:
+def statistics_fault(mean: object, std: object, channels: int) -> str | None:
     """What is wrong with mean and standard deviation of each channel, if anything is."""
     for name, values, least in (("mean", mean, -math.inf), ("std", std, 0)):
         if (
@@ -72,12 +73,12 @@ def statistics_fault(mean: Any, std: Any, channels: int) -> str | None:
     return None
 
 
-def open_images(file: Path, shape: tuple[int, ...], stage: str) -> np.ndarray:
+def open_images(file: Path, shape: tuple[int, ...], stage: str) -> NDArray[np.uint8]:
     """Map an array of uint8 into memory. Raises UserError unless the file holds one of that shape, and no more."""
     import numpy as np
 
     try:
-        images: np.ndarray = np.lib.format.open_memmap(file, mode="r")
+        images: NDArray[np.uint8] = np.lib.format.open_memmap(file, mode="r")
     except FileNotFoundError:
         raise missing(file, stage) from None
     except OSError:

@@ -9,13 +9,17 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pipeline.system.credentials import hide, hide_in
 from pipeline.tracking import database
 from pipeline.tracking.commit import git_state
 from pipeline.tracking.server import is_server, knock, root, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 COUNTS = ("parameters", "trainable_parameters")
 DECISIVE = COUNTS[0]  # the param that says whether a run is the run of its result: the true value, or
@@ -71,7 +75,7 @@ class Deleted(Exception):
 
 
 class Tracker:
-    def __init__(self, client: Any, uri: str) -> None:
+    def __init__(self, client: MlflowClient, uri: str) -> None:
         self.client = client
         # a database keeps no files: artifacts go beside it; a server knows where its own go
         file = database.file_of(uri)
@@ -98,14 +102,14 @@ class Tracker:
             )
         return found.experiment_id
 
-    def search(self, experiment: str, tag: str, value: str) -> list[Any]:
+    def search(self, experiment: str, tag: str, value: str) -> list[Run]:
         """Runs with this tag, deleted ones too, but for duplicates in the trash."""
         from mlflow.entities import ViewType
 
         found = self.client.search_runs([experiment], f"tags.{tag} = '{value}'", run_view_type=ViewType.ALL)
         return [run for run in found if is_active(run) or run.data.params.get(DECISIVE) != DUPLICATE]
 
-    def claim(self, dataset: str, name: str, result: str, fingerprint: str | None, decision: str) -> Any:
+    def claim(self, dataset: str, name: str, result: str, fingerprint: str | None, decision: str) -> Run:
         """The one run of a result, made when it is missing. Raises Deleted.
 
         Any number of processes, on any machines, may claim a result at once and die at any point: those that come back
@@ -140,7 +144,7 @@ class Tracker:
             else:
                 self.create(experiment, name, fingerprint=fingerprint, **tags)
 
-    def decide(self, run: Any, value: str) -> bool:
+    def decide(self, run: Run, value: str) -> bool:
         """Whether the run has this decision, now or from before: MLflow refuses to change a param."""
         from mlflow import MlflowException
 
@@ -152,7 +156,7 @@ class Tracker:
             return False  # the other decision, or deleted
         return True
 
-    def live_runs(self, experiment: str, fingerprint: str | None) -> list[Any]:
+    def live_runs(self, experiment: str, fingerprint: str | None) -> list[Run]:
         """Runs of this training in this folder that have no result, those that a user deleted too."""
         if fingerprint is None:
             return []
@@ -258,11 +262,11 @@ class Tracker:
         self.client.set_terminated(run_id, "FINISHED")
 
 
-def is_active(run: Any) -> bool:
+def is_active(run: Run) -> bool:
     return run.info.lifecycle_stage == "active"
 
 
-def refuse_deleted(runs: list[Any]) -> None:
+def refuse_deleted(runs: list[Run]) -> None:
     """Raise Deleted where there are runs, all of which a user deleted."""
     if runs and not any(map(is_active, runs)):
         run_id = runs[0].info.run_id
@@ -285,5 +289,5 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     return hide(value if isinstance(value, str) else json.dumps(value))

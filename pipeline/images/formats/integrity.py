@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import struct
 
+from pipeline.images.errors import ImageError
+
 MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb: a quarter of a GB as RGB
 RLE = (1, 2)  # BMP's compressions
 PROFILED = 124  # bytes of BMP's header that may announce a color profile after the pixels
@@ -16,14 +18,6 @@ MOST_PADDING = 15  # bytes that some write after a BMP's pixels
 BOXES = {b"ftyp", b"meta", b"mdat", b"moov", b"moof", b"mfra", b"sidx", b"free", b"skip", b"uuid", b"udta", b"pdin"}
 NUMBER = rb"(?:\s|#[^\n]*\n)+(\d{1,9})"
 PPM_HEADER = re.compile(rb"P([56])" + 3 * NUMBER + rb"\s")
-
-
-class ImageError(Exception):
-    """An image that can't be decoded whole: an issue code and the reason."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(f"{code}: {reason}")
-        self.code, self.reason = code, reason
 
 
 def limit_pixels(width: int, height: int) -> None:

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.images.formats.integrity import ImageError, cut, trailing
+from pipeline.images.errors import ImageError
+from pipeline.images.formats.integrity import cut, trailing
 from pipeline.images.formats.tiff import directories
 
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # no stuffed 0xFF, no fill byte, no restart: those stand inside data
@@ -107,7 +109,7 @@ def last_picture(index: bytes) -> int:
         return 0
 
 
-def load(content: bytes, image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
+def load(content: bytes, image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
     """The pixels of a JPEG that Pillow has opened, the same as Pillow's own to the bit: in the image, or beside it
     as (H, W, 3) uint8. Raises ImageError where the decoder had to guess.
     """
@@ -132,7 +134,7 @@ def load(content: bytes, image: Image.Image) -> tuple[Image.Image, np.ndarray | 
     return loaded, None
 
 
-def strictly_decoded(content: bytes, image: Image.Image) -> np.ndarray:
+def strictly_decoded(content: bytes, image: Image.Image) -> NDArray[np.uint8]:
     """Pixels (H, W, 1, 3 or 4) uint8. Raises ValueError with the first warning or error of libjpeg."""
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(content)

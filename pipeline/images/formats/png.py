@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from pipeline.images.formats.integrity import ImageError, cut, trailing
+from pipeline.images.errors import ImageError
+from pipeline.images.formats.integrity import cut, trailing
 
 SIGNATURE = 8  # bytes
 PALETTE, RGB = 3, 2  # color types

@@ -9,7 +9,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipeline.images.formats.integrity import ImageError, cut, limit_pixels
+from pipeline.images.errors import ImageError
+from pipeline.images.formats.integrity import cut, limit_pixels
 
 SIZES = {
     1: 1,

@@ -12,20 +12,19 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from pipeline.system.console import UserError
-from pipeline.system.workers.pool import OutOfMemory, Pool, WorkerCrashed, start_server
+from pipeline.system.workers.pool import Function, OutOfMemory, Pool, R, T, WorkerCrashed, start_server
 
-T = TypeVar("T")
-Function = Callable[[list[Any]], Iterable[Any]]  # of a chunk; gives one result for each of its items
+Answer = TypeVar("Answer", covariant=True)  # what a future gives
 CHUNK_ITEMS, CHUNK_BYTES = 256, 2 * 1024**2  # what travels to a worker at once
 SECONDS_PER_CHUNK = 120  # a decoder that needs longer hangs
 CRASHED, LATE = "its decoder crashed", "not decoded in"  # why an image was given up, as its reason begins
 SCHEDULER = "DASK_SCHEDULER_ADDRESS"
 
 
-class AnyFuture(Protocol):
+class AnyFuture(Protocol[Answer]):
     """A future of concurrent.futures or of Dask."""
 
-    def result(self, timeout: float) -> Any: ...
+    def result(self, timeout: float) -> Answer: ...
 
 
 class Workers(Protocol):
@@ -34,27 +33,27 @@ class Workers(Protocol):
     crashes: tuple[type[Exception], ...]  # what a future raises whose worker has died
     width: int  # chunks that are worked on at the same time
 
-    def submit(self, function: Function, chunk: list[Any]) -> AnyFuture: ...
+    def submit(self, function: Function[T, R], chunk: list[T]) -> AnyFuture[list[R]]: ...
 
-    def alone(self, function: Function, chunk: list[Any], seconds: float) -> list[Any]:
+    def alone(self, function: Function[T, R], chunk: list[T], seconds: float) -> list[R]:
         """The results of a chunk while nothing else is worked on. Raises OutOfMemory, WorkerCrashed or TimeoutError."""
 
-    def recover(self, future: AnyFuture, others: list[AnyFuture], seconds: float) -> None:
+    def recover(self, future: AnyFuture[Any], others: list[AnyFuture[Any]], seconds: float) -> None:
         """Stop what hangs, after a crash or a time-out, so that no chunk is being worked on."""
 
-    def is_lost(self, future: AnyFuture) -> bool:
+    def is_lost(self, future: AnyFuture[Any]) -> bool:
         """Whether the recovery took the future along."""
 
     def stop(self) -> None: ...
 
 
 def ordered_map(
-    function: Function,
+    function: Function[T, R],
     items: Iterable[T],
     size: Callable[[T], int],
-    on_crash: Callable[[T, str], Any],
+    on_crash: Callable[[T, str], R],
     name: Callable[[T], str] = str,
-) -> Iterator[Any]:
+) -> Iterator[R]:
     """Yield the result of each item, in order.
 
     `size` gives the bytes of an item, to keep what is under way small; `on_crash` gives the result for an item whose
@@ -63,7 +62,7 @@ def ordered_map(
     does not help to give all memory to one worker.
     """
     workers = start_workers()
-    under_way: deque[tuple[list[T], AnyFuture]] = deque()
+    under_way: deque[tuple[list[T], AnyFuture[list[R]]]] = deque()
     try:
         for chunk in chunks(items, size):
             under_way.append((chunk, workers.submit(function, chunk)))
@@ -107,11 +106,11 @@ def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
 
 def finish(
     workers: Workers,
-    function: Function,
-    under_way: deque[tuple[list[T], AnyFuture]],
-    on_crash: Callable[[T, str], Any],
+    function: Function[T, R],
+    under_way: deque[tuple[list[T], AnyFuture[list[R]]]],
+    on_crash: Callable[[T, str], R],
     name: Callable[[T], str],
-) -> list[Any]:
+) -> list[R]:
     """Results of the oldest chunk. Those that a crash took along are started again."""
     chunk, future = under_way.popleft()
     failures: tuple[type[Exception], ...] = (TimeoutError, MemoryError, *workers.crashes)
@@ -136,7 +135,7 @@ def finish(
     return results
 
 
-def alone(workers: Workers, function: Function, item: Any, name: str) -> list[Any]:
+def alone(workers: Workers, function: Function[T, R], item: T, name: str) -> list[R]:
     try:
         return workers.alone(function, [item], SECONDS_PER_CHUNK)
     except OutOfMemory:  # its worker may have been killed by a person

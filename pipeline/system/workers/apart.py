@@ -7,14 +7,12 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any
 
 from pipeline.system import memory
-from pipeline.system.workers.pool import OutOfMemory, WorkerCrashed, apply
+from pipeline.system.workers.pool import Function, OutOfMemory, R, T, WorkerCrashed, apply
 
 
-def apply_apart(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any], seconds: float) -> list[Any]:
+def apply_apart(function: Function[T, R], chunk: list[T], seconds: float) -> list[R]:
     """Apply a function to a chunk in a new process that has at most `seconds`.
 
     Raises OutOfMemory if the process was killed, WorkerCrashed if it ended by itself, TimeoutError if it was too slow.
@@ -34,7 +32,7 @@ def apply_apart(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]
     answer = pickle.loads(ran.stdout)
     if isinstance(answer, Exception):
         raise answer
-    results: list[Any] = answer
+    results: list[R] = answer
     return results
 
 
@@ -42,7 +40,7 @@ def main() -> None:
     memory.limit(memory.MOST_MEMORY)
     memory.go_first()
     try:
-        answer: Any = apply(*pickle.load(sys.stdin.buffer))
+        answer: object = apply(*pickle.load(sys.stdin.buffer))
     except Exception as error:  # the caller's
         answer = error
     pickle.dump(answer, sys.stdout.buffer)

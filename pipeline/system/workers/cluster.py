@@ -6,15 +6,17 @@ Every worker runs in a clone of this project at the same commit, and reads the i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.system.console import UserError
 from pipeline.system.credentials import hide_in, redacted
 from pipeline.system.version import version
 from pipeline.system.workers.apart import apply_apart
-from pipeline.system.workers.pool import OutOfMemory, apply
+from pipeline.system.workers.pool import Function, OutOfMemory, R, T, apply
+
+if TYPE_CHECKING:
+    from pipeline.system.workers import AnyFuture
 
 
 class Cluster:
@@ -55,15 +57,15 @@ class Cluster:
                 else "the Dask scheduler has no workers: start some in clones of this project with `dask worker`"
             )
 
-    def submit(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> Any:
+    def submit(self, function: Function[T, R], chunk: list[T]) -> AnyFuture[list[R]]:
         return self.client.submit(apply, function, chunk, pure=False)
 
-    def alone(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any], seconds: float) -> list[Any]:
+    def alone(self, function: Function[T, R], chunk: list[T], seconds: float) -> list[R]:
         for apart in (False, True):
             again = (apply_apart, function, chunk, seconds) if apart else (apply, function, chunk)
             future = self.client.submit(*again, pure=False)
             try:
-                results: list[Any] = future.result(seconds)
+                results: list[R] = future.result(seconds)
                 return results
             except MemoryError:
                 raise OutOfMemory("its Dask worker was refused memory") from None
@@ -74,7 +76,7 @@ class Cluster:
                 continue
         raise OutOfMemory("its Dask worker was killed")  # not by the decoder, which was in another process
 
-    def recover(self, future: Any, others: list[Any], seconds: float) -> None:
+    def recover(self, future: Any, others: list[AnyFuture[Any]], seconds: float) -> None:
         """Restart workers that still work on it and wait for the others; Dask itself has replaced those that died."""
         hanging = [worker for worker, keys in self.client.processing().items() if future.key in keys]
         future.cancel()
@@ -85,7 +87,7 @@ class Cluster:
         with self.client.as_current(), suppress(TimeoutError):
             wait(others, timeout=seconds)
 
-    def is_lost(self, future: Any) -> bool:
+    def is_lost(self, future: object) -> bool:
         return False  # Dask runs what a worker took along on another one
 
     def stop(self) -> None:

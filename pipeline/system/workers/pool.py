@@ -12,11 +12,14 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 from pipeline.system import memory
 from pipeline.system.memory import MOST_MEMORY
 
+T = TypeVar("T")  # an item
+R = TypeVar("R")  # its result
+Function: TypeAlias = Callable[[list[T]], Iterable[R]]  # of a chunk; gives one result for each of its items
 KEPT = 64 * 1024**2  # freed bytes that a worker keeps for the next picture
 KILLED = (-signal.SIGKILL, 255)  # exit codes: of the worker, or of all where the server that they are forked from was
 
@@ -44,7 +47,7 @@ class Pool:
         self.pool: ProcessPoolExecutor | None = None
         start_server()
 
-    def submit(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> Future[list[Any]]:
+    def submit(self, function: Function[T, R], chunk: list[T]) -> Future[list[R]]:
         with ctrl_c_later():  # interrupted half-way, the pool would not know a worker that it has just started
             try:
                 return self.started().submit(apply, function, chunk)
@@ -61,7 +64,7 @@ class Pool:
             self.pool = ProcessPoolExecutor(self.width, mp_context=context, initializer=prepare)
         return self.pool
 
-    def alone(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any], seconds: float) -> list[Any]:
+    def alone(self, function: Function[T, R], chunk: list[T], seconds: float) -> list[R]:
         try:
             return self.submit(function, chunk).result(seconds)
         except MemoryError:
@@ -74,7 +77,7 @@ class Pool:
                 raise OutOfMemory(f"its worker was killed, with {memory.in_words()} to itself") from None
             raise failure if isinstance(failure, TimeoutError) else WorkerCrashed from None
 
-    def recover(self, future: object, others: list[Any], seconds: float) -> None:
+    def recover(self, future: object, others: object, seconds: float) -> None:
         if self.was_killed():
             self.width = max(1, self.width // 2)  # as many as before would be killed again
         self.stop()
@@ -87,7 +90,8 @@ class Pool:
             self.pool._executor_manager_thread.join()  # type: ignore[attr-defined]  # it asks for the exit codes too
         return any(process.exitcode in KILLED for process in (self.pool._processes or {}).values())
 
-    def is_lost(self, future: Any) -> bool:
+    def is_lost(self, future: object) -> bool:
+        assert isinstance(future, Future)
         return future.cancelled() or (future.done() and isinstance(future.exception(), BrokenProcessPool))
 
     def stop(self) -> None:
@@ -101,8 +105,8 @@ class Pool:
                 self.pool = None
 
 
-def lost() -> Future[list[Any]]:
-    future: Future[list[Any]] = Future()
+def lost() -> Future[list[R]]:
+    future: Future[list[R]] = Future()
     future.set_exception(BrokenProcessPool())
     return future
 
@@ -116,7 +120,7 @@ def start_server(*modules: str) -> None:
         forkserver.ensure_running()
 
 
-def apply(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> list[Any]:
+def apply(function: Function[T, R], chunk: list[T]) -> list[R]:
     return list(function(chunk))
 
 
