@@ -196,7 +196,7 @@ def encoded(photo: Image.Image, kind: str, **options: Any) -> bytes:
 
 def resized(photo: Image.Image, percent: float) -> Image.Image:
     size = (max(1, round(side * percent / 100)) for side in photo.size)
-    return photo.resize(tuple(size), Image.Resampling.LANCZOS)  # type: ignore[arg-type]
+    return photo.resize(tuple(size), Image.Resampling.LANCZOS)
 
 
 def cropped(photo: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:

@@ -41,7 +41,8 @@ from pipeline.images.items import Item
 from pipeline.images.sources import open_source
 from pipeline.system import memory, workers
 from pipeline.system.console import UserError
-from pipeline.system.workers.pool import MOST_MEMORY, cores
+from pipeline.system.memory import MOST_MEMORY
+from pipeline.system.workers.pool import cores
 
 COLUMNS = [
     "path", "label", "official_split", "width", "height", "mode", "format", "bytes", "sha256", "phash",
@@ -422,8 +423,8 @@ def test_what_differs_from_the_rest_is_warned_of(project: Project) -> None:
     rows = checked(project, "photos").rows
     for name in odd:
         assert name in rows[f"a/{name}.png"]["issues"], rows[f"a/{name}.png"]
-    usual = [row for path, row in rows.items() if path[2:-4].isdigit()]
-    assert len(usual) == 60 and not any(row["issues"] for row in usual)
+    issues = [row["issues"] for path, row in rows.items() if path[2:-4].isdigit()]
+    assert len(issues) == 60 and not any(issues)
     assert 0 < rows["a/0.png"]["contrast"] < 0.5 and rows["a/0.png"]["color"] is True
     assert rows["a/odd_color.png"]["color"] is False
 
@@ -711,7 +712,7 @@ def test_a_decoder_that_crashes_takes_nobody_along(monkeypatch: pytest.MonkeyPat
 def test_a_pool_that_breaks_while_it_starts_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own thread then closes the pipes that the worker was to get."""
     monkeypatch.setattr(workers, "CHUNK_ITEMS", 8)
-    start, started = ProcessPoolExecutor._spawn_process, []
+    start, started = ProcessPoolExecutor._spawn_process, []  # type: ignore[attr-defined]
 
     def fails_once(pool: ProcessPoolExecutor) -> None:
         started.append(pool)

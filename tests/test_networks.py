@@ -118,7 +118,7 @@ def test_mnist_mlp_ends_in_log_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gradient_descent_study_starts_from_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = build(*study(monkeypatch, "mnist-gd"))
-    linear = [module for module in model if isinstance(module, nn.Linear)]
+    linear = [module for module in model.children() if isinstance(module, nn.Linear)]
     for layer, (inputs, outputs) in zip(linear, [(784, 100), (100, 10)], strict=True):
         assert not layer.bias.any()
         assert abs(layer.weight.mean()) < 0.02
@@ -248,7 +248,7 @@ def test_speedrun_network_of_the_paper_has_its_number_of_parameters() -> None:
 @pytest.mark.parametrize("side", [5, 8, 11, 64])
 def test_resnet_block_starts_as_its_shortcut_and_halves_like_a_strided_convolution(side: int) -> None:
     model = build(network("resnet", widths=[3, 4, 5]), Shape(1, side, side + 1, 2)).eval()
-    blocks = [each for each in model if isinstance(each, Block)]
+    blocks = [each for each in model.children() if isinstance(each, Block)]
     features = photos(3, side)[..., 1:].relu()
     assert blocks[0](features).equal(features)
     for block, channels in zip(blocks, (3, 4, 5), strict=True):

@@ -32,20 +32,18 @@ AS_STORED = {
 }  # fmt: skip
 
 
-class PackedDataset(NamedTuple):
+class Packed(NamedTuple):
     images: np.ndarray
-    index: pd.DataFrame
+    table: pd.DataFrame  # of index.parquet
     meta: dict[str, Any]
 
 
-def packed(project: Project, name: str = "photos") -> PackedDataset:
+def packed(project: Project, name: str = "photos") -> Packed:
     folder = project.root / "data/packed" / name
     assert sorted(path.name for path in folder.iterdir()) == ["images.npy", "index.parquet", "meta.json"]
     assert [path.name for path in folder.parent.iterdir() if ".partial" in path.name] == []
     images = np.load(folder / "images.npy", mmap_mode="r")
-    return PackedDataset(
-        images, pd.read_parquet(folder / "index.parquet"), json.loads((folder / "meta.json").read_text())
-    )
+    return Packed(images, pd.read_parquet(folder / "index.parquet"), json.loads((folder / "meta.json").read_text()))
 
 
 def prepare(project: Project, name: str = "photos", *stages: str) -> None:
@@ -131,7 +129,7 @@ def test_what_a_decision_may_bring_back_is_packed_too(project: Project) -> None:
     project.dataset("photos", "in", max_quarantined=1)
     prepare(project)
     checked = pd.read_parquet(project.root / "data/checked/photos.parquet").set_index("path")
-    paths = packed(project).index.path
+    paths = packed(project).table.path
     assert {"loose.png", "train/a/000.png"} <= set(paths[checked.status[paths].to_numpy() == "quarantined"])
     assert set(checked.index) - set(paths) == {"train/a/broken.png"}
     before = everything(project.root / "data/packed")
@@ -244,7 +242,7 @@ MODES: dict[str, tuple[Image.Image, str, np.ndarray]] = {
 def test_every_colour_mode_as_a_person_sees_it(mode: str, channels: int) -> None:
     image, form, expected = MODES[mode]
     seen = pixels(decoded(image, form), channels)
-    assert (seen.shape, seen.dtype) == ((6, 5, channels), np.uint8)
+    assert seen.shape == (6, 5, channels) and seen.dtype == np.uint8
     if channels == 1 and expected.ndim == 3:
         expected = luma(expected)
     difference = np.abs(seen - expected.reshape(6, 5, -1).astype(float))
