@@ -1,4 +1,4 @@
-"""The study's loop with DALI, which reads, decodes, turns, flips and normalises the photos, on the CPU or on the GPU.
+"""The study's loop with DALI, which reads, decodes, turns, flips and normalizes the photos, on the CPU or on the GPU.
 
 usage: python -m benchmarks.dali_loop < JOB.json
 """

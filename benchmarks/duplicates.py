@@ -149,7 +149,7 @@ def changes() -> dict[str, Callable[[Image.Image], bytes]]:
     sides = {"left": (5, 0, 0, 0), "top": (0, 5, 0, 0), "right": (0, 0, 5, 0), "bottom": (0, 0, 0, 5)}
     for side, cut in sides.items():
         made[f"5 % cut off, {side}"] = lambda photo, cut=cut: plain(cropped(photo, *cut))
-    made["5 % cut off, centred"] = lambda photo: plain(cropped(photo, 2.5, 2.5, 2.5, 2.5))
+    made["5 % cut off, centered"] = lambda photo: plain(cropped(photo, 2.5, 2.5, 2.5, 2.5))
     made["5 % cut off each side"] = lambda photo: plain(cropped(photo, 5, 5, 5, 5))
     made["up to 5 % cut off each side, 75 %, JPEG 50"] = lambda photo: jpeg(resized(cut_at_random(photo), 75), 50)
     for turn in ("FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "ROTATE_90", "ROTATE_180", "ROTATE_270"):
@@ -165,7 +165,7 @@ def changes() -> dict[str, Callable[[Image.Image], bytes]]:
         made[f"contrast {percent} %"] = lambda photo, percent=percent: plain(
             ImageEnhance.Contrast(photo).enhance(percent / 100)
         )
-    made["grey"] = lambda photo: plain(photo.convert("L"))
+    made["gray"] = lambda photo: plain(photo.convert("L"))
     return made
 
 
@@ -200,7 +200,7 @@ def resized(photo: Image.Image, percent: float) -> Image.Image:
 
 
 def cropped(photo: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    """With so many per cent of its width and height cut off."""
+    """With so many percent of its width and height cut off."""
     width, height = photo.size
     return photo.crop(
         (

@@ -59,7 +59,7 @@ def main(name: str) -> None:
                     "orientation": "exif applied",
                     "transparency": "on white",
                     "resize": "shorter side to fit, bilinear with antialiasing",
-                    "crop": "centre",
+                    "crop": "center",
                 },
             },
         )

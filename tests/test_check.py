@@ -349,8 +349,8 @@ def test_copies_are_found_by_their_pixels(project: Project) -> None:
         "a/x.png": encoded(same, "PNG"), "b/x.bmp": encoded(same, "BMP"), "a/x.tif": encoded(same, "TIFF"),
         "a/again.jpg": encoded(same, "JPEG", quality=60), "a/small.png": encoded(same.resize((80, 60)), "PNG"),
         "a/mirrored.png": encoded(same.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "PNG"),
-        "a/grey.png": encoded(smooth(2).convert("L"), "PNG"),
-        "a/grey as rgb.png": encoded(smooth(2).convert("L").convert("RGB"), "PNG"),
+        "a/gray.png": encoded(smooth(2).convert("L"), "PNG"),
+        "a/gray as rgb.png": encoded(smooth(2).convert("L").convert("RGB"), "PNG"),
         "a/left alone.png": encoded(smooth(3), "PNG"), "b/left alone.png": encoded(smooth(4), "PNG"),
     }  # fmt: skip
     with zipfile.ZipFile(project.root / "in.zip", "w") as archive:
@@ -364,12 +364,12 @@ def test_copies_are_found_by_their_pixels(project: Project) -> None:
     assert copies == {
         "a/x.png": [exact, near, conflict], "b/x.bmp": [exact, near, conflict], "a/x.tif": [exact, near, conflict],
         "a/again.jpg": [near, conflict], "a/small.png": [near, conflict], "a/mirrored.png": [near, conflict],
-        "a/grey.png": [exact], "a/grey as rgb.png": [exact], "a/left alone.png": [], "b/left alone.png": [],
+        "a/gray.png": [exact], "a/gray as rgb.png": [exact], "a/left alone.png": [], "b/left alone.png": [],
     }  # fmt: skip
     groups = {name: row["group"] for name, row in rows.items()}
     first = ["a/x.png", "b/x.bmp", "a/x.tif", "a/again.jpg", "a/small.png", "a/mirrored.png"]
     assert groups == {
-        **dict.fromkeys(first, 0), "a/grey.png": 1, "a/grey as rgb.png": 1, "a/left alone.png": None,
+        **dict.fromkeys(first, 0), "a/gray.png": 1, "a/gray as rgb.png": 1, "a/left alone.png": None,
         "b/left alone.png": None,
     }  # fmt: skip
 
@@ -377,7 +377,7 @@ def test_copies_are_found_by_their_pixels(project: Project) -> None:
     project.must_run("check", "photos")
     rows = checked(project, "photos").rows
     assert {name for name, row in rows.items() if row["group"] is not None} == {
-        "a/x.png", "b/x.bmp", "a/x.tif", "a/grey.png", "a/grey as rgb.png"
+        "a/x.png", "b/x.bmp", "a/x.tif", "a/gray.png", "a/gray as rgb.png"
     }  # fmt: skip
 
 
@@ -589,10 +589,10 @@ def test_the_reduced_luminance_is_that_of_pillow(height: int, width: int) -> Non
     side = max(1, max(height, width) // 128)
     down, across = min(side, height), min(side, width)
     whole = photo.crop((0, 0, width - width % across, height - height % down))
-    grey = properties.reduced(np.asarray(photo))
+    gray = properties.reduced(np.asarray(photo))
     expected = np.asarray(whole.convert("L").reduce((across, down)), np.float32)
-    assert grey.shape == expected.shape and max(grey.shape) <= 256
-    np.testing.assert_allclose(grey, expected, atol=1.5)
+    assert gray.shape == expected.shape and max(gray.shape) <= 256
+    np.testing.assert_allclose(gray, expected, atol=1.5)
 
 
 def test_properties_of_pictures_that_are_known() -> None:

@@ -192,7 +192,7 @@ SMALL = {
 
 
 def photos(channels: int, side: int, count: int = 64) -> torch.Tensor:
-    """Images whose neighbouring pixels and channels resemble each other, brighter in one channel than the next."""
+    """Images whose neighboring pixels and channels resemble each other, brighter in one channel than the next."""
     drawn = torch.randn(count, channels, side + 2, side + 2, generator=torch.Generator().manual_seed(2))
     smooth = F.avg_pool2d(drawn + drawn.mean(1, keepdim=True), 3, stride=1)
     return 3 * smooth + torch.arange(channels).view(-1, 1, 1)
@@ -239,9 +239,9 @@ def test_speedrun_network_of_the_paper_has_its_number_of_parameters() -> None:
     """arXiv 2404.00498: biases of the whitening, six convolutions, biases of their norms, a linear layer."""
     model = build(network("airbench"), Shape(3, 32, 32, 10))
     convolutions = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
-    learnt = 24 + convolutions + 2 * (64 + 256 + 256) + 10 * 256
-    assert parameters(model, trained=True) == learnt
-    assert parameters(model) - learnt == 24 * 3 * 2 * 2 + 2 * (64 + 256 + 256)
+    learned = 24 + convolutions + 2 * (64 + 256 + 256) + 10 * 256
+    assert parameters(model, trained=True) == learned
+    assert parameters(model) - learned == 24 * 3 * 2 * 2 + 2 * (64 + 256 + 256)
     assert [each.kernel_size for each in model.modules() if isinstance(each, nn.Conv2d)] == [(2, 2)] + 6 * [(3, 3)]
 
 
@@ -287,7 +287,7 @@ def test_whitening_makes_patches_uncorrelated_with_variance_one(channels: int, s
 
 
 def test_whitening_of_images_without_content() -> None:
-    """A blank corner of all images, or one colour all over, has no variance to divide by."""
+    """A blank corner of all images, or one color all over, has no variance to divide by."""
     model = build(network("airbench"), Shape(3, 9, 9, 2))
     model.initialize(torch.zeros(4, 3, 9, 9))
     assert bool(model(torch.zeros(4, 3, 9, 9)).isfinite().all())
@@ -357,7 +357,7 @@ def test_smallest_image_that_a_small_network_takes_is_as_its_message_says(
 
 
 def test_stage_train_whitens_training_images_of_all_classes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Filters come from normalised images spread over the whole training set, and from no others."""
+    """Filters come from normalized images spread over the whole training set, and from no others."""
     monkeypatch.setattr(live, "SHORT", 1e9)
     monkeypatch.setattr("pipeline.training.model.INITIALIZATION_VALUES", 6 * 10 * 12)
     project.params["experiments"] = {}

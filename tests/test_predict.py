@@ -31,7 +31,7 @@ def write_odd_images(folder: Path) -> None:
     turned = Image.Exif()
     turned[ORIENTATION] = 6
     picture(90, 9, 31).save(folder / "turned.jpg", exif=turned, quality=95)
-    picture(91, 20, 20, "L").save(folder / "grey.png")
+    picture(91, 20, 20, "L").save(folder / "gray.png")
     picture(92, 16, 12, "RGBA").save(folder / "transparent.png")
     picture(93, 41, 7).save(folder / "tall.png")
     picture(94, 3, 50).save(folder / "wide.bmp")

@@ -349,7 +349,7 @@ def images(draw_: st.DrawFn, prefix: str = "", official: bool = False, most: int
 
 
 def links(rows: Rows) -> dict[str, list[str]]:
-    """The paths of each group, by plain search from neighbour to neighbour."""
+    """The paths of each group, by plain search from neighbor to neighbor."""
     by_value: dict[Any, list[dict[str, Any]]] = {}
     values_of = {}
     for image in rows:

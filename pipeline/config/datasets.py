@@ -93,7 +93,7 @@ class Outliers(Strict):
     sharpness: Deviations | None = 4
     size: Deviations | None = 4
     aspect_ratio: Deviations | None = 4
-    color: Annotated[float, Field(ge=0, le=0.5)] = 0.01  # largest share of grey images among coloured, or the reverse
+    color: Annotated[float, Field(ge=0, le=0.5)] = 0.01  # largest share of gray images among colored, or the reverse
 
     def of(self, name: str) -> float:
         limit: float | None = getattr(self, name)

@@ -125,7 +125,7 @@ class PackedDataset:
                 f"params.yaml: normalize has {len(mean)} means and {len(std)} stds for {channels} channels;"
                 " expected 1 or 3 of each"
             )
-        if channels == 1:  # grey: the mean over the three colors
+        if channels == 1:  # gray: the mean over the three colors
             return [sum(mean) / len(mean)], [sum(std) / len(std)]
         repeats = channels // len(mean)
         return mean * repeats, std * repeats

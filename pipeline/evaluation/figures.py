@@ -24,7 +24,7 @@ SHOWN = 40  # classes of a confusion matrix: more can't be read, and take memory
 
 
 class Tile(NamedTuple):
-    """One image of a grid, (H, W) or (H, W, C) uint8, its title and the title's colour."""
+    """One image of a grid, (H, W) or (H, W, C) uint8, its title and the title's color."""
 
     image: NDArray[np.uint8]
     title: str

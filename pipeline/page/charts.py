@@ -65,7 +65,7 @@ def tick(value: float) -> str:
 def histograms(table: pa.Table) -> list[Histogram]:
     """One for each of HISTOGRAMS that any image has a value of.
 
-    The outermost half per cent on either side is counted in the first and last bar.
+    The outermost half percent on either side is counted in the first and last bar.
     """
     drawn = []
     for name, title in HISTOGRAMS.items():
