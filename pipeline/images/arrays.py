@@ -27,7 +27,11 @@ CHUNK = 1 << 20  # bytes
 
 
 class Arrays:
-    """Images that are decoded already: id `<split>/<position>`, class by number."""
+    """A source of images that are stored as pixels. The id of an image is `<split>/<position>`.
+
+    `splits` has images (N, H, W) or (N, H, W, 3) and labels (N,), both uint8; a label is a position in `classes`.
+    Raises UserError where they do not fit together, or where there are no images; `where` is named in the message.
+    """
 
     classes: list[str]
 
@@ -83,9 +87,9 @@ class IdxFiles(Arrays):
 
 
 def read_idx(file: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Read an idx file of unsigned bytes, gzipped or not, as a uint8 array of that many dimensions.
+    """Read an idx file of unsigned bytes, gzipped or not, as a uint8 array with this number of dimensions.
 
-    No more is read than the header says. Raises UserError for another magic number or a wrong length.
+    No more is read than the header says. Raises UserError for another magic number, a wrong length or damaged gzip.
     """
     with file.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
@@ -98,7 +102,7 @@ def read_idx(file: Path, dimensions: int) -> NDArray[np.uint8]:
             shape = struct.unpack(f">{dimensions}I", header[4:])
             if 0 in shape[1:]:
                 raise UserError(f"{file}: its header says {shape}: images without pixels")
-            values = read_up_to(data, math.prod(shape) + 1)  # to the checksum behind them too
+            values = read_up_to(data, math.prod(shape) + 1)  # a byte more, so that gzip compares its checksum
         except (EOFError, OSError, zlib.error) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -110,7 +114,7 @@ def read_idx(file: Path, dimensions: int) -> NDArray[np.uint8]:
 
 
 def read_up_to(file: IO[bytes], size: int) -> bytearray:
-    """The next bytes of a file, in memory for those that there are, not for all that are asked for."""
+    """Read up to `size` bytes. Memory grows with what the file holds: a damaged header may ask for far more."""
     found = bytearray()
     while len(found) < size and (chunk := file.read(min(size - len(found), CHUNK))):
         found += chunk
