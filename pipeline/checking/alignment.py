@@ -1,4 +1,4 @@
-"""Whether two small pictures show the same, once one is moved and scaled onto the other."""
+"""Move and scale one small picture onto another, and measure how much they differ."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from numpy.typing import NDArray
 
 from pipeline.checking.hashing import SIDE
 
-CUT = 0.045  # fraction of a side that a window lacks; the fit reaches cuts of 0 to slightly more than this
-STEPS = 2  # of the fit
-LOWEST, HIGHEST = np.array([[-0.02, 0.91], [0.09, 1.02]], np.float32)  # limits of the first and the last edge
-NOISE = 1.0  # standard deviation of the detail of pictures that show nothing, in gray levels
+CUT = 0.045  # fraction of a side that a window lacks at one end; the fit finds cuts from 0 to a little more
+STEPS = 2  # iterations of the fit
+LOWEST, HIGHEST = np.array([[-0.02, 0.91], [0.09, 1.02]], np.float32)  # limits of (first edge, last edge)
+NOISE = 1.0  # gray levels; a picture shows nothing if the standard deviation of its detail is not above this
 
 # The part of each side that a window keeps: all of it, or without its beginning, its end, or both
 INTERVALS = np.array([(0, 1), (CUT, 1), (0, 1 - CUT), (CUT, 1 - CUT)], np.float32)
-FINENESS = 64  # places between two pixels
+FINENESS = 64  # places to sample between two pixels
 CENTERS = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE
 
 
 def sampled(edges: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Matrices (M, SIDE, SIDE) that resample one side of a fingerprint between two edges each, (M, 2) from 0 to 1."""
+    """Matrices (M, SIDE, SIDE) float32 that stretch what is between two edges, (M, 2) in [0, 1], to a whole side."""
     begin, end = edges[:, :1], edges[:, 1:]
     places = (begin + CENTERS * (end - begin)) * SIDE - 0.5
     return BETWEEN[np.rint(places.clip(0, SIDE - 1) * FINENESS).astype(np.int32)]
 
 
 def differences(one: NDArray[np.uint8], other: NDArray[np.uint8], windows: NDArray[np.int64]) -> NDArray[np.floating]:
-    """How much detail differs at the place where it differs most, (M,) in standard deviations of the detail.
+    """The largest difference between two pictures at any place, (M,), in standard deviations of their detail.
 
-    `one` and `other` (M, SIDE, SIDE) are fingerprints, `windows` (M,) says which part of `one` the other shows, about:
-    4 · vertical + horizontal interval. Its edges are fitted by least squares, with brightness and contrast
-    (B. Lucas and T. Kanade, An Iterative Image Registration Technique, 1981).
+    `one` and `other` (M, SIDE, SIDE) are fingerprints. `windows` (M,) says which part of `one` the other shows,
+    roughly: 4 · vertical + horizontal, both positions in INTERVALS. From there, the edges of the part are fitted by
+    least squares, together with brightness and contrast (B. Lucas and T. Kanade, An Iterative Image Registration
+    Technique, 1981).
     """
     source, target = one.astype(np.float32), other.astype(np.float32)
     vertical, horizontal = INTERVALS[windows // 4], INTERVALS[windows % 4]
@@ -49,9 +50,12 @@ def fitted(
     vertical: NDArray[np.float32],
     horizontal: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Edges (M, 2) with which `seen` comes nearer to `wanted`, both (M, SIDE, SIDE)."""
+    """One iteration of the fit: vertical and horizontal edges (M, 2) that bring `seen` nearer to `wanted`.
+
+    Both are pictures (M, SIDE, SIDE); the edges that are given are those of `seen`.
+    """
     down, right = np.gradient(seen, 1 / SIDE, axis=(1, 2))
-    before, after = 1 - CENTERS, CENTERS  # how far a pixel follows the first and the last edge
+    before, after = 1 - CENTERS, CENTERS  # how far a pixel moves with the first and with the last edge
     terms = (np.ones_like(seen), seen, down * before[:, None], down * after[:, None], right * before, right * after)
     rows = np.stack(terms, 1).reshape(len(seen), len(terms), SIDE**2)
     squares = (rows @ rows.swapaxes(1, 2)).astype(np.float64) + 1e-3 * np.eye(len(terms))
@@ -67,7 +71,7 @@ def fitted(
 
 
 def turned_back(pictures: NDArray[np.uint8], turns: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Pictures (M, SIDE, SIDE) as they were before each was turned by the orientation (M,) of hashing.orientations."""
+    """Undo the orientation of pictures (M, SIDE, SIDE): `turns` (M,) are numbers as of hashing.orientations."""
     upright = np.empty_like(pictures)
     for turn in np.unique(turns):
         turned = pictures[turns == turn]
@@ -80,17 +84,17 @@ def turned_back(pictures: NDArray[np.uint8], turns: NDArray[np.int64]) -> NDArra
 
 
 def detail(pictures: NDArray[np.floating]) -> NDArray[np.floating]:
-    """What is between one and a few pixels large in fingerprints (…, SIDE, SIDE): a difference of Gaussians."""
+    """What in fingerprints (…, SIDE, SIDE) has the size of one pixel to a few: a difference of Gaussians."""
     return FINE @ pictures @ FINE.T - COARSE @ pictures @ COARSE.T
 
 
 def standard(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Divided by each picture's root mean square."""
+    """Pictures (M, SIDE, SIDE) divided by the root mean square of each."""
     return values / np.sqrt((values**2).mean((1, 2), keepdims=True) + 1e-6)
 
 
 def cubic(places: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Weights (P, SIDE) of the pixels of a side at places (P,) among them.
+    """Weights (P, SIDE) by which the pixels of a side are interpolated at places (P,), in pixels.
 
     R. Keys, Cubic Convolution Interpolation for Digital Image Processing, 1981, with a = -1/2.
     """
@@ -100,7 +104,7 @@ def cubic(places: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def blur(deviation: float) -> NDArray[np.float32]:
-    """Matrix (SIDE, SIDE) float32 that blurs one side, its borders mirrored."""
+    """Matrix (SIDE, SIDE) float32 that blurs one side by a Gaussian, as if it were mirrored at its borders."""
     distance = np.subtract.outer(np.arange(SIDE), np.arange(-SIDE, 2 * SIDE))
     weights = np.exp(-0.5 * (distance / deviation) ** 2)
     mirrored = weights[:, SIDE : 2 * SIDE] + weights[:, SIDE - 1 :: -1] + weights[:, : 2 * SIDE - 1 : -1]

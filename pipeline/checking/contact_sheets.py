@@ -23,10 +23,12 @@ def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def file_name(number: int, label: str) -> str:
+    """A name in ASCII that sorts by the number of the class."""
     return f"{number:03d}-{re.sub(r'[^A-Za-z0-9_-]+', '-', label)[:100]}.png"
 
 
 def draw_contact_sheet(path: Path, tiles: list[NDArray[np.uint8]]) -> None:
+    """Draw thumbnails (height, width, 3) uint8 side by side, row by row, as one PNG."""
     rows = max(1, -(-len(tiles) // COLUMNS))
     gap = 4
     sheet = Image.new("RGB", (COLUMNS * (TILE + gap) + gap, rows * (TILE + gap) + gap), "white")

@@ -1,8 +1,9 @@
 """Radius search among perceptual hashes, in all eight orientations at once.
 
-Multi-index hashing (M. Norouzi et al., Fast Exact Search in Hamming Space with Multi-Index Hashing, 2014): of hashes
-that differ in few bits, one of three bands differs in at most a third of them. A band is looked up by the smallest of
-the values that it takes in the eight orientations, so that one look-up serves all of them.
+Multi-index hashing (M. Norouzi et al., Fast Exact Search in Hamming Space with Multi-Index Hashing, 2014): the bits of
+a hash are divided into three bands. If two hashes differ in few bits, one of their bands differs in at most a third of
+these. In the table of a band, a hash is stored under the smallest of the values that the band takes in the eight
+orientations, so that one look-up finds it in all of them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.checking.hashing import BANDS, FREQUENCIES
 
-SPARSE = 6  # the table has about 2**SPARSE places per hash; lower bits of a band are only compared afterwards
-AT_ONCE = 1 << 17  # candidates compared at once: bounds the memory, whatever the hashes
+SPARSE = 6  # a table has about 2**SPARSE places per hash; bits beyond that are compared after the look-up
+AT_ONCE = 1 << 17  # candidates compared at once, to bound the memory
 
 
 class Matches(NamedTuple):
@@ -29,7 +30,7 @@ class Matches(NamedTuple):
 
 
 class Index:
-    """Hashes to search in: `hashes` (8, N) uint64, as `hashing.orientations` gives them, and the radius in bits."""
+    """Hashes to search among: `hashes` (8, N) uint64 as of `hashing.orientations`, and the radius in bits."""
 
     def __init__(self, hashes: NDArray[np.uint64], radius: int) -> None:
         allowed = [(radius + 1 + band) // len(BANDS) - 1 for band in range(len(BANDS))]  # differing bits in each band
@@ -46,6 +47,11 @@ class Index:
 
 
 class Band:
+    """The table of one band: which hashes have which bits there.
+
+    `number` is that of the band, `differing` is the number of bits that may differ in it, `hashes` (8, N) as of Index.
+    """
+
     def __init__(self, number: int, differing: int, hashes: NDArray[np.uint64]) -> None:
         self.bits = BANDS[number]
         self.shift = np.uint64(64 - sum(BANDS[: number + 1]))
@@ -62,10 +68,14 @@ class Band:
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
 
     def values(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint32]:
+        """The bits of this band in each hash."""
         return ((hashes >> self.shift) & np.uint64((1 << self.bits) - 1)).astype(np.uint32)
 
     def changes(self, first: int, most: int) -> NDArray[np.uint32]:
-        """(8, P) uint32: what to invert, in each orientation, for all ways to change at most that many bits."""
+        """(8, P) uint32: for each of the P ways to change at most `most` bits, the bits to invert in each orientation.
+
+        `first` is the position of the band's first bit in a hash.
+        """
         place = {tuple(frequency): 1 << (self.bits - 1 - n) for n, frequency in enumerate(self.frequencies(first))}
         upright = list(place.values())
         transposed = [place[v, u] for u, v in place]

@@ -1,4 +1,4 @@
-"""Hashes of a picture: equal pixels have the same `pixel_hash`, and similar pictures nearly the same `phash`."""
+"""Hashes of pictures: those with equal pixels have the same `pixel_hash`, similar ones nearly the same `phash`."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-SIDE = 32  # of a fingerprint
-BANDS = (21, 21, 22)  # bits that are looked up together: see pipeline/checking/hamming.py
+SIDE = 32  # of a fingerprint, in pixels
+BANDS = (21, 21, 22)  # bits of a hash that are looked up together: see hamming.py
 
 
 def pixel_hash(pixels: NDArray[np.uint8]) -> str:
-    """32 hexadecimal digits that pictures (H, W, 3) uint8 share if they are equal, in size too (XXH3, 128 bits)."""
+    """The hash of a picture (H, W, 3) uint8, size and pixels: XXH3 with 128 bits, 32 hexadecimal digits."""
     return xxhash.xxh3_128_hexdigest(pixels.data, seed=pixels.shape[1])
 
 
 def fingerprint(gray: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The picture in small: (SIDE, SIDE) uint8, from its luminance (h, w) float32, whatever its aspect ratio."""
+    """A picture scaled down to (SIDE, SIDE) uint8, whatever its aspect ratio, from its luminance (h, w) float32."""
     return np.rint(resampling(gray.shape[0]) @ gray @ resampling(gray.shape[1]).T).astype(np.uint8)
 
 
 @lru_cache
 def resampling(side: int) -> NDArray[np.float32]:
-    """Matrix (SIDE, side) float32 that scales one side: bilinear, over all pixels where it shrinks."""
+    """Matrix (SIDE, side) float32 that scales one side, bilinear; where it shrinks, over all pixels (antialiased)."""
     scale = side / SIDE
     distance = np.abs(np.subtract.outer((np.arange(SIDE) + 0.5) * scale, np.arange(side) + 0.5))
     weights = np.maximum(0, 1 - distance / max(1, scale))
@@ -34,8 +34,8 @@ def resampling(side: int) -> NDArray[np.float32]:
 def phash(fingerprint: NDArray[np.uint8]) -> str:
     """Perceptual hash, 16 hexadecimal digits: the signs of 64 low cosine frequencies of a fingerprint.
 
-    After C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1, but
-    against zero instead of the median: turning a picture then only moves and inverts bits.
+    After C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1. There,
+    frequencies are compared with their median, here with zero: so turning a picture only moves and inverts bits.
     """
     return f"{int(signs(spectra(fingerprint))):016x}"
 
@@ -52,9 +52,9 @@ def signs(spectra: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 
 def orientations(spectra: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Hashes (8, …) of pictures turned in all ways, given their spectra.
+    """Hashes (8, …) uint64 of pictures in all orientations, from their spectra (…, K, K).
 
-    Number 4·t + 2·v + h: transposed if t, then flipped top to bottom if v, then left to right if h.
+    Orientation 4·t + 2·v + h: transposed if t, then flipped top to bottom if v, then left to right if h.
     """
     hashes = np.stack([signs(spectra), signs(spectra.swapaxes(-1, -2))])
     flips = FLIPS.reshape(4, *[1] * (hashes.ndim - 1))
@@ -62,9 +62,9 @@ def orientations(spectra: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 
 def frequencies() -> NDArray[np.int64]:
-    """(64, 2): the lowest vertical and horizontal frequencies but (0, 0).
+    """(64, 2) int64: the lowest pairs of a vertical and a horizontal frequency, without (0, 0).
 
-    A frequency and its transpose are in the same band.
+    They are ordered by bands. A frequency and its transpose are in the same band.
     """
     low = sorted((u * u + v * v, u, v) for u in range(9) for v in range(u, 9) if 0 < u * u + v * v < 73)
     pairs = [((u, v), (v, u)) for _, u, v in low if u < v]
@@ -74,13 +74,13 @@ def frequencies() -> NDArray[np.int64]:
 
 
 def cosines(side: int, count: int) -> NDArray[np.float32]:
-    """The first rows of the DCT-II matrix, (count, side) float32, each of length 1 but the first."""
+    """The first rows of the DCT-II matrix, (count, side) float32. All but the first have length 1."""
     k, n = np.mgrid[:count, :side]
     return (np.sqrt(2 / side) * np.cos(np.pi * (2 * n + 1) * k / (2 * side))).astype(np.float32)
 
 
 FREQUENCIES = frequencies()
 COSINES = cosines(SIDE, FREQUENCIES.max() + 1)
-# A flip inverts the odd frequencies across it: none, left to right, top to bottom, both
+# A flip changes the sign of the odd frequencies in its direction, which inverts their bits of the hash
 ODD_V, ODD_H = (np.packbits(odd).view(">u8").astype(np.uint64)[0] for odd in FREQUENCIES.T % 2 == 1)
 FLIPS = np.array([0, ODD_H, ODD_V, ODD_V ^ ODD_H], np.uint64)

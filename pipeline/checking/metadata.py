@@ -24,7 +24,7 @@ BROKEN = {"unreadable", "truncated", "corrupt", "not_an_image", "empty_file", "t
 class Task(NamedTuple):
     item: Item
     content: Content
-    shown: bool  # with a thumbnail
+    shown: bool  # on a contact sheet, for which it needs a thumbnail
 
 
 def inspect(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
@@ -43,6 +43,7 @@ def inspect(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
 
 
 def inspect_one(task: Task, content: Read) -> dict[str, Any]:
+    """The metadata of one image. Raises MemoryError if the system has too little memory for it."""
     metadata = known_unread(task.item, content)
     try:
         decoded = decode.decode(content, task.item.path)
@@ -74,12 +75,12 @@ def inspect_one(task: Task, content: Read) -> dict[str, Any]:
 
 
 def unusable(task: Task, reason: str, issue: str = "unreadable") -> dict[str, Any]:
-    """The metadata of an image that could not be decoded, such as one whose worker did not survive it."""
+    """The metadata of an image that was given up, for example because its worker crashed."""
     return {**known_unread(task.item, stored.read(task.content)), "issues": [issue], "reason": reason}
 
 
 def known_unread(item: Item, content: Read) -> dict[str, Any]:
-    """The metadata that needs no decoding."""
+    """The metadata that is known without decoding."""
     metadata: dict[str, Any] = {"path": item.path, "label": item.label, "official_split": item.split, "bytes": 0}
     if not isinstance(content, Problem):
         data = content.tobytes() if isinstance(content, np.ndarray) else content

@@ -1,4 +1,4 @@
-"""Decides from the metadata of all images which are duplicates, which are outliers, and which can be used."""
+"""Decide from the metadata of all images which are duplicates, which are outliers, and which can be used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.config.datasets import Check
 
 PROPERTIES = ("width", "height", "brightness", "contrast", "sharpness", "color")
-NONE = -1
+NONE = -1  # no label, no group
 Integer = TypeVar("Integer", np.int8, np.int32, np.int64)
 
 
@@ -44,6 +44,7 @@ class Validation:
         self.warned = self.any_of(self.issues)
 
     def any_of(self, codes: Iterable[str]) -> NDArray[np.bool_]:
+        """Which images have any of these issues, (rows,) bool."""
         found = np.zeros(self.count, bool)
         for code in codes:
             if code in self.issues:
@@ -51,7 +52,10 @@ class Validation:
         return found
 
     def find_copies(self, inspected: Inspected, options: Check) -> None:
-        """Number the groups of equal and nearly equal images by first appearance, and record their issues."""
+        """Number the groups of equal and nearly equal images by first appearance, and record their issues.
+
+        Where a group is in several official splits, only its images in the last of SPLITS among them stay in use.
+        """
         usable = np.flatnonzero(~self.unusable)
         hashes = inspected.column("pixel_hash").combine_chunks().take(pa.array(usable))
         # arrow stores the 32 digits of each hash one after the other; Python strings would take three times the memory
@@ -97,16 +101,16 @@ class Validation:
         return missing
 
     def count_labels(self, which: NDArray[np.bool_]) -> dict[str, int]:
-        """How many of these images (N,) each class has; classes without any are left out."""
+        """How many of the images `which` (rows,) bool each class has. Classes without any are left out."""
         counts = np.bincount(self.labels[which & (self.labels != NONE)], minlength=len(self.classes))
         return {label: count for label, count in zip(self.classes, counts.tolist(), strict=True) if count}
 
     def status(self) -> NDArray[np.str_]:
-        """`quarantined` if an image can't be used, `warning` if it can but something is odd, else `ok`."""
+        """(rows,): `quarantined` if an image can't be used, `warning` if it can but something is odd, else `ok`."""
         return np.where(self.quarantined, "quarantined", np.where(self.warned, "warning", "ok"))
 
     def complete(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        """The tables of metadata, with `group`, `status` and all issues added."""
+        """Add `group`, `status` and all issues to the tables of metadata, which have all rows in order."""
         start = 0
         status = self.status()
         for table in tables:
@@ -123,9 +127,9 @@ class Validation:
 
 
 def by_first_appearance(values: NDArray[np.generic]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Number distinct values by first appearance.
+    """Number the D distinct ones of N values by first appearance.
 
-    Returns the number of each of the N values, (N,), and the position of each distinct value's first appearance.
+    Returns the number of each value, (N,), and the positions at which the distinct ones first appear, (D,).
     """
     _, first, numbers = np.unique(values, return_index=True, return_inverse=True)
     order = np.argsort(first)
@@ -135,12 +139,12 @@ def by_first_appearance(values: NDArray[np.generic]) -> tuple[NDArray[np.int64],
 
 
 def highest(values: NDArray[Integer], component: NDArray[np.int32]) -> NDArray[Integer]:
-    """The highest of the integers in the component of each image, (N,)."""
+    """For each image, (N,): the highest of the values (N,) in its component, given as numbers (N,)."""
     found = np.full(component.max(initial=-1) + 1, np.iinfo(values.dtype).min, values.dtype)
     np.maximum.at(found, component, values)
     return found[component]
 
 
 def differs(values: NDArray[Integer], component: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Whether the component of each image holds different values, (N,)."""
+    """For each image, (N,) bool: whether the values in its component differ."""
     return highest(values, component) != -highest(-values, component)
