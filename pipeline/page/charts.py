@@ -45,27 +45,27 @@ class BalanceRow(NamedTuple):
 
 
 def sizes(table: pa.Table) -> list[tuple[str, list[str]]]:
-    """Rows of the table that pandas' `describe` prints of width and height."""
+    """Rows of a table of statistics, as text: name, then the values for width and height in pixels."""
     sides = [describe(measure(table, side)) for side in ("width", "height")]
     return [(name.replace("%", " %"), [number(side[name]) for side in sides]) for name in NAMES]
 
 
 def number(value: float) -> str:
-    """With two decimals if it has any; a dash for NaN."""
+    """A number as text, with two decimals unless it is whole; a dash for NaN."""
     if np.isnan(value):
         return "–"
     return f"{value:,.0f}" if value == round(value) else f"{value:,.2f}"
 
 
 def tick(value: float) -> str:
-    """Three digits that count."""
+    """A number as text, with three significant digits."""
     return f"{float(f'{value:.3g}'):,.8g}"
 
 
 def histograms(table: pa.Table) -> list[Histogram]:
-    """One for each of HISTOGRAMS that any image has a value of.
+    """A histogram for each of HISTOGRAMS, unless no image has the value.
 
-    The outermost half percent on either side is counted in the first and last bar.
+    The lowest and the highest half percent of the values are counted in the first and the last bar.
     """
     drawn = []
     for name, title in HISTOGRAMS.items():
@@ -89,7 +89,7 @@ def histograms(table: pa.Table) -> list[Histogram]:
 
 
 def by_class(table: pa.Table, classes: list[str]) -> list[ClassRow]:
-    """For each class its counts by status and its median size."""
+    """For each class, how many images have each status, and their median size."""
     counts = crosstab(table["label"], classes, table["status"], STATUSES)
     labels = positions(table["label"], classes)
     width, height = measure(table, "width"), measure(table, "height")
@@ -109,7 +109,7 @@ def by_class(table: pa.Table, classes: list[str]) -> list[ClassRow]:
 
 
 def balance(splits: pa.Table, classes: list[str]) -> list[BalanceRow]:
-    """For all images, then for each class: count and fraction of each split."""
+    """For all images, then for each class, how many images are in each split."""
     counts = crosstab(splits["label"], classes, splits["split"], SPLITS)
     rows = [("All classes", counts.sum(0).tolist()), *zip(classes, counts.tolist(), strict=True)]
     return [
@@ -125,13 +125,13 @@ def balance(splits: pa.Table, classes: list[str]) -> list[BalanceRow]:
 def crosstab(
     rows: pa.ChunkedArray, row_names: list[str], columns: pa.ChunkedArray, column_names: tuple[str, ...]
 ) -> NDArray[np.int64]:
-    """How often each pair of values occurs, (row names, column names)."""
+    """How often each pair of values occurs: int64, of shape (row names, column names)."""
     row, column = positions(rows, row_names), positions(columns, list(column_names))
     cells = (row * len(column_names) + column)[(row >= 0) & (column >= 0)]
     return np.bincount(cells, minlength=len(row_names) * len(column_names)).reshape(-1, len(column_names))
 
 
 def positions(values: pa.ChunkedArray, names: list[str]) -> NDArray[np.int64]:
-    """The position of each value in `names`, -1 for what is not in it."""
+    """The position of each value in `names`, (rows,) int64; -1 for values that are not in it."""
     found = pc.index_in(values, value_set=pa.array(names, pa.string()))
     return found.combine_chunks().fill_null(-1).to_numpy().astype(np.int64)
