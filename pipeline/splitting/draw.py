@@ -81,7 +81,7 @@ class Groups:
 
 
 def positions(table: pd.DataFrame, seed: int) -> NDArray[np.float64]:
-    """Positions (N,) in [0, 1). 32 bits are of the key; the bits after them, of the pixels, tell images of one key apart."""
+    """Positions (N,) in [0, 1). 32 bits are of the key; the rest, of the pixels, tell images of one key apart."""
     cell = np.floor(uniform("side", seed, table.key) * 2.0**32)
     return (cell + uniform("pixels", seed, table.pixel_hash)) * 2.0**-32
 
