@@ -1,4 +1,4 @@
-"""A chunk in a process of its own, whose end tells why it ended: of a lost worker Dask only says that it died."""
+"""Run a chunk in a process of its own, on a Dask worker. Its exit code tells why it died, which Dask does not say."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def main() -> None:
     memory.go_first()
     try:
         answer: object = apply(*pickle.load(sys.stdin.buffer))
-    except Exception as error:  # the caller's
+    except Exception as error:  # it is raised in the parent
         answer = error
     pickle.dump(answer, sys.stdout.buffer)
 

@@ -1,4 +1,4 @@
-"""The workers of a Dask cluster, whose scheduler DASK_SCHEDULER_ADDRESS names.
+"""The workers of a Dask cluster. DASK_SCHEDULER_ADDRESS names its scheduler.
 
 Every worker runs in a clone of this project at the same commit, and reads the images itself.
 """
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class Cluster:
-    """Workers of a Dask cluster, as `workers.Workers` asks for."""
+    """The workers of a Dask cluster, with the methods of `workers.Workers`."""
 
     def __init__(self, address: str) -> None:
         from distributed import Client, KilledWorker
         from distributed.comm.addressing import parse_address
         from distributed.comm.registry import get_backend
 
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters comes back as an exception
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # errors come back as exceptions
         self.crashes: tuple[type[Exception], ...] = (KilledWorker,)
         try:
-            get_backend(parse_address(address)[0])  # a client with an unknown one never ends
+            get_backend(parse_address(address)[0])  # with an unknown protocol, a client would wait forever
             self.client = Client(address, timeout=10, set_as_default=False)
         except (OSError, ValueError) as error:
             raise UserError(
@@ -40,7 +40,7 @@ class Cluster:
         self.width = sum(self.client.nthreads().values())
 
     def compare_code(self) -> None:
-        """Raises UserError unless all workers would find the same as this process."""
+        """Raise UserError unless all workers have the same code and packages as this process."""
         try:
             theirs = self.client.run(version)
         except (ImportError, AttributeError, RuntimeError) as error:
@@ -74,10 +74,10 @@ class Cluster:
                 raise
             except self.crashes:
                 continue
-        raise OutOfMemory("its Dask worker was killed")  # not by the decoder, which was in another process
+        raise OutOfMemory("its Dask worker was killed")  # the decoder ran in another process
 
     def recover(self, future: Any, others: list[AnyFuture[Any]], seconds: float) -> None:
-        """Restart workers that still work on it and wait for the others; Dask itself has replaced those that died."""
+        """Restart workers that still work on the future, and wait for the others. Dask has replaced those that died."""
         hanging = [worker for worker, keys in self.client.processing().items() if future.key in keys]
         future.cancel()
         if hanging:
@@ -88,7 +88,7 @@ class Cluster:
             wait(others, timeout=seconds)
 
     def is_lost(self, future: object) -> bool:
-        return False  # Dask runs what a worker took along on another one
+        return False  # Dask gives the chunks of a dead worker to another one
 
     def stop(self) -> None:
         with suppress(OSError, TimeoutError):
