@@ -126,7 +126,8 @@ def request(url: str, wanted: Wanted, part: Path) -> bool:
 
 
 def resumes(response: Response, have: int) -> bool:
-    """Whether the first `have` bytes are to be kept. They are not if the answer is of other bytes or the whole file.
+    """Whether the first `have` bytes are to be kept. They are not if the answer is the whole file, other
+    bytes of it, or that there are no such bytes (416).
 
     An answer that says nothing about the file (404, 503) leaves them for another mirror.
     """
