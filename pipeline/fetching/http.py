@@ -126,10 +126,10 @@ def request(url: str, wanted: Wanted, part: Path) -> bool:
 
 
 def resumes(response: Response, have: int) -> bool:
-    """Whether the first `have` bytes are to be kept. They are not if the answer is the whole file, other
-    bytes of it, or that there are no such bytes (416).
+    """Whether the first `have` bytes are to be kept.
 
-    An answer that says nothing about the file (404, 503) leaves them for another mirror.
+    They are not if the answer is the whole file, other bytes of it, or that it has no such bytes (416). An answer that
+    says nothing about the file (404, 503) leaves them for another mirror.
     """
     if response.status_code == 206:
         sent = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
