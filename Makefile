@@ -51,7 +51,7 @@ bench: $(INSTALLED) ## measure training and start-up, write the tables of docs/b
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy pipeline
+	$(BIN)/mypy
 
 .PHONY: ui
 ui: $(INSTALLED) ## open the MLflow UI on the project's own database

@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.config import params
 from pipeline.images import stored
-from pipeline.images.decode import ImageError, decode, to_size, upright
+from pipeline.images.decode import decode, to_size, upright
+from pipeline.images.errors import ImageError
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Content, Problem
 from pipeline.images.tables import read_columns
@@ -57,7 +59,7 @@ def main(name: str) -> None:
                     "orientation": "exif applied",
                     "transparency": "on white",
                     "resize": "shorter side to fit, bilinear with antialiasing",
-                    "crop": "centre",
+                    "crop": "center",
                 },
             },
         )
@@ -66,7 +68,7 @@ def main(name: str) -> None:
 
 def write_images(
     path: Path, source: Source, wanted: list[str], shape: tuple[int, int, int, int]
-) -> tuple[str, dict[str, np.ndarray]]:
+) -> tuple[str, dict[str, NDArray[np.int64]]]:
     """Write the wanted images, in their order, as one .npy file of `shape` (N, H, W, C), uint8.
 
     Sequential writes keep memory flat, and a full disk is an error here (a sparse memory map would be killed by
@@ -91,8 +93,8 @@ def write_images(
         for row, image in enumerate(progress(images, total=len(wanted), unit=" images")):
             if isinstance(image, Problem):
                 raise UserError(f"{source_changed(wanted[row])} ({image.reason})")
-            file.write(image)
-            digest.update(image)
+            file.write(image.data)
+            digest.update(image.data)
             values = image.reshape(-1, shape[3]).astype(np.int64)
             sums[:, row], sums_of_squares[:, row] = values.sum(0), (values**2).sum(0)
     columns = {f"sum_{channel}": sums[channel] for channel in range(shape[3])}
@@ -116,7 +118,9 @@ def source_changed(path: str) -> str:
     return f"{path} is no longer as `check` saw it: the source has changed; run dvc repro"
 
 
-def pixels(tasks: list[tuple[str, Content]], height: int, width: int, channels: int) -> Iterator[np.ndarray | Problem]:
+def pixels(
+    tasks: list[tuple[str, Content]], height: int, width: int, channels: int
+) -> Iterator[NDArray[np.uint8] | Problem]:
     """Each image as (height, width, channels) uint8. Runs in a worker process."""
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
         try:

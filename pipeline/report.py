@@ -114,7 +114,7 @@ def script_data(
     }
 
 
-def render(**values: Any) -> str:
+def render(**values: object) -> str:
     """The page. Names of files and classes may be anything: whatever the template inserts is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -24,11 +24,11 @@ ELSEWHERE = {
 
 
 @pytest.fixture
-def elsewhere(digits: Clone, tmp_path: Path) -> Iterator[Clone]:
+def elsewhere(digits: Clone, tmp_path: Path) -> Clone:
     """A folder of another name with what training and evaluation of digits need."""
     root = tmp_path / "else where"
     shutil.copytree(digits.root, root, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts"))
-    yield Clone(root)
+    return Clone(root)
 
 
 def hashes(clone: Clone, *patterns: str) -> dict[str, str]:

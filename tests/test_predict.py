@@ -31,7 +31,7 @@ def write_odd_images(folder: Path) -> None:
     turned = Image.Exif()
     turned[ORIENTATION] = 6
     picture(90, 9, 31).save(folder / "turned.jpg", exif=turned, quality=95)
-    picture(91, 20, 20, "L").save(folder / "grey.png")
+    picture(91, 20, 20, "L").save(folder / "gray.png")
     picture(92, 16, 12, "RGBA").save(folder / "transparent.png")
     picture(93, 41, 7).save(folder / "tall.png")
     picture(94, 3, 50).save(folder / "wide.bmp")
@@ -343,8 +343,8 @@ def test_name_that_is_not_utf_8_and_a_reader_who_leaves(trained: Project, tmp_pa
     # strict parsers take no half of a pair of surrogates; a terminal's encoding is not that of JSON
     environment["PYTHONIOENCODING"] = "ascii"
     picture(2).save(tmp_path / "猫 😀.png")
-    done = subprocess.run(command("--json", str(tmp_path)), cwd=trained.root, env=environment, capture_output=True)
-    answers = json.loads(done.stdout.decode("utf-8"))
+    printed = subprocess.check_output(command("--json", str(tmp_path)), cwd=trained.root, env=environment)
+    answers = json.loads(printed.decode("utf-8"))
     shown = [answer["path"].rpartition("/")[2] for answer in answers]
     assert shown == ["\x1b[2J\n\x9b.png", "first.png", "grid.png", "猫 😀.png", "\\xff.png"]
     assert json.dumps(answers, ensure_ascii=False).encode("utf-8")
@@ -356,8 +356,8 @@ def test_name_that_is_not_utf_8_and_a_reader_who_leaves(trained: Project, tmp_pa
         command("photos"), cwd=trained.root, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True
     )
     os.close(writer)
-    _, told = process.communicate(timeout=120)
-    assert told == ""
+    _, complaints = process.communicate(timeout=120)
+    assert complaints == ""
     assert process.returncode == 1
 
 

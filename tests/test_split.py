@@ -185,7 +185,7 @@ def test_a_smaller_test_set_leaves_out_what_has_tested(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = rows_of({"a": 100, "b": 100})
-    tested = {}
+    tested: dict[float, set[str]] = {}
     for test, left_out in ((0.2, 0), (0.3, 0), (0.2, 20), (0.0, 60), (0.3, 0)):
         write(project, rows, test=test)
         run_here(project, monkeypatch)
@@ -349,7 +349,7 @@ def images(draw_: st.DrawFn, prefix: str = "", official: bool = False, most: int
 
 
 def links(rows: Rows) -> dict[str, list[str]]:
-    """The paths of each group, by plain search from neighbour to neighbour."""
+    """The paths of each group, by plain search from neighbor to neighbor."""
     by_value: dict[Any, list[dict[str, Any]]] = {}
     values_of = {}
     for image in rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
@@ -12,6 +12,8 @@ from pipeline.config.fields import Address, Fraction, Positive, Strict, hint, sh
 from pipeline.system.console import MissingExtra, UserError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from torch import nn
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
@@ -118,7 +120,7 @@ class HubWeights(Strict):
     revision: Annotated[str, AfterValidator(a_commit)]
 
 
-def kind_of_weights(value: Any) -> str | None:
+def kind_of_weights(value: object) -> str | None:
     """Which of the two classes above an entry means, so that an error speaks of that one only."""
     if isinstance(value, HubWeights) or (isinstance(value, dict) and "repo_id" in value):
         return "hub"
@@ -178,7 +180,7 @@ class TimmConfig(BackboneConfig):
     name: Literal["timm"]
     weights: FileOrHub | None = None
 
-    def library(self) -> Any:
+    def library(self) -> ModuleType:
         """The module `timm`. Raises MissingExtra where it is not installed, UserError for a model that it lacks."""
         try:
             import timm

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.system import readers
 from pipeline.system.console import MissingExtra, UserError
@@ -91,7 +92,7 @@ class Model:
         """Files with weights of the same config's trainings with other seeds, if there are any."""
         return sorted(self.folder.glob("seed-*.safetensors"))
 
-    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities (N, classes) float32 of images (N, H, W, C) uint8."""
         import torch
 
