@@ -42,7 +42,19 @@ class RandAugment(Strict):
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
 
 
-class Augment(Strict):
+class PixelLevel(Strict):
+    """Changes that leave pixels where they are, in the order in which they are done.
+
+    Each key is the name of its module in `pipeline/dataset/augmentation`. 0 and None ask for no change.
+    """
+
+    brightness: Change = 0.0
+    contrast: Change = 0.0
+    saturation: Change = 0.0
+    random_erasing: RandomErasing | None = None
+
+
+class Augment(PixelLevel):
     """Random changes to training images, drawn anew for every image and epoch; what draws are of is uniform."""
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, ± this
@@ -52,10 +64,6 @@ class Augment(Strict):
     translate: Annotated[float, Field(ge=0, le=1)] = 0.0  # ± this fraction of the side
     scale: Annotated[tuple[Zoom, Zoom], *Limits] = (1.0, 1.0)
     crop_padding: Annotated[int, Field(ge=0, le=8192)] = 0  # pixels, by reflection, before a crop of the old size
-    brightness: Change = 0.0
-    contrast: Change = 0.0
-    saturation: Change = 0.0
-    random_erasing: RandomErasing | None = None
     randaugment: RandAugment | None = None
     mixup: Annotated[float, Field(ge=0, le=100)] = 0.0  # alpha of the Beta distribution of shares; 0: no mixing
     cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0
