@@ -141,7 +141,7 @@ def test_what_a_decision_may_bring_back_is_packed_too(project: Project) -> None:
     lines = ["path,decision,label,note", "loose.png,keep,b,", "test/a/000.png,drop,,", "train/a/000.png,keep,,"]
     decisions.write_text("\n".join(lines))
     project.experiment("photos-mlp", "photos", compute={"device": "cpu", "threads": 1})
-    prepare(project, "photos", "split")
+    prepare(project, "photos", "decisions", "split")
     splits = pd.read_parquet(project.root / "data/splits/photos.parquet").set_index("path")
     assert splits.label["loose.png"] == "b" and splits.split["train/a/000.png"] != "test"
     ran = project.must_run("train", "photos-mlp")
