@@ -172,8 +172,11 @@ def upright_pixels(decoded: Decoded) -> np.ndarray:
     return np.asarray(upright(decoded.image, channels=3))
 
 
-def to_size(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """Scale the shorter side to fit and crop the center: (height, width, channels) uint8, bilinear as torchvision."""
-    fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
+def to_size(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> np.ndarray:
+    """Scale the shorter side to fit and crop the center: (height, width, channels) uint8.
+
+    `interpolation` is what Pillow and torchvision call so; where an image shrinks, all of its pixels count.
+    """
+    fitted = ImageOps.fit(image, (width, height), method=Image.Resampling[interpolation.upper()])
     pixels = np.asarray(fitted)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
