@@ -41,10 +41,11 @@ def main(name: str) -> None:
     source = open_source(dataset.source, dataset.check.classes)
     height, width = dataset.pack.height_width
     shape = (len(paths), height, width, dataset.pack.channels)
+    interpolation = dataset.pack.interpolation
 
     with atomic_write(Path("data/packed", name)) as folder:
         folder.mkdir()
-        sha256, sums = write_images(folder / "images.npy", source, paths, shape)
+        sha256, sums = write_images(folder / "images.npy", source, paths, shape, interpolation)
         index = pa.table({"path": paths, **sums})
         pq.write_table(index, folder / "index.parquet", write_page_checksum=True)
         write_json(
@@ -58,7 +59,8 @@ def main(name: str) -> None:
                 "preprocessing": {
                     "orientation": "exif applied",
                     "transparency": "on white",
-                    "resize": "shorter side to fit, bilinear with antialiasing",
+                    "resize": "shorter side to fit, with antialiasing",
+                    "interpolation": interpolation,
                     "crop": "center",
                 },
             },
@@ -67,7 +69,7 @@ def main(name: str) -> None:
 
 
 def write_images(
-    path: Path, source: Source, wanted: list[str], shape: tuple[int, int, int, int]
+    path: Path, source: Source, wanted: list[str], shape: tuple[int, int, int, int], interpolation: str
 ) -> tuple[str, dict[str, NDArray[np.int64]]]:
     """Write the wanted images, in their order, as one .npy file of `shape` (N, H, W, C), uint8.
 
@@ -76,7 +78,7 @@ def write_images(
     for each image the sum over its pixels of the values and of their squares, (N,) int64.
     """
     image_size = int(np.prod(shape[1:]))
-    to_pixels = partial(pixels, height=shape[1], width=shape[2], channels=shape[3])
+    to_pixels = partial(pixels, height=shape[1], width=shape[2], channels=shape[3], interpolation=interpolation)
     sums, sums_of_squares = np.empty((2, shape[3], shape[0]), np.int64)
     digest = hashlib.sha256()
     with path.open("wb") as file:
@@ -119,7 +121,7 @@ def source_changed(path: str) -> str:
 
 
 def pixels(
-    tasks: list[tuple[str, Content]], height: int, width: int, channels: int
+    tasks: list[tuple[str, Content]], height: int, width: int, channels: int, interpolation: str
 ) -> Iterator[NDArray[np.uint8] | Problem]:
     """Each image as (height, width, channels) uint8. Runs in a worker process."""
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
@@ -128,7 +130,7 @@ def pixels(
         except ImageError as error:
             yield Problem(error.code, error.reason)
         else:
-            yield np.ascontiguousarray(to_size(upright(image, channels), height, width))
+            yield np.ascontiguousarray(to_size(upright(image, channels), height, width, interpolation))
 
 
 def crashed(task: tuple[str, Content], reason: str) -> Problem:

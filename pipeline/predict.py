@@ -110,7 +110,8 @@ def read_image(file: Path, model: Model) -> NDArray[np.uint8] | str:
     """Pixels (H, W, C) uint8 as the stage `pack` would have stored them, or why there are none."""
     try:
         image = decode(file.read_bytes(), file.name).image
-        return to_size(upright(image, model.shape.channels), model.shape.height, model.shape.width)
+        shape = model.shape
+        return to_size(upright(image, shape.channels), shape.height, shape.width, model.interpolation)
     except ImageError as error:
         return str(error)
     except OSError as error:

@@ -56,6 +56,7 @@ def test_without_a_file_all_is_as_check_says(tmp_path: Path) -> None:
     table, counts = decide(pd.DataFrame(checked()), nothing)
     assert list(table.path[table.used]) == ["cat/1.png", "cat/a,b.png", "dog/ñ.png", "dog/dark.png"]
     assert counts == {"kept": 0, "dropped": 0, "relabelled": 0}
+    assert read(tmp_path, "\n").empty  # as the stage `decisions` writes it where there is none
     assert decided(tmp_path, "") == (dict(zip(table.path[table.used], table.label[table.used], strict=True)), counts)
 
 
@@ -115,7 +116,7 @@ def test_slips_are_told_with_their_line(tmp_path: Path, text: str, line: int, wo
     with pytest.raises(UserError) as refused:
         read(tmp_path, HEADER + text)
     message = str(refused.value)
-    assert message.startswith(f"{tmp_path}/photos.csv, line {line}: ") and len(message.splitlines()) == 1
+    assert message.startswith(f"data/decisions/photos.csv, line {line}: ") and len(message.splitlines()) == 1
     for word in words:
         assert word in message
 
@@ -123,7 +124,7 @@ def test_slips_are_told_with_their_line(tmp_path: Path, text: str, line: int, wo
 @pytest.mark.parametrize(
     ("content", "line", "word"),
     [
-        (b"", 1, "the header is ''; expected 'path,decision,label,note'"),
+        (b"\npath,decision,label,note\n", 1, "the header is ''; expected 'path,decision,label,note'"),
         (b"cat/1.png,drop,,\n", 1, "the header is 'cat/1.png,drop,,'"),
         (b"path;decision;label;note\n", 1, "the header is 'path;decision"),
         (b"path,label,decision,note\n", 1, "the header is 'path,label"),
@@ -189,6 +190,7 @@ def decide_by(project: Project, text: str) -> None:
     file = project.root / "data/decisions/photos.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(HEADER + text)
+    project.must_run("decisions", "photos")
 
 
 def test_decisions_count_in_the_split(project: Project) -> None:

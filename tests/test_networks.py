@@ -631,6 +631,19 @@ def test_published_features_load_whole(data_mirror: Path) -> None:
     assert parameters(model, trained=True) == 2 * 512 + 2
 
 
+@pytest.mark.parametrize(
+    ("model", "weights", "expected"),
+    [
+        ("alexnet", "IMAGENET1K_V1", (224, 224, "bilinear")),
+        ("swin_v2_t", "IMAGENET1K_V1", (256, 256, "bicubic")),
+        ("alexnet", None, None),
+        ("alexnet", {"file": "own.pth", "sha256": "0"}, None),
+    ],
+)
+def test_torchvision_tells_what_its_weights_learned_from(model: str, weights: Any, expected: Any) -> None:
+    assert network("torchvision", model=model, weights=weights).pretrained_on() == expected
+
+
 # --- timm ------------------------------------------------------------------------------------------------------------
 
 LITE0 = "tf_efficientnet_lite0"
@@ -685,8 +698,8 @@ def test_timm_features_are_those_before_its_classifier(timm: Any, model: str, tm
     assert max(parameters(block) for block in blocks(ours)) <= parameters(ours) / 2 and len(blocks(ours)) > 4
 
 
-def test_timm_knows_mean_and_std_unless_the_experiment_says_otherwise(
-    timm: Any, project: Project, data_mirror: Path, monkeypatch: pytest.MonkeyPatch
+def test_timm_knows_its_images_unless_the_experiment_says_otherwise(
+    timm: Any, project: Project, data_mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(live, "SHORT", 1e9)
     monkeypatch.chdir(project.root)
@@ -703,6 +716,8 @@ def test_timm_knows_mean_and_std_unless_the_experiment_says_otherwise(
         project.command("train")
         monkeypatch.setattr(sys, "argv", ["train", name])
         train.main()
+        packed, trained = "things is packed as 32 × 32 bilinear images", "was trained on 224 × 224 bicubic ones"
+        assert f"{name}: warning: {packed}, {LITE0} {trained}" in capsys.readouterr().out
         model = Model(project.root / "models" / name)
         assert model.mean == mean
         state = load_file(data_mirror / LITE0_WEIGHTS)

@@ -94,7 +94,7 @@ def test_one_array_its_index_and_what_is_known_of_it(photos: Project) -> None:
     assert len(index.columns) == 7
     assert (meta["images"], meta["height"], meta["width"], meta["channels"]) == (70, 10, 8, 3)
     assert meta["sha256"] == hashlib.sha256(images.tobytes()).hexdigest()
-    assert set(meta["preprocessing"]) == {"orientation", "transparency", "resize", "crop"}
+    assert set(meta["preprocessing"]) == {"orientation", "transparency", "resize", "interpolation", "crop"}
 
 
 @together
@@ -139,7 +139,7 @@ def test_what_a_decision_may_bring_back_is_packed_too(project: Project) -> None:
     lines = ["path,decision,label,note", "loose.png,keep,b,", "test/a/000.png,drop,,", "train/a/000.png,keep,,"]
     decisions.write_text("\n".join(lines))
     project.experiment("photos-mlp", "photos", compute={"device": "cpu", "threads": 1})
-    prepare(project, "photos", "split")
+    prepare(project, "photos", "decisions", "split")
     splits = pd.read_parquet(project.root / "data/splits/photos.parquet").set_index("path")
     assert splits.label["loose.png"] == "b" and splits.split["train/a/000.png"] != "test"
     ran = project.must_run("train", "photos-mlp")
@@ -292,6 +292,19 @@ def test_any_shape_becomes_the_wanted_size_without_distortion(height: int, width
         assert abs((result[-1] - result[0]).mean() - 255 * visible * (1 - 1 / size[0])) < 16
     assert abs(result.mean() - ramp.mean()) < 8 or height == 1
     assert result.std(axis=1).max() < 1e-9  # columns stay alike
+
+
+def test_bicubic_is_pillows(project: Project) -> None:
+    class_folders(project.root / "in", {"a": 1, "b": 1}, height=20, width=16)
+    project.dataset("photos", "in", [10, 8])
+    project.params["datasets"]["photos"]["pack"]["interpolation"] = "bicubic"
+    prepare(project)
+    images, index, meta = packed(project)
+    assert meta["preprocessing"]["interpolation"] == "bicubic"
+    for image, path in zip(images, index.path, strict=True):
+        with Image.open(project.root / "in" / path) as stored:
+            np.testing.assert_array_equal(image, stored.resize((8, 10), Image.Resampling.BICUBIC))
+            assert not np.array_equal(image, stored.resize((8, 10), Image.Resampling.BILINEAR))
 
 
 def test_downscaling_averages_instead_of_dropping_pixels() -> None:

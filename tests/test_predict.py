@@ -19,7 +19,8 @@ from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, class_folders, faile
 from PIL import Image
 
 from pipeline import evaluate, predict, train
-from pipeline.images.decode import ORIENTATION
+from pipeline.evaluation.model import Model
+from pipeline.images.decode import ORIENTATION, to_size
 from pipeline.system.console import run
 
 CLASSES = ["ant", "bee", "cat"]
@@ -50,6 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     class_folders(photos / "test", dict.fromkeys(CLASSES, 2), height=14, width=9)
     write_odd_images(photos / "test/bee")
     project.dataset("photos", "photos", [8, 6])
+    project.params["datasets"]["photos"]["pack"]["interpolation"] = "bicubic"
     project.experiment("photos-cnn", "photos", network={"name": "cnn", "convolutions": [6], "hidden": [8]}, epochs=12)
     for stage in ("check", "split", "pack"):
         project.must_run(stage, "photos")
@@ -266,6 +268,18 @@ def test_mistakes_in_the_command(asked: Predict, arguments: list[str], words: li
     assert ran.out == ""
 
 
+def test_a_model_of_before_there_was_a_choice_scales_bilinearly(trained: Project, tmp_path: Path) -> None:
+    shutil.copytree(trained.root / "models/photos-cnn", tmp_path / "model")
+    file = trained.root / "photos/train/ant/000.png"
+    with Image.open(file) as image:
+        bicubic, bilinear = (to_size(image, 8, 6, interpolation) for interpolation in ("bicubic", "bilinear"))
+    assert np.array_equal(predict.read_image(file, Model(tmp_path / "model")), bicubic)
+    about = json.loads((tmp_path / "model/model.json").read_text())
+    del about["preprocessing"]["interpolation"]
+    (tmp_path / "model/model.json").write_text(json.dumps(about))
+    assert np.array_equal(predict.read_image(file, Model(tmp_path / "model")), bilinear)
+
+
 def test_model_that_is_missing(asked: Predict) -> None:
     failed_in_one_line(asked("photos", model="models/other"), "models/other/model.json is not there", "dvc repro")
     failed_in_one_line(asked("photos", model="photos/test/ant/000.png"), "Not a directory")
@@ -292,9 +306,18 @@ def cut(file: Path) -> None:
             ),
             "model.safetensors is damaged",
         ),
+        (
+            lambda model: (model / "model.json").write_text(
+                (model / "model.json").read_text().replace('"bicubic"', '"cubic"')
+            ),
+            "interpolation = 'cubic'; expected bilinear or bicubic",
+        ),
     ],
-    ids=["no weights", "no json", "half weights", "half json", "empty", "binary", "list", "no keys", "other network"],
-)
+    ids=[
+        "no weights", "no json", "half weights", "half json", "empty", "binary", "list", "no keys", "other network",
+        "interpolation",
+    ],
+)  # fmt: skip
 def test_half_a_model(
     trained: Project, asked: Predict, tmp_path: Path, break_: Callable[[Path], None], words: str
 ) -> None:

@@ -116,11 +116,15 @@ class Check(Strict):
     near_duplicates: NearDuplicates | Literal[False] = NearDuplicates()
 
 
+Interpolation = Literal["bilinear", "bicubic"]
+
+
 class Pack(Strict):
-    """The shape of packed images."""
+    """The shape of packed images, and how they are scaled to it."""
 
     size: Pixels | list[Pixels]
     channels: Literal[1, 3] = 3
+    interpolation: Interpolation = "bilinear"
 
     @model_validator(mode="after")
     def size_is_one_or_two_numbers(self) -> Pack:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
@@ -149,6 +149,10 @@ class BackboneConfig(Strict):
     def incompatible_size(self, height: int, width: int) -> str | None:
         return None  # only building the model tells: `networks.build` does
 
+    def pretrained_on(self) -> tuple[int, int, str] | None:
+        """Height, width and interpolation of the images that the weights are for, where the library tells."""
+        raise NotImplementedError
+
     def unknown_model(self, library: str, names: Iterable[str], listed: str) -> UserError:
         return UserError(
             f"params.yaml: network.model = {shown(self.model)}: {library} has no such model"
@@ -172,6 +176,15 @@ class TorchvisionConfig(BackboneConfig):
             raise self.unknown_model("torchvision", known, "https://docs.pytorch.org/vision/stable/models.html")
         builder: Callable[..., nn.Module] = models.get_model_builder(self.model)
         return builder
+
+    def pretrained_on(self) -> tuple[int, int, str] | None:
+        if not isinstance(self.weights, str):
+            return None
+        from torchvision import models
+
+        preset = models.get_model_weights(self.model)[self.weights].transforms()
+        (side,) = preset.crop_size
+        return side, side, preset.interpolation.value
 
 
 class TimmConfig(BackboneConfig):
@@ -202,10 +215,22 @@ class TimmConfig(BackboneConfig):
 
     def normalization(self) -> tuple[list[float], list[float]]:
         """Mean and std per channel, of values in [0, 1], that timm's configuration of the model gives."""
+        config = self.data_config()
+        return list(config["mean"]), list(config["std"])
+
+    def pretrained_on(self) -> tuple[int, int, str] | None:
+        if self.weights is None:
+            return None
+        config = self.data_config()
+        _, height, width = config["input_size"]
+        return height, width, config["interpolation"]
+
+    def data_config(self) -> dict[str, Any]:
+        """timm's description of the images that the model takes."""
         timm = self.library()
         known = timm.get_pretrained_cfg(self.model)
-        config = timm.data.resolve_data_config(pretrained_cfg=known.to_dict() if known else {})
-        return list(config["mean"]), list(config["std"])
+        config: dict[str, Any] = timm.data.resolve_data_config(pretrained_cfg=known.to_dict() if known else {})
+        return config
 
 
 Network = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ class Model:
     def __init__(self, folder: Path) -> None:
         from pydantic import TypeAdapter, ValidationError
 
+        from pipeline.config.datasets import Interpolation
         from pipeline.config.errors import in_one_line
         from pipeline.config.networks import Network
         from pipeline.networks import Shape, build
@@ -35,6 +37,7 @@ class Model:
         sizes = {key: about["shape"].get(key) for key in Shape._fields}
         counts = {key: about.get(key) for key in ("parameters", "trainable_parameters")}
         mean, std, flip = (about["preprocessing"].get(key) for key in ("mean", "std", "tta"))
+        interpolation = about["preprocessing"].get("interpolation", "bilinear")
         reason = (
             readers.size_fault({**sizes, **counts})
             or readers.class_fault(about.get("classes"))
@@ -44,12 +47,15 @@ class Model:
             reason = f"{len(about['classes'])} classes, but shape.classes = {sizes['classes']}"
         if not reason and not isinstance(flip, bool | None):
             reason = f"tta = {flip!r}; expected true or false"
+        if not reason and interpolation not in get_args(Interpolation):
+            reason = f"interpolation = {interpolation!r}; expected {' or '.join(get_args(Interpolation))}"
         if reason:
             raise readers.damaged(file, reason, self.stage)
         self.classes: list[str] = about["classes"]
         self.mean: list[float] = mean
         self.std: list[float] = std
         self.tta = bool(flip)
+        self.interpolation: str = interpolation
         self.shape = Shape(**sizes)
         try:
             network = TypeAdapter(dict[str, Network]).validate_python({"network": about["network"]})["network"]

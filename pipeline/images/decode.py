@@ -177,11 +177,11 @@ def upright_pixels(decoded: Decoded) -> NDArray[np.uint8]:
     return np.asarray(upright(decoded.image, channels=3))
 
 
-def to_size(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+def to_size(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> NDArray[np.uint8]:
     """Scale the shorter side to fit and crop the center. Returns (height, width, channels) uint8.
 
-    Bilinear with antialiasing, as in torchvision.
+    `interpolation` is what Pillow and torchvision call so; where an image shrinks, all of its pixels count.
     """
-    fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
+    fitted = ImageOps.fit(image, (width, height), method=Image.Resampling[interpolation.upper()])
     pixels = np.asarray(fitted)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels

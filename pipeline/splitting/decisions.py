@@ -1,4 +1,4 @@
-"""A person's decisions on single images, `data/decisions/DATASET.csv`, which git keeps.
+"""A person's decisions on single images: `data/decisions/DATASET.csv`, which git keeps, as `decisions` has copied it.
 
 A line is `path,decision,label,note`: the decision is `keep` (use it although `check` quarantined it), `drop` (leave it
 out) or empty; the label, where there is one, is the image's class from now on; the note is for people. Text that a
@@ -33,7 +33,7 @@ def read_decisions(file: Path, table: pd.DataFrame, classes: list[str]) -> pd.Da
     """
     import pandas as pd
 
-    rows = list(read_rows(file)) if file.exists() else []
+    rows = list(read_rows(file))
     facts = table.loc[table.path.isin([row["path"] for row in rows]), ["path", "label", "pixel_hash", "issues"]]
     facts_of = facts.astype(object).where(facts.notna(), None).set_index("path").to_dict("index")
     line_of: dict[str, int] = {}
@@ -69,7 +69,14 @@ def decide(table: pd.DataFrame, decisions: pd.DataFrame) -> tuple[pd.DataFrame, 
     return decided, {what: int(changed.sum()) for what, changed in counts.items()}
 
 
+def is_begun(file: Path) -> bool:
+    """Whether there is a table, with a header at least."""
+    return file.exists() and bool(file.read_bytes().strip())
+
+
 def read_rows(file: Path) -> Iterator[dict[str, Any]]:
+    if not is_begun(file):
+        return
     content = file.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -118,5 +125,10 @@ def neighbours(path: str, paths: pd.Series) -> list[str]:
     return list(same_name) or list(paths[paths.str.startswith(f"{parts.parent}/")])
 
 
+def edited(file: Path) -> Path:
+    """The table that `file` is a copy of: where a person edits it."""
+    return Path("data/decisions", file.name)
+
+
 def wrong(file: Path, line: int, problem: str) -> UserError:
-    return UserError(f"{file}, line {line}: {problem}")
+    return UserError(f"{edited(file)}, line {line}: {problem}")
