@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Clone, Ran, edit, run
+from conftest import REPOSITORY, Clone, Ran, edit, picture, run
 
 from pipeline.splitting.cuts import write_cuts
 
@@ -179,23 +179,44 @@ def test_two_who_decide(repository: Path, base: str | None) -> None:
     assert ran.status == 0 and merged == f"{start}a,drop,,\nb,keep,,\n"
 
 
-def test_two_who_add_images_to_a_folder(clone: Clone) -> None:
-    photos = clone.root / "data/raw/photos"
+def test_two_who_add_a_class_to_one_folder(clone: Clone) -> None:
+    letters = clone.root / "data/raw/letters"
+    entry = "{source: data/raw/letters, check: {}, split: {}, pack: {size: 8}}"
+    edit(clone.root / "params.yaml", "datasets:\n", f"datasets:\n  letters: {entry}\n")
 
-    def add(name: str) -> None:
-        photos.mkdir(parents=True, exist_ok=True)
-        (photos / name).write_text(name)
-        clone.must_run("dvc", "add", "data/raw/photos")
-        clone.must_run("git", "add", "-A")
-        clone.must_run("git", "commit", "-q", "-m", name)
+    def add(*labels: str) -> None:
+        for label in labels:
+            (letters / label).mkdir(parents=True)
+            for number in range(6):
+                picture(ord(label) * 10 + number).save(letters / label / f"{number}.png")
+        clone.must_run("dvc", "add", "data/raw/letters")
+        clone.must_run("dvc", "repro", "split@letters")
+        clone.must_run("git", "add", "--all")
+        clone.must_run("git", "commit", "-q", "-m", "Letters")
+
+    def checkout(*arguments: str) -> None:
+        clone.must_run("git", "checkout", "-q", *arguments)
+        clone.run("dvc", "checkout")  # fails for digits, which has not run here
 
     clone.must_run("make", "drivers")
-    add("both")
-    clone.must_run("git", "checkout", "-q", "-b", "theirs")
-    add("theirs")
-    clone.must_run("git", "checkout", "-q", "main")
-    clone.must_run("dvc", "checkout", "data/raw/photos")
-    add("mine")
-    clone.must_run("git", "merge", "--no-edit", "theirs")
-    clone.must_run("dvc", "checkout", "data/raw/photos")
-    assert sorted(path.name for path in photos.iterdir()) == ["both", "mine", "theirs"]
+    add("b", "x")
+    checkout("-b", "theirs")
+    add("c")
+    checkout("main")
+    add("a")
+
+    ran = clone.run("git", "merge", "theirs")  # nobody has counted the images of all four classes
+    status = clone.must_run("git", "status", "--porcelain").out.splitlines()
+    assert ran.status == 1
+    assert [line[3:] for line in status if line.startswith("U") or line[:2] == "AA"] == [
+        "reports/letters/check.json",
+        "reports/letters/split.json",
+    ]
+    clone.run("dvc", "checkout")
+    clone.must_run("dvc", "repro", "split@letters")
+    clone.must_run("git", "add", "--all")
+    clone.must_run("git", "commit", "--no-edit")
+    assert sorted(path.name for path in letters.iterdir()) == ["a", "b", "c", "x"]
+    assert json.loads((clone.root / "reports/letters/check.json").read_text())["files"] == 24
+    assert sorted(json.loads((clone.root / "data/splits/letters.json").read_text())) == ["a", "b", "c", "x"]
+    assert "up to date" in clone.must_run("dvc", "status", "split@letters", "check@letters").out
