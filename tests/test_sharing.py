@@ -78,10 +78,13 @@ def test_a_colleague_gets_everything_without_running_it(
 
     ran = theirs.must_run("python", "-m", "pipeline.track")
     assert "has every result already" in ran.out and runs_in(database) == from_git
-    another = f"sqlite:///{tmp_path}/another.db"
-    theirs.must_run("python", "-m", "pipeline.track", MLFLOW_TRACKING_URI=another)
+    another = f"sqlite:///{theirs.root}/another.db"
+    theirs.must_run("git", "remote", "set-url", "origin", "https://me:Hunter2@host/x")
+    theirs.must_run("python", "-m", "pipeline.track", MLFLOW_TRACKING_URI=another, AWS_SECRET_ACCESS_KEY="Hunter2")
     pulled = runs_in(another)
     assert sorted(pulled) == sorted(from_git) and "samples.png" in pulled["digits-mlp"]
+    holding = [name for name, content in bytes_of(theirs, ".").items() if b"Hunter2" in content]
+    assert holding == [".git/config"]
 
 
 def test_a_model_travels_over_ssh(
