@@ -55,10 +55,11 @@ bench: $(INSTALLED) ## measure training and start-up, write the tables of docs/b
 	@$(BIN)/python -m benchmarks.document
 
 .PHONY: lint
-lint: $(INSTALLED) ## check style and types
+lint: $(INSTALLED) ## check style, types and the workflow of GitHub
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy pipeline
+	$(BIN)/zizmor --offline --quiet .github
 
 .PHONY: ui
 ui: $(INSTALLED) ## open the MLflow UI on the project's own database
