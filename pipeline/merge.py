@@ -11,6 +11,7 @@ from __future__ import annotations
 from pipeline.system.entry import command_line
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -133,7 +134,10 @@ def in_order(ours: list[Key], theirs: list[Key]) -> list[Key]:
 
 
 def merge_lines(base: str | None, ours: str | None, theirs: str | None, where: str) -> str:
-    """What git makes of lines that both sides have changed. Raises UserError if they conflict."""
+    """What git makes of lines that both sides have changed. Raises UserError if they conflict.
+
+    A side that has only written them in another form, as `dvc exp run -S` does, has changed nothing.
+    """
     if base is not None and ours is not None and theirs is not None:
         with TemporaryDirectory() as folder:
             files = [Path(folder, name) for name in ("ours", "base", "theirs")]
@@ -142,7 +146,18 @@ def merge_lines(base: str | None, ours: str | None, theirs: str | None, where: s
             done = subprocess.run(["git", "merge-file", "-p", *files], capture_output=True, text=True)
         if done.returncode == 0:
             return done.stdout
+        if content(ours) == content(base):
+            return theirs
+        if content(theirs) == content(base):
+            return ours
     raise UserError(f"{where}: changed on both sides")
+
+
+def content(lines: str) -> tuple[Any, list[str]]:
+    """The values and the comments in the lines of a key."""
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe").load(lines), re.findall("#.*", lines)
 
 
 if __name__ == "__main__":

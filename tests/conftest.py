@@ -231,6 +231,18 @@ def make_clone(root: Path) -> Clone:
     return clone
 
 
+def git_clone(source: Clone, root: Path) -> Clone:
+    """What git has of a clone, for another person."""
+    source.must_run("git", "clone", "-q", ".", str(root))
+    (root / ".venv").symlink_to(REPOSITORY / ".venv")
+    return Clone(root)
+
+
+def commit(clone: Clone) -> None:
+    clone.must_run("git", "add", "-A")
+    clone.must_run("git", "commit", "-q", "--allow-empty", "-m", "More")
+
+
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:
     """A clone of its own for tests that change it; nothing has run in it."""

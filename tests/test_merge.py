@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Clone, Ran, edit, picture, run
+from conftest import REPOSITORY, Clone, Ran, commit, edit, git_clone, picture, run
 
 from pipeline.splitting.cuts import write_cuts
 
@@ -52,18 +52,18 @@ def merge(root: Path, name: str, base: str | None, ours: str, theirs: str) -> tu
     """What git says when it merges `theirs` into `ours`, and what it makes of them."""
     file = root / name
 
-    def commit(content: str | None) -> None:
+    def version(content: str | None) -> None:
         if content is not None:
             file.parent.mkdir(parents=True, exist_ok=True)  # which git removes with its last file
             file.write_text(content)
             git(root, "add", name)
         git(root, "commit", "-q", "--allow-empty", "-m", "One")
 
-    commit(base)
+    version(base)
     git(root, "checkout", "-q", "-b", "theirs")
-    commit(theirs)
+    version(theirs)
     git(root, "checkout", "-q", "main")
-    commit(ours)
+    version(ours)
     return run(["git", "merge", "--no-edit", "theirs"], root), file.read_text()
 
 
@@ -73,10 +73,8 @@ def test_two_who_add_and_change_experiments_train_nothing_again(
     mine = copy_of(digits)
     mine.must_run("dvc", "remote", "add", "--default", "team", str(tmp_path / "team"))
     mine.must_run("dvc", "push")
-    mine.must_run("git", "commit", "-q", "-a", "-m", "Share")
-    git(tmp_path, "clone", "-q", str(mine.root), "theirs")
-    theirs = Clone(tmp_path / "theirs")
-    (theirs.root / ".venv").symlink_to(REPOSITORY / ".venv")
+    commit(mine)
+    theirs = git_clone(mine, tmp_path / "theirs")
     theirs.must_run("dvc", "pull")
     for clone, changed in ((mine, "digits-mlp"), (theirs, "digits-cnn")):
         clone.must_run("make", "drivers")
@@ -86,8 +84,7 @@ def test_two_who_add_and_change_experiments_train_nothing_again(
         params.write_text(f"{params.read_text()}\n  # the linear one\n  {clone.root.name}: {{{described}}}\n")
         clone.must_run("dvc", "repro", f"train@{changed}", f"train@{clone.root.name}")
         clone.must_run("dvc", "push")
-        clone.must_run("git", "add", "-A")
-        clone.must_run("git", "commit", "-q", "-m", changed)
+        commit(clone)
 
     mine.must_run("git", "pull", "--no-rebase", "--no-edit", str(theirs.root), "main")
     assert (mine.root / "params.yaml").read_text().count("# the linear one") == 2
@@ -116,6 +113,15 @@ def test_the_same_experiment_is_merged_by_lines(repository: Path) -> None:
     )
     assert ran.status == 0, ran.out + ran.err
     assert "lr: 5" in merged and "seeds: 5\n  m: {}\n" in merged
+
+
+def test_what_is_only_written_in_another_form_has_not_changed(repository: Path) -> None:
+    base = PARAMS.replace("    epochs", "    sizes: [1, 2]\n    epochs")
+    mine = base.replace("sizes: [1, 2]", "sizes:\n    - 1\n    - 2").replace("seed: 1", "seed: 2")  # as DVC writes it
+    theirs = base.replace("lr: 1", "lr: 5")
+    ran, merged = merge(repository, "params.yaml", base, mine, theirs)
+    assert ran.status == 0, ran.out + ran.err
+    assert merged == theirs.replace("seed: 1", "seed: 2")
 
 
 @pytest.mark.parametrize(
@@ -191,8 +197,7 @@ def test_two_who_add_a_class_to_one_folder(clone: Clone) -> None:
                 picture(ord(label) * 10 + number).save(letters / label / f"{number}.png")
         clone.must_run("dvc", "add", "data/raw/letters")
         clone.must_run("dvc", "repro", "split@letters")
-        clone.must_run("git", "add", "--all")
-        clone.must_run("git", "commit", "-q", "-m", "Letters")
+        commit(clone)
 
     def checkout(*arguments: str) -> None:
         clone.must_run("git", "checkout", "-q", *arguments)

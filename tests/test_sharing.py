@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Callable
 from configparser import ConfigParser
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
-from conftest import REPOSITORY, Clone, class_folders, edit, run, wait_until
+from conftest import REPOSITORY, Clone, class_folders, commit, edit, git_clone, wait_until
 from servers import Server
 from servers import sshd as sshd
 
@@ -19,17 +20,6 @@ from servers import sshd as sshd
 def bytes_of(clone: Clone, *folders: str) -> dict[str, bytes]:
     paths = (path for folder in folders for path in (clone.root / folder).rglob("*"))
     return {path.relative_to(clone.root).as_posix(): path.read_bytes() for path in paths if path.is_file()}
-
-
-def commit(clone: Clone) -> None:
-    clone.must_run("git", "add", "-A")
-    clone.must_run("git", "commit", "-q", "--allow-empty", "-m", "Results")
-
-
-def git_clone(source: Clone, root: Path) -> Clone:
-    assert run(["git", "clone", "-q", str(source.root), str(root)], source.root).status == 0
-    (root / ".venv").symlink_to(REPOSITORY / ".venv")
-    return Clone(root)
 
 
 def runs_in(uri: str) -> dict[str, list[str]]:
@@ -79,11 +69,12 @@ def test_a_colleague_gets_everything_without_running_it(
     ran = theirs.must_run("python", "-m", "pipeline.track")
     assert "has every result already" in ran.out and runs_in(database) == from_git
     another = f"sqlite:///{theirs.root}/another.db"
-    theirs.must_run("git", "remote", "set-url", "origin", "https://me:Hunter2@host/x")
-    theirs.must_run("python", "-m", "pipeline.track", MLFLOW_TRACKING_URI=another, AWS_SECRET_ACCESS_KEY="Hunter2")
+    secret = uuid4().hex
+    theirs.must_run("git", "remote", "set-url", "origin", f"https://me:{secret}@host/x")
+    theirs.must_run("python", "-m", "pipeline.track", MLFLOW_TRACKING_URI=another, AWS_SECRET_ACCESS_KEY=secret)
     pulled = runs_in(another)
     assert sorted(pulled) == sorted(from_git) and "samples.png" in pulled["digits-mlp"]
-    holding = [name for name, content in bytes_of(theirs, ".").items() if b"Hunter2" in content]
+    holding = [name for name, content in bytes_of(theirs, ".").items() if secret.encode() in content]
     assert holding == [".git/config"]
 
 

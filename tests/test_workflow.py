@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import REPOSITORY, Clone, edit
+from conftest import REPOSITORY, Clone, commit, edit, git_clone
 from ruamel.yaml import YAML
 
 
@@ -16,13 +16,10 @@ def test_a_pull_request_gets_its_results_as_a_comment(
     base = copy_of(digits)
     base.must_run("dvc", "remote", "add", "--default", "team", str(tmp_path / "team"))
     base.must_run("dvc", "push")
-    base.must_run("git", "add", "-A")
-    base.must_run("git", "commit", "-q", "-m", "Share")
-    change = Clone(tmp_path / "change")
-    base.must_run("git", "clone", "-q", ".", str(change.root))
-    (change.root / ".venv").symlink_to(REPOSITORY / ".venv")
+    commit(base)
+    change = git_clone(base, tmp_path / "change")
     edit(change.root / "params.yaml", "epochs: 40", "epochs: 1")
-    change.must_run("git", "commit", "-q", "-a", "-m", "Train less")
+    commit(change)
 
     gh = tmp_path / "bin/gh"
     gh.parent.mkdir()
