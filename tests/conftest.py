@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -236,6 +237,20 @@ def git_clone(source: Clone, root: Path) -> Clone:
     source.must_run("git", "clone", "-q", ".", str(root))
     (root / ".venv").symlink_to(REPOSITORY / ".venv")
     return Clone(root)
+
+
+def recipe(beginning: str, *replaced: tuple[str, str]) -> str:
+    """The commands of docs/sharing.md that begin so, with names of this machine instead of those of the document."""
+    blocks = re.findall(r"```\n(.*?)```", (REPOSITORY / "docs/sharing.md").read_text(), re.DOTALL)
+    block: str = next(block for block in blocks if block.startswith(beginning))
+    for old, new in replaced:
+        assert old in block
+        block = block.replace(old, new)
+    return block
+
+
+def follow(clone: Clone, commands: str) -> Ran:
+    return clone.must_run("bash", "-ec", commands)
 
 
 def commit(clone: Clone) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -17,21 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Clone, Ran, commit, git_clone, run, wait_until
+from conftest import ENVIRONMENT, REPOSITORY, Clone, Ran, commit, follow, git_clone, recipe, run, wait_until
 from servers import Server, s3_client, s3_server
 from servers import sshd as sshd
 
-BLOCKS = re.findall(r"```\n(.*?)```", (REPOSITORY / "docs/sharing.md").read_text(), re.DOTALL)
 SECRET = "Hunter2"
-
-
-def recipe(beginning: str, *replaced: tuple[str, str]) -> str:
-    """The commands of the document that begin so, with names of this machine instead of those of the document."""
-    block = next(block for block in BLOCKS if block.startswith(beginning))
-    for old, new in replaced:
-        assert old in block
-        block = block.replace(old, new)
-    return block
 
 
 def project(root: Path) -> Clone:
@@ -44,10 +33,6 @@ def project(root: Path) -> Clone:
     clone = Clone(root)
     clone.must_run("git", "init", "-q", "-b", "main")
     return clone
-
-
-def follow(clone: Clone, commands: str, **environment: str) -> Ran:
-    return clone.must_run("bash", "-ec", commands, **environment)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
