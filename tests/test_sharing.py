@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import shutil
@@ -13,8 +12,6 @@ from uuid import uuid4
 
 import pytest
 from conftest import REPOSITORY, Clone, class_folders, commit, edit, git_clone, wait_until
-from servers import Server
-from servers import sshd as sshd
 
 
 def bytes_of(clone: Clone, *folders: str) -> dict[str, bytes]:
@@ -76,25 +73,6 @@ def test_a_colleague_gets_everything_without_running_it(
     assert sorted(pulled) == sorted(from_git) and "samples.png" in pulled["digits-mlp"]
     holding = [name for name, content in bytes_of(theirs, ".").items() if secret.encode() in content]
     assert holding == [".git/config"]
-
-
-def test_a_model_travels_over_ssh(
-    digits: Clone, copy_of: Callable[[Clone], Clone], sshd: Server, tmp_path: Path
-) -> None:
-    mine = copy_of(digits)
-    commit(mine)
-    theirs = git_clone(mine, tmp_path / "theirs")
-    url = f"ssh://{getpass.getuser()}@127.0.0.1:{sshd.port}{tmp_path}/team"
-    for clone in (mine, theirs):
-        clone.must_run("dvc", "remote", "add", "--local", "team", url)
-        clone.must_run("dvc", "remote", "modify", "--local", "team", "keyfile", str(sshd.key))
-        clone.must_run("dvc", "remote", "modify", "--local", "team", "allow_agent", "false")
-    mine.must_run("dvc", "push", "--remote", "team", "models/digits-mlp")
-    assert not (theirs.root / "models/digits-mlp").exists()
-    theirs.must_run("dvc", "pull", "--remote", "team", "models/digits-mlp")
-    model = bytes_of(theirs, "models/digits-mlp")
-    assert len(model) == 2 and model == bytes_of(mine, "models/digits-mlp")
-    assert theirs.must_run("git", "status", "--porcelain").out == ""
 
 
 def test_a_users_own_archive_is_dvcs(clone: Clone, tmp_path: Path) -> None:
