@@ -13,7 +13,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
 
 .PHONY: setup
-setup: $(INSTALLED) ## install the locked packages into .venv
+setup: $(INSTALLED) drivers ## install the locked packages into .venv
 
 # Compiled at once: every stage is a process of its own, and imports are most of a short one
 $(INSTALLED): requirements.lock
@@ -23,8 +23,16 @@ $(INSTALLED): requirements.lock
 	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	@rm -f .venv/installed-*; touch $@
 
+# What git runs to merge the files of .gitattributes. Where that finds a conflict or can't run, git merges lines as usual.
+LINES := git merge-file -L ours -L base -L theirs %A %O %B
+.PHONY: drivers
+drivers:
+	@test ! -e .git || { \
+		git config merge.by-key.driver '$(BIN)/python -m pipeline.merge %O %A %B %P || $(LINES)'; \
+		git config merge.dvc.driver '$(BIN)/dvc git-hook merge-driver --ancestor %O --our %A --their %B || $(LINES)'; }
+
 .PHONY: repro
-repro: $(INSTALLED) ## run the embedded example, digits, through all stages
+repro: $(INSTALLED) drivers ## run the embedded example, digits, through all stages
 	@$(BIN)/dvc repro --glob 'evaluate@digits-*' 'report@digits' | tee .venv/repro.log
 	@grep -q '^Data and pipelines are up to date' .venv/repro.log || $(MAKE) --silent --no-print-directory results
 
@@ -48,10 +56,11 @@ bench: $(INSTALLED) ## measure training and start-up, write the tables of docs/b
 	@$(BIN)/python -m benchmarks.document
 
 .PHONY: lint
-lint: $(INSTALLED) ## check style and types
+lint: $(INSTALLED) ## check style, types and the workflow of GitHub
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/zizmor --offline --quiet .github
 
 .PHONY: ui
 ui: $(INSTALLED) ## open the MLflow UI on the project's own database

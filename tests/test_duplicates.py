@@ -234,3 +234,19 @@ def test_components_are_numbered_by_first_appearance(graph: tuple[int, list[tupl
 def test_senseless_parameters(project: Project, wrong: object) -> None:
     project.dataset("photos", "photos", near_duplicates=wrong)
     failed_in_one_line(project.run("check", "photos"), "datasets.photos.check.near_duplicates")
+
+
+@given(st.integers(1, 255), st.integers(1, 255), st.integers(0, 2**32 - 1))
+def test_hashes_are_those_of_exact_arithmetic(height: int, width: int, seed: int) -> None:
+    """Whole numbers know no rounding, so no processor adds them up to something else."""
+    random = np.random.default_rng(seed)
+    gray = random.uniform(0, 255, (height, width)).astype(np.float32)
+    levels = np.rint(gray * 8).astype(np.int64)
+    rows, columns = ((hashing.resampling(side) * 2**13).astype(np.int64) for side in (height, width))
+    exact = np.rint((rows @ levels @ columns.T) / 2**29)
+    assert np.array_equal(hashing.fingerprint(gray), exact)
+
+    pattern = random.integers(0, 256, (hashing.SIDE, hashing.SIDE), dtype=np.uint8)
+    pattern[:, hashing.SIDE // 2 :] = pattern[:, : hashing.SIDE // 2][:, ::-1]  # half of its frequencies are zero
+    cosines = (hashing.COSINES * 2**12).astype(np.int64)
+    assert np.array_equal(hashing.spectra(pattern) > 0, cosines @ pattern.astype(np.int64) @ cosines.T > 0)
