@@ -83,7 +83,8 @@ def merge_yaml(base: str, ours: str, theirs: str, path: Path) -> str:
 
 def entries(text: str, path: Path) -> dict[Key, str]:
     """The lines of each section of a YAML file and of each key in it, in order; comments above a key are the key's."""
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     try:
         document = YAML().load(text)
