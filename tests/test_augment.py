@@ -249,7 +249,7 @@ def test_nearest_takes_the_pixels_that_torchvision_takes() -> None:
 def test_every_image_is_turned_by_its_own_angle_within_the_range() -> None:
     height, width, limit = 64, 40, 25
     image = torch.zeros(1, 1, height, width)
-    image[..., 4:10, 18:22] = 255  # a mark above the centre
+    image[..., 4:10, 18:22] = 255  # a mark above the center
     turned = changed(image.repeat(200, 1, 1, 1), rotation=limit)
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     weight = turned[:, 0].sum((1, 2))
@@ -399,7 +399,7 @@ def test_cutmix_takes_a_rectangle_from_the_partner() -> None:
     for each in mixed:
         assert each[0].bool().equal(each[0].any(1)[:, None] & each[0].any(0))
     middle = mixed[:, 0, 10, 15].mean()
-    assert middle > mixed[:, 0, 0, 0].mean() > 0  # centres are uniform, so corners are taken less often
+    assert middle > mixed[:, 0, 0, 0].mean() > 0  # centers are uniform, so corners are taken less often
 
 
 def test_of_mixup_and_cutmix_each_image_gets_one() -> None:

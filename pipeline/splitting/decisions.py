@@ -40,7 +40,7 @@ def read_decisions(file: Path, table: pd.DataFrame, classes: list[str]) -> pd.Da
     for row in rows:
         path, line = row["path"], row["line"]
         if path not in facts_of:
-            raise wrong(file, line, f"no image {path!r}{hint(path, neighbours(path, table.path))}")
+            raise wrong(file, line, f"no image {path!r}{hint(path, neighbors(path, table.path))}")
         if path in line_of:
             raise wrong(file, line, f"{path!r} is on line {line_of[path]} already")
         line_of[path] = line
@@ -62,7 +62,7 @@ def decide(table: pd.DataFrame, decisions: pd.DataFrame) -> tuple[pd.DataFrame, 
     counts = {
         "kept": used & ~is_good,
         "dropped": is_good & ~used,
-        "relabelled": used & new_label.notna() & (new_label != table.label),
+        "relabeled": used & new_label.notna() & (new_label != table.label),
     }
     label = new_label.fillna(table.label)
     decided = table.assign(label=label, first_label=table.label, used=used)
@@ -118,7 +118,7 @@ def refuse_impossible(file: Path, row: dict[str, Any], facts: dict[Any, Any], cl
         raise wrong(file, line, f"{path!r} can't be kept without a class: it is in no class folder; expected a label")
 
 
-def neighbours(path: str, paths: pd.Series) -> list[str]:
+def neighbors(path: str, paths: pd.Series) -> list[str]:
     """Paths with the same file name, else those in the same folder: comparing with a million would take a minute."""
     parts = PurePosixPath(path)
     same_name = paths[(paths == parts.name) | paths.str.endswith(f"/{parts.name}")]

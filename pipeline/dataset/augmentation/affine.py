@@ -46,7 +46,7 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     """One map for a change of the image and one that follows it.
 
     A map (N, 2, 4) tells where pixels come from: [x, y] = A [x', y'] + T [width, height] for A = map[:, :, :2] and
-    T = map[:, :, 2:], in pixels from the centre; so it holds for every size.
+    T = map[:, :, 2:], in pixels from the center; so it holds for every size.
     """
     composed = first[..., :2] @ then
     composed[..., 2:] += first[..., 2:]

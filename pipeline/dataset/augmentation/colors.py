@@ -12,7 +12,7 @@ def blend(images: Tensor, others: Tensor | float, factor: Tensor) -> Tensor:
 
 
 def luma(images: Tensor) -> Tensor:
-    """(B, 1, H, W): the brightness of RGB as in ITU-R BT.601; of grey images, themselves."""
+    """(B, 1, H, W): the brightness of RGB as in ITU-R BT.601; of gray images, themselves."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, dim=1)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def draw(config: Augment, sampler: Sampler) -> dict[str, Tensor]:
     """`mixup` (count, 1): the share that is an image's own. `cutmix` (count, 3): the same, and its partner's place.
 
-    The place is the centre of a rectangle, vertically and horizontally, in [0, 1).
+    The place is the center of a rectangle, vertically and horizontally, in [0, 1).
     """
     drawn: dict[str, Tensor] = {}
     if config.mixup:
@@ -42,8 +42,8 @@ def apply(images: Tensor, partners: Tensor, drawn: dict[str, Tensor]) -> tuple[T
         spans = []
         for axis, side in enumerate((height, width)):
             half = ((1 - drawn["cutmix"][:, 0]).sqrt() * side / 2).floor()
-            centre = (drawn["cutmix"][:, 1 + axis] * side).floor()
-            spans.append(span(centre - half, centre + half, side))
+            center = (drawn["cutmix"][:, 1 + axis] * side).floor()
+            spans.append(span(center - half, center + half, side))
         images = torch.where(rectangle(*spans), partners, images)
         own = own * (1 - spans[0].sum(1) * spans[1].sum(1) / (height * width))  # what lies outside does not count
     return images, own

@@ -116,7 +116,7 @@ def changed_levels(levels: Tensor, operation: Tensor, factor: Tensor, strength: 
 
 
 def smooth(images: Tensor) -> Tensor:
-    """Each pixel of (B, C, H, W) averaged with its eight neighbours, itself 5 times; borders as they are."""
+    """Each pixel of (B, C, H, W) averaged with its eight neighbors, itself 5 times; borders as they are."""
     columns = images[..., :-2] + images[..., 1:-1] + images[..., 2:]
     squares = columns[..., :-2, :] + columns[..., 1:-1, :] + columns[..., 2:, :]
     smoothed = images.clone()
