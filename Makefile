@@ -13,7 +13,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
 
 .PHONY: setup
-setup: $(INSTALLED) ## install the locked packages into .venv
+setup: $(INSTALLED) drivers ## install the locked packages into .venv
 
 # Compiled at once: every stage is a process of its own, and imports are most of a short one
 $(INSTALLED): requirements.lock
@@ -23,14 +23,23 @@ $(INSTALLED): requirements.lock
 	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	@rm -f .venv/installed-*; touch $@
 
+# What git runs to merge the files of .gitattributes. Where that finds a conflict or can't run, git merges lines as usual.
+LINES := git merge-file -L ours -L base -L theirs %A %O %B
+.PHONY: drivers
+drivers:
+	@test ! -e .git || { \
+		git config merge.by-key.driver '$(BIN)/python -m pipeline.merge %O %A %B %P || $(LINES)'; \
+		git config merge.dvc.driver '$(BIN)/dvc git-hook merge-driver --ancestor %O --our %A --their %B || $(LINES)'; }
+
 .PHONY: repro
-repro: $(INSTALLED) ## run the embedded example, digits, through all stages
+repro: $(INSTALLED) drivers ## run the embedded example, digits, through all stages
 	@$(BIN)/dvc repro --glob 'evaluate@digits-*' 'report@digits' | tee .venv/repro.log
 	@grep -q '^Data and pipelines are up to date' .venv/repro.log || $(MAKE) --silent --no-print-directory results
 
 .PHONY: results
 results: $(INSTALLED)
 	@echo; $(BIN)/python -m pipeline.compare 'digits-*'; echo
+	@if git diff --quiet HEAD -- dvc.lock data/splits reports 2>/dev/null; then echo "The same results as published, to the byte."; echo; fi
 	@echo "Where to look next:"
 	@echo "  reports/digits/index.html      the images: what is odd, sizes, splits; open it in a browser"
 	@echo "  reports/digits-cnn/            of test images: classification report, confusion matrix, sample predictions"
@@ -51,10 +60,11 @@ bench: $(INSTALLED) ## measure training and start-up, write the tables of docs/b
 	@$(BIN)/python -m benchmarks.document
 
 .PHONY: lint
-lint: $(INSTALLED) ## check style and types
+lint: $(INSTALLED) ## check style, types and the workflow of GitHub
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy pipeline
+	$(BIN)/mypy
+	$(BIN)/zizmor --offline --quiet .github
 
 .PHONY: ui
 ui: $(INSTALLED) ## open the MLflow UI on the project's own database

@@ -59,10 +59,11 @@ def trained(job: Job) -> tuple[float, float]:
 
 def stay_on_cpu() -> None:
     for kind in (Tensor, nn.Module):
-        kind.cuda = lambda self: self
-        kind.half = kind.float
-    torch.cuda.synchronize = lambda: None
-    torch.cuda.Event = lambda **_: SimpleNamespace(record=lambda: None, elapsed_time=lambda end: 0.0)
+        kind.cuda = lambda self: self  # type: ignore[assignment, method-assign]
+        kind.half = kind.float  # type: ignore[method-assign]
+    torch.cuda.synchronize = lambda: None  # type: ignore[assignment]
+    event = SimpleNamespace(record=lambda: None, elapsed_time=lambda end: 0.0)
+    torch.cuda.Event = lambda **_: event  # type: ignore[assignment]
     airbench.utils.CifarLoader = partial(airbench.utils.CifarLoader, gpu="cpu")
 
 

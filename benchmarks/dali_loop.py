@@ -1,4 +1,4 @@
-"""The study's loop with DALI, which reads, decodes, turns, flips and normalises the photos, on the CPU or on the GPU.
+"""The study's loop with DALI, which reads, decodes, turns, flips and normalizes the photos, on the CPU or on the GPU.
 
 usage: python -m benchmarks.dali_loop < JOB.json
 """
@@ -20,10 +20,10 @@ from benchmarks.usual_loops import OPTIMIZERS, STATISTICS, network
 from pipeline.evaluation.inference import evaluate
 
 
-@pipeline_def
+@pipeline_def  # type: ignore[untyped-decorator]
 def photos(job: Job, gpu: bool) -> Any:
     augment, height = job.config.augment, job.shape[1]
-    files = [str(job.files / path) for path in job.index["path"].loc[job.train_rows]]  # type: ignore[operator]
+    files = [str(job.files / path) for path in job.index["path"].loc[job.train_rows]]
     encoded, labels = fn.readers.file(
         files=files, labels=job.labels[job.train_rows].tolist(), random_shuffle=job.config.shuffle, name="photos"
     )

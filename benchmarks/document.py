@@ -2,9 +2,9 @@
 
 usage: python -m benchmarks.document [--device NAME] [TABLE …]
 
-The tables are `studies`, `peers`, `growth`, `repro`, `startup` and `elementwise`. They are of one device, cuda if there
-is one: a machine with a GPU writes its own tables and leaves those of the CPU as they are, and the reverse; `repro` and
-`startup` are of a CPU.
+The tables are `studies`, `conditions`, `peers`, `growth`, `repro`, `startup` and `elementwise`. They are of one device,
+cuda if there is one: a machine with a GPU writes its own tables and leaves those of the CPU as they are, and the
+reverse; `conditions`, `repro` and `startup` are of a CPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import elementwise, peers, repro, startup, train
+from benchmarks import conditions, elementwise, peers, repro, startup, train
 from benchmarks.side_by_side import caption, spread, table
 
 DOCUMENT = Path("docs/benchmarks.md")
@@ -64,7 +64,7 @@ PEERS: dict[str, list[dict[str, Any]]] = {
         {"config": "cifar10-resnet", "rounds": 5, "epochs": 10, "images": None},  # all: to 94 %
     ],
 }
-ONLY_CPU = ("repro", "startup")
+ONLY_CPU = ("conditions", "repro", "startup")
 WORKERS = {"cpu": 0, "cuda": 10}  # of the usual loop: none is faster than one a core where all cores train
 GROWING = ("mnist-mlp", 6_000)  # images, times 1, 10 and 100
 
@@ -113,6 +113,11 @@ def can_choose_bf16(job: dict[str, Any]) -> bool:
     return "precision" in job["config"] and torch.cpu._is_avx512_bf16_supported()
 
 
+def all_conditions(device: str) -> str:
+    rows = [Row("digits-cnn", 0, epochs=20), *(row for row in STUDIES[device] if not row.precision)]
+    return conditions.as_table([conditions.measure(row.config, row.epochs, row.images, ROUNDS) for row in rows])
+
+
 def growth(device: str) -> str:
     config, images = GROWING
     rows = []
@@ -147,6 +152,7 @@ def elementwises(device: str) -> str:
 
 TABLES: dict[str, Callable[[str], str]] = {
     "studies": studies,
+    "conditions": all_conditions,
     "peers": other_frameworks,
     "growth": growth,
     "repro": whole_runs,

@@ -29,6 +29,7 @@ from pipeline.checking import hashing, properties
 from pipeline.checking.duplicates import components, near_pairs
 from pipeline.config.datasets import NearDuplicates
 from pipeline.images import decode, stored
+from pipeline.images.errors import ImageError
 from pipeline.images.sources import open_source
 from pipeline.system.workers.pool import cores
 
@@ -112,7 +113,7 @@ def photos(source: Path, most: int | None) -> list[tuple[str, bytes]]:
     for path, content in contents(source):
         try:
             decode.decode(content, path)
-        except decode.ImageError:
+        except ImageError:
             continue
         found.append((path, content))
         if len(found) == most:
@@ -148,7 +149,7 @@ def changes() -> dict[str, Callable[[Image.Image], bytes]]:
     sides = {"left": (5, 0, 0, 0), "top": (0, 5, 0, 0), "right": (0, 0, 5, 0), "bottom": (0, 0, 0, 5)}
     for side, cut in sides.items():
         made[f"5 % cut off, {side}"] = lambda photo, cut=cut: plain(cropped(photo, *cut))
-    made["5 % cut off, centred"] = lambda photo: plain(cropped(photo, 2.5, 2.5, 2.5, 2.5))
+    made["5 % cut off, centered"] = lambda photo: plain(cropped(photo, 2.5, 2.5, 2.5, 2.5))
     made["5 % cut off each side"] = lambda photo: plain(cropped(photo, 5, 5, 5, 5))
     made["up to 5 % cut off each side, 75 %, JPEG 50"] = lambda photo: jpeg(resized(cut_at_random(photo), 75), 50)
     for turn in ("FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM", "ROTATE_90", "ROTATE_180", "ROTATE_270"):
@@ -164,7 +165,7 @@ def changes() -> dict[str, Callable[[Image.Image], bytes]]:
         made[f"contrast {percent} %"] = lambda photo, percent=percent: plain(
             ImageEnhance.Contrast(photo).enhance(percent / 100)
         )
-    made["grey"] = lambda photo: plain(photo.convert("L"))
+    made["gray"] = lambda photo: plain(photo.convert("L"))
     return made
 
 
@@ -195,11 +196,11 @@ def encoded(photo: Image.Image, kind: str, **options: Any) -> bytes:
 
 def resized(photo: Image.Image, percent: float) -> Image.Image:
     size = (max(1, round(side * percent / 100)) for side in photo.size)
-    return photo.resize(tuple(size), Image.Resampling.LANCZOS)  # type: ignore[arg-type]
+    return photo.resize(tuple(size), Image.Resampling.LANCZOS)
 
 
 def cropped(photo: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    """With so many per cent of its width and height cut off."""
+    """With so many percent of its width and height cut off."""
     width, height = photo.size
     return photo.crop(
         (

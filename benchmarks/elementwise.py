@@ -67,11 +67,13 @@ def measure(size: int, rounds: int, device: str) -> dict[str, Any]:
 
 
 def timed(way: Callable[[], object], device: str) -> float:
-    wait = torch.cuda.synchronize if device != "cpu" else lambda: None
-    wait()
+    on_gpu = device != "cpu"
+    if on_gpu:
+        torch.cuda.synchronize()
     start = time.perf_counter()
     way()
-    wait()
+    if on_gpu:
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 

@@ -39,7 +39,7 @@ def main() -> None:
 
 def loaded(job: Job) -> TrainingData:
     device, threads = select_device(job.config.compute)
-    make_deterministic(device, threads, job.config.precision)
+    make_deterministic(device, threads, job.config.precision, job.config.compute.portable)
     data = TrainingData(job.data, job.config, device, ALONE)
     data.train_rows, data.val_rows = job.train_rows, job.train_rows[:0]
     return data

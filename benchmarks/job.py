@@ -129,7 +129,7 @@ def peak_bytes() -> int:
 
 
 class Named(SimpleNamespace):
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment] # a config is hashable
 
 
 def named(value: Any) -> Any:

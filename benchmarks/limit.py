@@ -4,7 +4,7 @@ usage: python -m benchmarks.limit < JOB.json
 
 Each linear layer and convolution is counted as often as the experiment's steps need it, with operands that already lie
 in place in its precision and results in memory that is there: forward, the gradient of its weights if they are
-trained, and that of its input if anything trained lies below it. Not counted: loading, augmenting and normalising,
+trained, and that of its input if anything trained lies below it. Not counted: loading, augmenting and normalizing,
 biases, activations, pooling, dropout, the loss, the optimizer, autograd. Convolutions are counted in the memory layout
 that is faster, matrix products on a CPU by the library that is, MKL or oneDNN; on CUDA a step is replayed as one graph,
 so no launches are counted.

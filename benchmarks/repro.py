@@ -51,7 +51,8 @@ def timed(clone: Path, experiment: str) -> dict[str, float]:
     """Seconds of each stage that `dvc repro` runs, and of DVC itself."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
     command = [str(Path(sys.prefix, "bin/dvc")), "repro", f"evaluate@{experiment}"]
-    seconds, stage, since = {}, "dvc", time.perf_counter()
+    seconds: dict[str, float] = {}
+    stage, since = "dvc", time.perf_counter()
     last = ""
     with subprocess.Popen(
         command, cwd=clone, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

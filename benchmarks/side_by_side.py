@@ -26,10 +26,10 @@ def in_turns(contenders: Sequence[str], job: dict[str, Any], rounds: int) -> dic
     return told
 
 
-def run(module: str, job: dict[str, Any]) -> dict[str, Any]:
-    """The JSON that a module prints as its last line when it is handed `job`."""
+def run(module: str, job: dict[str, Any], **variables: str) -> dict[str, Any]:
+    """The JSON that a module prints as its last line when it is handed `job`, with these environment variables."""
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **variables}
     done = subprocess.run(
         [sys.executable, "-m", module], input=json.dumps(job), env=environment, capture_output=True, text=True
     )

@@ -24,8 +24,10 @@ from typing import Any
 
 from benchmarks.side_by_side import REPOSITORY, caption, machine, median, spread, table
 
-HEAVY = ("torch", "torchvision", "torch._dynamo", "mlflow", "sklearn", "scipy", "pandas", "pyarrow", "pydantic")
-HEAVY += ("matplotlib",)
+HEAVY = (
+    "torch", "torchvision", "torch._dynamo", "mlflow", "sklearn", "scipy", "pandas", "pyarrow", "pydantic",
+    "matplotlib",
+)  # fmt: skip
 ON_DATA, ON_EXPERIMENT = ("download", "check", "split", "report", "pack"), ("train", "evaluate", "track")
 
 # Runs a stage as `python -m` does, then says what it has imported

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.checking import contact_sheets
@@ -92,7 +93,7 @@ def is_clutter(row: dict[str, Any]) -> bool:
 
 
 def draw_contact_sheets(path: Path, inspected: Inspected, classes: list[str]) -> None:
-    tiles: dict[str, list[np.ndarray]] = {label: [] for label in classes}
+    tiles: dict[str, list[NDArray[np.uint8]]] = {label: [] for label in classes}
     for table in inspected.tables(["label", "thumbnail"]):
         for row in table.filter(pc.is_valid(table["thumbnail"])).to_pylist():
             tiles[row["label"]].append(np.asarray(Image.open(io.BytesIO(row["thumbnail"]))))

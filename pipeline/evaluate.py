@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.config import params
 from pipeline.evaluation import figures
@@ -119,7 +120,9 @@ def summary(name: str, metrics: dict[str, dict[str, float]]) -> dict[str, object
     return {name: {"val": val}, f"{name}_test": test}
 
 
-def write_reports(folder: Path, truth: np.ndarray, predicted: np.ndarray, classes: list[str]) -> list[str]:
+def write_reports(
+    folder: Path, truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: list[str]
+) -> list[str]:
     """Write the classification report and the confusion matrix of the test images.
 
     `truth` and `predicted` are the true and the predicted class of each image, both (N,) int64. Returns the names of
@@ -164,7 +167,7 @@ def write_confusion(path: Path, counts: csr_array, classes: list[str]) -> None:
     ).to_csv(path, index=False)
 
 
-def draw_samples(path: Path, packed: PackedDataset, rows: np.ndarray, predictions: pd.DataFrame) -> None:
+def draw_samples(path: Path, packed: PackedDataset, rows: NDArray[np.int64], predictions: pd.DataFrame) -> None:
     """Evenly spaced test images, titled green where the prediction is right and red where it is wrong."""
     tiles = []
     for position in np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).round().astype(int):

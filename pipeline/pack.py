@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.config import params
 from pipeline.images import stored
-from pipeline.images.decode import ImageError, decode, to_size, upright
+from pipeline.images.decode import decode, to_size, upright
+from pipeline.images.errors import ImageError
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Content, Problem
 from pipeline.images.tables import read_columns
@@ -39,10 +41,11 @@ def main(name: str) -> None:
     source = open_source(dataset.source, dataset.check.classes)
     height, width = dataset.pack.height_width
     shape = (len(paths), height, width, dataset.pack.channels)
+    interpolation = dataset.pack.interpolation
 
     with atomic_write(Path("data/packed", name)) as folder:
         folder.mkdir()
-        sha256, sums = write_images(folder / "images.npy", source, paths, shape)
+        sha256, sums = write_images(folder / "images.npy", source, paths, shape, interpolation)
         index = pa.table({"path": paths, **sums})
         pq.write_table(index, folder / "index.parquet", write_page_checksum=True)
         write_json(
@@ -56,8 +59,9 @@ def main(name: str) -> None:
                 "preprocessing": {
                     "orientation": "exif applied",
                     "transparency": "on white",
-                    "resize": "shorter side to fit, bilinear with antialiasing",
-                    "crop": "centre",
+                    "resize": "shorter side to fit, with antialiasing",
+                    "interpolation": interpolation,
+                    "crop": "center",
                 },
             },
         )
@@ -65,8 +69,8 @@ def main(name: str) -> None:
 
 
 def write_images(
-    path: Path, source: Source, wanted: list[str], shape: tuple[int, int, int, int]
-) -> tuple[str, dict[str, np.ndarray]]:
+    path: Path, source: Source, wanted: list[str], shape: tuple[int, int, int, int], interpolation: str
+) -> tuple[str, dict[str, NDArray[np.int64]]]:
     """Write the wanted images, in their order, as one .npy file of `shape` (N, H, W, C), uint8.
 
     Sequential writes keep memory flat, and a full disk is an error here (a sparse memory map would be killed by
@@ -74,7 +78,7 @@ def write_images(
     for each image the sum over its pixels of the values and of their squares, (N,) int64.
     """
     image_size = int(np.prod(shape[1:]))
-    to_pixels = partial(pixels, height=shape[1], width=shape[2], channels=shape[3])
+    to_pixels = partial(pixels, height=shape[1], width=shape[2], channels=shape[3], interpolation=interpolation)
     sums, sums_of_squares = np.empty((2, shape[3], shape[0]), np.int64)
     digest = hashlib.sha256()
     with path.open("wb") as file:
@@ -91,8 +95,8 @@ def write_images(
         for row, image in enumerate(progress(images, total=len(wanted), unit=" images")):
             if isinstance(image, Problem):
                 raise UserError(f"{source_changed(wanted[row])} ({image.reason})")
-            file.write(image)
-            digest.update(image)
+            file.write(image.data)
+            digest.update(image.data)
             values = image.reshape(-1, shape[3]).astype(np.int64)
             sums[:, row], sums_of_squares[:, row] = values.sum(0), (values**2).sum(0)
     columns = {f"sum_{channel}": sums[channel] for channel in range(shape[3])}
@@ -116,7 +120,9 @@ def source_changed(path: str) -> str:
     return f"{path} is no longer as `check` saw it: the source has changed; run dvc repro"
 
 
-def pixels(tasks: list[tuple[str, Content]], height: int, width: int, channels: int) -> Iterator[np.ndarray | Problem]:
+def pixels(
+    tasks: list[tuple[str, Content]], height: int, width: int, channels: int, interpolation: str
+) -> Iterator[NDArray[np.uint8] | Problem]:
     """Each image as (height, width, channels) uint8. Runs in a worker process."""
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
         try:
@@ -124,7 +130,7 @@ def pixels(tasks: list[tuple[str, Content]], height: int, width: int, channels: 
         except ImageError as error:
             yield Problem(error.code, error.reason)
         else:
-            yield np.ascontiguousarray(to_size(upright(image, channels), height, width))
+            yield np.ascontiguousarray(to_size(upright(image, channels), height, width, interpolation))
 
 
 def crashed(task: tuple[str, Content], reason: str) -> Problem:

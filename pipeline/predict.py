@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.images.decode import ImageError, decode, to_size, upright
+from pipeline.images.decode import decode, to_size, upright
+from pipeline.images.errors import ImageError
 from pipeline.images.sources import utf8
 from pipeline.system.console import UserError, progress, run, say
 from pipeline.system.outputs import json_text
@@ -49,7 +51,7 @@ def main() -> int:
 
     model = Model(arguments.model)
     answers = []
-    tiles: list[tuple[dict[str, Any], np.ndarray]] = []
+    tiles: list[tuple[dict[str, Any], NDArray[np.uint8]]] = []
     for answer, pixels in classify(model, files, arguments.top):
         answers.append(answer)
         if arguments.grid and pixels is not None and len(tiles) < GRID:
@@ -84,13 +86,13 @@ def expand(pattern: str) -> list[Path]:
     return list(dict.fromkeys(file for match in matches for file in expand(match)))  # ** matches folder and file
 
 
-def classify(model: Model, files: list[Path], top: int) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+def classify(model: Model, files: list[Path], top: int) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8] | None]]:
     """For each file, in order: path and predictions, most probable first, or an error; and the pixels the model saw."""
     for start in progress(range(0, len(files), BATCH), unit=" batches"):
         chosen = files[start : start + BATCH]
         read = [read_image(file, model) for file in chosen]
         whole = [pixels for pixels in read if isinstance(pixels, np.ndarray)]
-        probabilities = iter(model.probabilities(np.stack(whole)) if whole else ())
+        probabilities: Iterator[NDArray[np.float32]] = iter(model.probabilities(np.stack(whole)) if whole else ())
         for file, pixels in zip(chosen, read, strict=True):
             if isinstance(pixels, str):
                 yield {"path": utf8(str(file)), "error": pixels}, None
@@ -104,11 +106,12 @@ def classify(model: Model, files: list[Path], top: int) -> Iterator[tuple[dict[s
             yield {"path": utf8(str(file)), "predictions": predictions}, pixels
 
 
-def read_image(file: Path, model: Model) -> np.ndarray | str:
+def read_image(file: Path, model: Model) -> NDArray[np.uint8] | str:
     """Pixels (H, W, C) uint8 as the stage `pack` would have stored them, or why there are none."""
     try:
         image = decode(file.read_bytes(), file.name).image
-        return to_size(upright(image, model.shape.channels), model.shape.height, model.shape.width)
+        shape = model.shape
+        return to_size(upright(image, shape.channels), shape.height, shape.width, model.interpolation)
     except ImageError as error:
         return str(error)
     except OSError as error:
@@ -117,7 +120,7 @@ def read_image(file: Path, model: Model) -> np.ndarray | str:
         return "not enough memory to decode it"
 
 
-def draw(path: Path, answered: list[tuple[dict[str, Any], np.ndarray]]) -> None:
+def draw(path: Path, answered: list[tuple[dict[str, Any], NDArray[np.uint8]]]) -> None:
     from pipeline.evaluation import figures
 
     tiles = []

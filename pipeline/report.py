@@ -17,7 +17,7 @@ from pipeline.images.sources import open_source
 from pipeline.images.tables import STATUSES, read_columns
 from pipeline.page import charts, findings
 from pipeline.page.thumbnails import thumbnails
-from pipeline.splitting.decisions import HEADER, read_rows
+from pipeline.splitting.decisions import HEADER, is_begun, read_rows
 from pipeline.system import workers
 from pipeline.system.console import say
 from pipeline.system.outputs import atomic_write
@@ -33,8 +33,8 @@ def main(name: str) -> None:
     dataset = params.load().dataset(name)
     checked, classes = read_columns(Path("data/checked", f"{name}.parquet"), CHECKED)
     splits, _ = read_columns(Path("data/splits", f"{name}.parquet"), ["path", "label", "split"])
-    decision_file = Path("data/decisions", f"{name}.csv")
-    decisions = {row["path"]: row for row in read_rows(decision_file)} if decision_file.exists() else {}
+    decision_file = Path("data/decided", f"{name}.csv")
+    decisions = {row["path"]: row for row in read_rows(decision_file)}
 
     others = set(pc.unique(checked["label"]).drop_null().to_pylist()).difference(classes)
     labels = [*classes, *sorted(others)]  # none of the others' images can be decoded
@@ -54,8 +54,8 @@ def main(name: str) -> None:
         labels=labels,
         sections=sections,
         status={status: pc.sum(pc.equal(checked["status"], status)).as_py() or 0 for status in STATUSES},
-        decided=len(decisions) if decision_file.exists() else None,
-        decision_header=",".join(HEADER),
+        decided=len(decisions),
+        decision_header="" if is_begun(decision_file) else ",".join(HEADER),
         sizes=charts.sizes(checked),
         histograms=charts.histograms(checked),
         by_class=charts.by_class(checked, labels),
@@ -114,7 +114,7 @@ def script_data(
     }
 
 
-def render(**values: Any) -> str:
+def render(**values: object) -> str:
     """The page. Names of files and classes may be anything: whatever the template inserts is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline.config import params
 from pipeline.images.tables import SPLIT, SPLITS, read_manifest, write_tables
 from pipeline.splitting.cuts import read_cuts, write_cuts
-from pipeline.splitting.decisions import decide, read_decisions, wrong
+from pipeline.splitting.decisions import decide, edited, read_decisions, wrong
 from pipeline.splitting.draw import draw, train_order
 from pipeline.splitting.groups import join
 from pipeline.system.console import UserError, say
@@ -31,7 +31,7 @@ def main(name: str) -> None:
     everything = params.load()
     dataset, seed = everything.dataset(name), everything.seed
     checked, classes = read_manifest(Path("data/checked", f"{name}.parquet"))
-    decisions_file, cuts_file = Path("data/decisions", f"{name}.csv"), Path("data/splits", f"{name}.json")
+    decisions_file, cuts_file = Path("data/decided", f"{name}.csv"), Path("data/splits", f"{name}.json")
     decisions = read_decisions(decisions_file, checked, classes)
     cuts = read_cuts(cuts_file)
 
@@ -61,7 +61,7 @@ def main(name: str) -> None:
             f" of then counts, restore {cuts_file} of before with git checkout"
         )
     if len(decisions):
-        say(f"{name}: by {decisions_file}: {in_words(changes)}")
+        say(f"{name}: by {edited(decisions_file)}: {in_words(changes)}")
 
 
 def refuse_kept_leaks(file: Path, decisions: pd.DataFrame, table: pd.DataFrame) -> None:

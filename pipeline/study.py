@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pipeline.system.entry import command_line
 
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def experiments_on(dataset: str, studies: dict[str, dict[str, Any]]) -> list[str
     return [name for name, experiment in studies["experiments"].items() if experiment["dataset"] == dataset]
 
 
-def matching(pattern: str, names: dict[str, Any]) -> list[str]:
+def matching(pattern: str, names: Collection[str]) -> list[str]:
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
         raise UserError(f"no study {pattern!r}{hint(pattern, names)}; there are: {', '.join(names)}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.config.experiments import Experiment
+    from pipeline.dataset.packed import PackedDataset
     from pipeline.training.data import TrainingData
     from pipeline.training.distributed import Group
     from pipeline.training.trainer import Row
@@ -86,6 +87,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
                 all_, trainable = parameter_counts(model)
                 where = device if group.world_size == 1 else f"{group.world_size} × {device.type}"
                 images = f"{len(data.train):,} images, on {where} ({threads} threads)"
+                warn_of_other_images(name, config, packed)
                 say(*summary(model), f"{name}: {trainable:,} of {all_:,} parameters, {images}")
             folder = CHECKPOINTS if config.views else CHECKPOINTS / name
             features = features_folder(folder, fingerprint(made_of, seed + number), code)
@@ -127,6 +129,22 @@ def describe(model: nn.Module, data: TrainingData) -> dict[str, Any]:
         "parameters": parameters,
         "trainable_parameters": trainable,
     }
+
+
+def warn_of_other_images(name: str, config: Experiment, packed: PackedDataset) -> None:
+    """Say so where the data set is packed in another way than the images that the backbone learned from."""
+    from pipeline.config.networks import BackboneConfig
+
+    if not isinstance(config.network, BackboneConfig) or (expected := config.network.pretrained_on()) is None:
+        return
+    meta = packed.meta
+    found = (meta["height"], meta["width"], meta["preprocessing"].get("interpolation", "bilinear"))
+    if found != expected:
+        described = ["{} × {} {}".format(*images) for images in (found, expected)]
+        say(
+            f"{name}: warning: {config.dataset} is packed as {described[0]} images, {config.network.model} was trained"
+            f" on {described[1]} ones: see datasets.{config.dataset}.pack in params.yaml"
+        )
 
 
 def pretrained(name: str, config: Experiment) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -188,11 +189,11 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 60, pause: float = 0.1) -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "it took too long"
-        time.sleep(0.1)
+        time.sleep(pause)
     return found
 
 
@@ -228,6 +229,32 @@ def make_clone(root: Path) -> Clone:
     clone.must_run("git", "add", "-A")
     clone.must_run("git", "commit", "-q", "-m", "Start")
     return clone
+
+
+def git_clone(source: Clone, root: Path) -> Clone:
+    """What git has of a clone, for another person."""
+    source.must_run("git", "clone", "-q", ".", str(root))
+    (root / ".venv").symlink_to(REPOSITORY / ".venv")
+    return Clone(root)
+
+
+def recipe(beginning: str, *replaced: tuple[str, str]) -> str:
+    """The commands of docs/sharing.md that begin so, with names of this machine instead of those of the document."""
+    blocks = re.findall(r"```\n(.*?)```", (REPOSITORY / "docs/sharing.md").read_text(), re.DOTALL)
+    block: str = next(block for block in blocks if block.startswith(beginning))
+    for old, new in replaced:
+        assert old in block
+        block = block.replace(old, new)
+    return block
+
+
+def follow(clone: Clone, commands: str) -> Ran:
+    return clone.must_run("bash", "-ec", commands)
+
+
+def commit(clone: Clone) -> None:
+    clone.must_run("git", "add", "-A")
+    clone.must_run("git", "commit", "-q", "--allow-empty", "-m", "More")
 
 
 @pytest.fixture

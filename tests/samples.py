@@ -42,9 +42,9 @@ def samples() -> dict[str, bytes]:
     return {
         "jpg": encoded(image, "JPEG"),
         "progressive jpg": encoded(image, "JPEG", progressive=True),
-        "optimised jpg": encoded(image, "JPEG", optimize=True),
+        "optimized jpg": encoded(image, "JPEG", optimize=True),
         "restarting jpg": encoded(image, "JPEG", restart_marker_blocks=2),
-        "grey jpg": encoded(image.convert("L"), "JPEG"),
+        "gray jpg": encoded(image.convert("L"), "JPEG"),
         "cmyk jpg": encoded(image.convert("CMYK"), "JPEG"),
         "mpo jpg": encoded(image, "MPO", **frames()),
         "png": encoded(image, "PNG"),
@@ -74,9 +74,9 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, *before: bytes, interlaced: int = 0) -> bytes:
+def png(width: int, height: int, depth: int, color: int, rows: bytes, *before: bytes, interlaced: int = 0) -> bytes:
     """A PNG of any header and rows (each with its filter byte), with chunks between them."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced)
     chunks = (chunk(b"IHDR", header), *before, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
@@ -87,8 +87,8 @@ def tiff(tags: Iterable[tuple[int, int, int, int]], data: bytes = b"", next_page
     return b"II*\0" + struct.pack("<IH", 8, len(entries) // 12) + entries + struct.pack("<I", next_page) + data
 
 
-def grey_tiff(width: int, height: int, data: bytes, next_page: int = 0, **more: tuple[int, int, int]) -> bytes:
-    """An uncompressed 8-bit grey TIFF; `more` replaces or adds tags as t<number>=(type, values, value)."""
+def gray_tiff(width: int, height: int, data: bytes, next_page: int = 0, **more: tuple[int, int, int]) -> bytes:
+    """An uncompressed 8-bit gray TIFF; `more` replaces or adds tags as t<number>=(type, values, value)."""
     tags = {256: (4, 1, width), 257: (4, 1, height), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 277: (3, 1, 1)}
     tags |= {273: (4, 1, 0), 278: (4, 1, height), 279: (4, 1, len(data))}
     tags |= {int(name[1:]): value for name, value in more.items()}
@@ -98,11 +98,11 @@ def grey_tiff(width: int, height: int, data: bytes, next_page: int = 0, **more: 
 
 
 def bmp(width: int, height: int, bits: int, pixels: bytes, compression: int = 0, size: int | None = None) -> bytes:
-    colours = b"" if bits > 8 else bytes(range(256)) * 4
-    start = 54 + len(colours)
+    colors = b"" if bits > 8 else bytes(range(256)) * 4
+    start = 54 + len(colors)
     whole = start + len(pixels) if size is None else size
     header = struct.pack("<2s4I2i2HI", b"BM", whole, 0, start, 40, width, height, 1, bits, compression)
-    return header + struct.pack("<5I", len(pixels) if compression else 0, 0, 0, len(colours) // 4, 0) + colours + pixels
+    return header + struct.pack("<5I", len(pixels) if compression else 0, 0, 0, len(colors) // 4, 0) + colors + pixels
 
 
 def bit_flipped(data: bytes, at: int) -> bytes:

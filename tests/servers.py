@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -73,6 +74,33 @@ def answers(port: int, server: subprocess.Popen[str]) -> bool:
             time.sleep(0.05)
     server.kill()
     return False
+
+
+@contextmanager
+def s3_server() -> Iterator[dict[str, str]]:
+    """The environment with which s3://bucket is an empty bucket on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }  # fmt: skip
+    s3_client(environment).create_bucket(Bucket="bucket")
+    yield environment
+    server.stop()
+
+
+def s3_client(environment: dict[str, str]) -> Any:
+    import boto3
+
+    return boto3.client(
+        "s3", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name="us-east-1", aws_access_key_id="key",
+        aws_secret_access_key="secret",
+    )  # fmt: skip
 
 
 class Locked(BaseHTTPRequestHandler):

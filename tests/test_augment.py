@@ -18,8 +18,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as torchvision
 
 from pipeline.config.augmentation import Augment
-from pipeline.dataset.augmentation import augment, draw, mix
-from pipeline.dataset.augmentation.draws import named
+from pipeline.dataset.augmentation import augment, draw, mix, named
 from pipeline.dataset.augmentation.randaugment import Operation
 
 EVERYTHING = {
@@ -82,6 +81,28 @@ def test_draws_are_those_of_the_generator_alone() -> None:
     assert drawn(50, seed=1, **EVERYTHING)[0].equal(drawn(50, seed=1, **EVERYTHING)[0])
     assert not drawn(50, seed=1, **EVERYTHING)[0].equal(drawn(50, seed=2, **EVERYTHING)[0])
     assert torch.get_rng_state().equal(before)
+
+
+def test_a_seed_goes_on_drawing_what_it_drew() -> None:
+    """Published results depend on it: another order of the draws is another training."""
+    columns = drawn(1000, **EVERYTHING, contrast=0.3)[1]
+    expected = {
+        "map": [0.0320, 0.0035, -0.0024, 0.0003, 0.0114, 0.0421, 0.0008, 0.0006],
+        "operations": [6.524, -0.032, 6.362, -0.002],
+        "offsets": [0.157, 0.159],
+        "brightness": [1.0062],
+        "contrast": [1.0016],
+        "saturation": [1.0055],
+        "random_erasing": [0.2221, 0.2283, 0.4881, 0.5093],
+        "mixup": [0.7543],
+        "cutmix": [0.7528, 0.5201, 0.5068],
+    }
+    assert {name: column.mean(0).tolist() for name, column in columns.items()} == {
+        name: pytest.approx(means, abs=1e-4) for name, means in expected.items()
+    }
+    columns = drawn(1000, crop_padding=3, horizontal_flip=0.4)[1]
+    assert columns["flips"].mean(0).tolist() == pytest.approx([0.393, 0], abs=1e-4)
+    assert columns["offsets"].mean(0).tolist() == pytest.approx([-0.043, 0.016], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +190,9 @@ def test_crop_is_a_window_of_the_image_padded_by_reflection(padding: int) -> Non
     images, keys = noise(300), {"crop_padding": padding, "horizontal_flip": 0.3, "vertical_flip": 0.3}
     results, padded = changed(images, **keys), F.pad(images, [padding] * 4, mode="reflect")
     seen = set()
-    for result, image, row in zip(results, padded, drawn(300, **keys)[1]["window"].int().tolist(), strict=True):
+    columns = drawn(300, **keys)[1]
+    rows = torch.cat([columns["offsets"], columns["flips"]], dim=1).int().tolist()
+    for result, image, row in zip(results, padded, rows, strict=True):
         across, down, mirrored, upside_down = row
         cut = image[:, padding + down :, padding + across :][:, :9, :7]
         assert result.equal(cut.flip([axis for axis, flip in ((1, upside_down), (2, mirrored)) if flip]))
@@ -226,7 +249,7 @@ def test_nearest_takes_the_pixels_that_torchvision_takes() -> None:
 def test_every_image_is_turned_by_its_own_angle_within_the_range() -> None:
     height, width, limit = 64, 40, 25
     image = torch.zeros(1, 1, height, width)
-    image[..., 4:10, 18:22] = 255  # a mark above the centre
+    image[..., 4:10, 18:22] = 255  # a mark above the center
     turned = changed(image.repeat(200, 1, 1, 1), rotation=limit)
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     weight = turned[:, 0].sum((1, 2))
@@ -376,7 +399,7 @@ def test_cutmix_takes_a_rectangle_from_the_partner() -> None:
     for each in mixed:
         assert each[0].bool().equal(each[0].any(1)[:, None] & each[0].any(0))
     middle = mixed[:, 0, 10, 15].mean()
-    assert middle > mixed[:, 0, 0, 0].mean() > 0  # centres are uniform, so corners are taken less often
+    assert middle > mixed[:, 0, 0, 0].mean() > 0  # centers are uniform, so corners are taken less often
 
 
 def test_of_mixup_and_cutmix_each_image_gets_one() -> None:
@@ -412,11 +435,11 @@ def test_maps_are_drawn_uniformly() -> None:
     assert follows(shifts[:, 0, 0], between(-0.2, 0.2)) and follows(shifts[:, 1, 1], between(-0.2, 0.2))
 
 
-def test_windows_are_drawn_uniformly() -> None:
-    drawn_windows = drawn(crop_padding=4, horizontal_flip=0.3, vertical_flip=0.1)[1]["window"]
-    for offsets in drawn_windows[:, :2].unbind(1):
+def test_crops_and_flips_are_drawn_uniformly() -> None:
+    columns = drawn(crop_padding=4, horizontal_flip=0.3, vertical_flip=0.1)[1]
+    for offsets in columns["offsets"].unbind(1):
         assert scipy.stats.chisquare(torch.bincount(offsets.long() + 4, minlength=9)).pvalue > 0.01
-    assert torch.allclose(drawn_windows[:, 2:].mean(0), torch.tensor([0.3, 0.1]), atol=0.015)
+    assert torch.allclose(columns["flips"].mean(0), torch.tensor([0.3, 0.1]), atol=0.015)
 
 
 def test_factors_are_drawn_uniformly_and_never_below_0() -> None:

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY, Project, Ran, class_folders, failed_in_one_line, run
 from packaging.requirements import Requirement
 from torch import nn
 
 from benchmarks import document, side_by_side, startup, studies
 from benchmarks import train as train_benchmark
 from benchmarks.job import Job, named
-from tests.conftest import REPOSITORY, Project, Ran, class_folders, failed_in_one_line, run
 
 BARE = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "tqdm", "xxhash")  # and what they require
 KEYS = {"usual_seconds", "seconds", "ratio", "limit_seconds", "accuracy", "usual_accuracy", "peak_mb"}

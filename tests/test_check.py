@@ -41,7 +41,8 @@ from pipeline.images.items import Item
 from pipeline.images.sources import open_source
 from pipeline.system import memory, workers
 from pipeline.system.console import UserError
-from pipeline.system.workers.pool import MOST_MEMORY, cores
+from pipeline.system.memory import MOST_MEMORY
+from pipeline.system.workers.pool import cores
 
 COLUMNS = [
     "path", "label", "official_split", "width", "height", "mode", "format", "bytes", "sha256", "phash",
@@ -348,8 +349,8 @@ def test_copies_are_found_by_their_pixels(project: Project) -> None:
         "a/x.png": encoded(same, "PNG"), "b/x.bmp": encoded(same, "BMP"), "a/x.tif": encoded(same, "TIFF"),
         "a/again.jpg": encoded(same, "JPEG", quality=60), "a/small.png": encoded(same.resize((80, 60)), "PNG"),
         "a/mirrored.png": encoded(same.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "PNG"),
-        "a/grey.png": encoded(smooth(2).convert("L"), "PNG"),
-        "a/grey as rgb.png": encoded(smooth(2).convert("L").convert("RGB"), "PNG"),
+        "a/gray.png": encoded(smooth(2).convert("L"), "PNG"),
+        "a/gray as rgb.png": encoded(smooth(2).convert("L").convert("RGB"), "PNG"),
         "a/left alone.png": encoded(smooth(3), "PNG"), "b/left alone.png": encoded(smooth(4), "PNG"),
     }  # fmt: skip
     with zipfile.ZipFile(project.root / "in.zip", "w") as archive:
@@ -363,12 +364,12 @@ def test_copies_are_found_by_their_pixels(project: Project) -> None:
     assert copies == {
         "a/x.png": [exact, near, conflict], "b/x.bmp": [exact, near, conflict], "a/x.tif": [exact, near, conflict],
         "a/again.jpg": [near, conflict], "a/small.png": [near, conflict], "a/mirrored.png": [near, conflict],
-        "a/grey.png": [exact], "a/grey as rgb.png": [exact], "a/left alone.png": [], "b/left alone.png": [],
+        "a/gray.png": [exact], "a/gray as rgb.png": [exact], "a/left alone.png": [], "b/left alone.png": [],
     }  # fmt: skip
     groups = {name: row["group"] for name, row in rows.items()}
     first = ["a/x.png", "b/x.bmp", "a/x.tif", "a/again.jpg", "a/small.png", "a/mirrored.png"]
     assert groups == {
-        **dict.fromkeys(first, 0), "a/grey.png": 1, "a/grey as rgb.png": 1, "a/left alone.png": None,
+        **dict.fromkeys(first, 0), "a/gray.png": 1, "a/gray as rgb.png": 1, "a/left alone.png": None,
         "b/left alone.png": None,
     }  # fmt: skip
 
@@ -376,7 +377,7 @@ def test_copies_are_found_by_their_pixels(project: Project) -> None:
     project.must_run("check", "photos")
     rows = checked(project, "photos").rows
     assert {name for name, row in rows.items() if row["group"] is not None} == {
-        "a/x.png", "b/x.bmp", "a/x.tif", "a/grey.png", "a/grey as rgb.png"
+        "a/x.png", "b/x.bmp", "a/x.tif", "a/gray.png", "a/gray as rgb.png"
     }  # fmt: skip
 
 
@@ -422,8 +423,8 @@ def test_what_differs_from_the_rest_is_warned_of(project: Project) -> None:
     rows = checked(project, "photos").rows
     for name in odd:
         assert name in rows[f"a/{name}.png"]["issues"], rows[f"a/{name}.png"]
-    usual = [row for path, row in rows.items() if path[2:-4].isdigit()]
-    assert len(usual) == 60 and not any(row["issues"] for row in usual)
+    issues = [row["issues"] for path, row in rows.items() if path[2:-4].isdigit()]
+    assert len(issues) == 60 and not any(issues)
     assert 0 < rows["a/0.png"]["contrast"] < 0.5 and rows["a/0.png"]["color"] is True
     assert rows["a/odd_color.png"]["color"] is False
 
@@ -588,10 +589,10 @@ def test_the_reduced_luminance_is_that_of_pillow(height: int, width: int) -> Non
     side = max(1, max(height, width) // 128)
     down, across = min(side, height), min(side, width)
     whole = photo.crop((0, 0, width - width % across, height - height % down))
-    grey = properties.reduced(np.asarray(photo))
+    gray = properties.reduced(np.asarray(photo))
     expected = np.asarray(whole.convert("L").reduce((across, down)), np.float32)
-    assert grey.shape == expected.shape and max(grey.shape) <= 256
-    np.testing.assert_allclose(grey, expected, atol=1.5)
+    assert gray.shape == expected.shape and max(gray.shape) <= 256
+    np.testing.assert_allclose(gray, expected, atol=1.5)
 
 
 def test_properties_of_pictures_that_are_known() -> None:
@@ -711,7 +712,7 @@ def test_a_decoder_that_crashes_takes_nobody_along(monkeypatch: pytest.MonkeyPat
 def test_a_pool_that_breaks_while_it_starts_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own thread then closes the pipes that the worker was to get."""
     monkeypatch.setattr(workers, "CHUNK_ITEMS", 8)
-    start, started = ProcessPoolExecutor._spawn_process, []
+    start, started = ProcessPoolExecutor._spawn_process, []  # type: ignore[attr-defined]
 
     def fails_once(pool: ProcessPoolExecutor) -> None:
         started.append(pool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -43,11 +44,23 @@ def test_the_worked_examples(digits: Clone, copy_of: Callable[[Clone], Clone]) -
     edit(networks, "    MLPConfig | ", "    LinearConfig | MLPConfig | ")
     assert touched(clone) == ["pipeline/config/networks.py", "pipeline/networks/linear.py"]
 
+    module = "pipeline/dataset/augmentation/invert.py"
+    (clone.root / module).write_text(code(f"# {module}"))
+    key = code("# pipeline/config/augmentation.py")
+    edit(clone.root / "pipeline/config/augmentation.py", "    brightness: ", f"{key}    brightness: ")
+    table = clone.root / "pipeline/dataset/augmentation/__init__.py"
+    edit(table, "    crop,\n", "    crop,\n    invert,\n")
+    edit(table, "PIXEL_LEVEL = (", "PIXEL_LEVEL = (invert, ")
+    assert touched(clone) == ["pipeline/config/augmentation.py", "pipeline/dataset/augmentation/__init__.py", module]
+
     described = "dataset: digits, network: {name: linear}, optimizer: {name: sgd, lr: 0.1}, epochs: 1, batch_size: 64"
-    edit(clone.root / "params.yaml", "experiments:\n", f"experiments:\n  digits-linear: {{{described}}}\n")
+    entry = f"  digits-linear: {{{described}, augment: {{invert: 1.0}}}}\n"
+    edit(clone.root / "params.yaml", "experiments:\n", f"experiments:\n{entry}")
     ran = clone.must_run("dvc", "repro", "--single-item", "weights@digits-linear", "train@digits-linear")
     assert "Running stage 'train@digits-linear'" in ran.out
     assert (clone.root / "models/digits-linear/model.json").exists()
+    (row,) = csv.DictReader((clone.root / "reports/digits-linear/history.csv").open())
+    assert float(row["train_accuracy"]) > 0.5 > float(row["val_accuracy"])  # only images to train on are inverted
     assert touched(clone) == ["params.yaml"]
 
     (clone.root / "pipeline/tally.py").write_text(code("# pipeline/tally.py"))

@@ -55,7 +55,8 @@ def test_without_a_file_all_is_as_check_says(tmp_path: Path) -> None:
     assert list(nothing.columns) == ["path", "decision", "label", "note", "line"] and nothing.empty
     table, counts = decide(pd.DataFrame(checked()), nothing)
     assert list(table.path[table.used]) == ["cat/1.png", "cat/a,b.png", "dog/ñ.png", "dog/dark.png"]
-    assert counts == {"kept": 0, "dropped": 0, "relabelled": 0}
+    assert counts == {"kept": 0, "dropped": 0, "relabeled": 0}
+    assert read(tmp_path, "\n").empty  # as the stage `decisions` writes it where there is none
     assert decided(tmp_path, "") == (dict(zip(table.path[table.used], table.label[table.used], strict=True)), counts)
 
 
@@ -65,7 +66,7 @@ def test_keep_drop_and_another_class(tmp_path: Path) -> None:
         'loose.png,keep,dog,"mine, by the way"\ncat/1.png,drop,,a drawing\n"cat/a,b.png",,dog,\ndog/dark.png,keep,,\n',
     )
     assert labels == {"cat/a,b.png": "dog", "dog/ñ.png": "dog", "loose.png": "dog", "dog/dark.png": "dog"}
-    assert counts == {"kept": 1, "dropped": 1, "relabelled": 2}
+    assert counts == {"kept": 1, "dropped": 1, "relabeled": 2}
 
 
 def test_what_changes_nothing_is_not_counted(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_slips_are_told_with_their_line(tmp_path: Path, text: str, line: int, wo
     with pytest.raises(UserError) as refused:
         read(tmp_path, HEADER + text)
     message = str(refused.value)
-    assert message.startswith(f"{tmp_path}/photos.csv, line {line}: ") and len(message.splitlines()) == 1
+    assert message.startswith(f"data/decisions/photos.csv, line {line}: ") and len(message.splitlines()) == 1
     for word in words:
         assert word in message
 
@@ -123,7 +124,7 @@ def test_slips_are_told_with_their_line(tmp_path: Path, text: str, line: int, wo
 @pytest.mark.parametrize(
     ("content", "line", "word"),
     [
-        (b"", 1, "the header is ''; expected 'path,decision,label,note'"),
+        (b"\npath,decision,label,note\n", 1, "the header is ''; expected 'path,decision,label,note'"),
         (b"cat/1.png,drop,,\n", 1, "the header is 'cat/1.png,drop,,'"),
         (b"path;decision;label;note\n", 1, "the header is 'path;decision"),
         (b"path,label,decision,note\n", 1, "the header is 'path,label"),
@@ -189,6 +190,7 @@ def decide_by(project: Project, text: str) -> None:
     file = project.root / "data/decisions/photos.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(HEADER + text)
+    project.must_run("decisions", "photos")
 
 
 def test_decisions_count_in_the_split(project: Project) -> None:
@@ -198,13 +200,13 @@ def test_decisions_count_in_the_split(project: Project) -> None:
     before = sides(project)
     decide_by(project, "loose.png,keep,dog,\ncat/0003.png,drop,,\ncat/0004.png,,dog,\n")
     ran = project.must_run("split", "photos")
-    assert "photos: by data/decisions/photos.csv: 1 kept, 1 dropped, 2 relabelled" in ran.out
+    assert "photos: by data/decisions/photos.csv: 1 kept, 1 dropped, 2 relabeled" in ran.out
     table = pd.read_parquet(project.root / "data/splits/photos.parquet").set_index("path")
     assert set(table.index) == {*before, "loose.png"} - {"cat/0003.png"}
     assert table.label["loose.png"] == table.label["cat/0004.png"] == "dog" and table.label["cat/0005.png"] == "cat"
     assert {path: table.split[path] for path in before if path in table.index}.items() <= before.items()
     report = json.loads((project.root / "reports/photos/split.json").read_text())
-    assert report["decisions"] == {"kept": 1, "dropped": 1, "relabelled": 2}
+    assert report["decisions"] == {"kept": 1, "dropped": 1, "relabeled": 2}
     assert report["left_out"] == {"quarantined": 1, "dropped": 1, "leaked": 0, "tested": 0}
     assert sum(report["total"].values()) + sum(report["left_out"].values()) == len(rows)
 

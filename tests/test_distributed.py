@@ -355,7 +355,7 @@ def test_interruption_leaves_no_process(
     ran = end(launcher)
     assert (ran.status, ran.err) == expected
     assert psutil.wait_procs(started, timeout=5)[1] == []
-    assert left(things) == [checkpoint(things, "things-long")[0]]  # type: ignore[index]
+    assert left(things) == [checkpoint(things, "things-long")[0]]
 
 
 def test_second_stage_beside_a_running_one(things: Project) -> None:
@@ -371,7 +371,7 @@ def test_second_stage_beside_a_running_one(things: Project) -> None:
     first.terminate()
     ran = end(first)
     assert (ran.status, ran.err) == (143, f"terminated: {LEFT}")
-    assert left(things) == [checkpoint(things, "things-long")[0]]  # type: ignore[index]
+    assert left(things) == [checkpoint(things, "things-long")[0]]
 
 
 def test_stage_whose_dvc_had_ended_before_it_looked(things: Project) -> None:

@@ -48,7 +48,7 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "half, quality 30": lambda photo: jpeg(resized(photo, 50), 30),
     "without left": lambda photo: cropped(photo, 0.05, 0, 1, 1),
     "without bottom": lambda photo: cropped(photo, 0, 0, 1, 0.95),
-    "centre": lambda photo: cropped(photo, 0.025, 0.025, 0.975, 0.975),
+    "center": lambda photo: cropped(photo, 0.025, 0.025, 0.975, 0.975),
     "mirrored": ImageOps.mirror,
     "upside down": ImageOps.flip,
     "turned left": lambda photo: photo.transpose(Transpose.ROTATE_90),
@@ -56,9 +56,9 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "mirrored crop": lambda photo: ImageOps.mirror(cropped(photo, 0.03, 0.02, 1, 1)),
     "darker": lambda photo: ImageEnhance.Brightness(photo).enhance(0.9),
     "more contrast": lambda photo: ImageEnhance.Contrast(photo).enhance(1.1),
-    "grey": lambda photo: photo.convert("L").convert("RGB"),
+    "gray": lambda photo: photo.convert("L").convert("RGB"),
 }
-CROPPED = ("without left", "without bottom", "centre", "mirrored crop")
+CROPPED = ("without left", "without bottom", "center", "mirrored crop")
 LOOK_ALIKES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "left half": lambda photo: cropped(photo, 0, 0, 0.5, 1),
     "right half": lambda photo: cropped(photo, 0.5, 0, 1, 1),
@@ -136,9 +136,9 @@ def test_a_stricter_distance_or_difference_finds_fewer(regions: list[Image.Image
 
 
 def test_pictures_of_nothing_resemble_nothing(regions: list[Image.Image]) -> None:
-    grey = np.arange(1500, dtype=np.uint8)[:, None, None]
+    gray = np.arange(1500, dtype=np.uint8)[:, None, None]
     noise = np.random.default_rng(0).integers(0, 2, (1500, hashing.SIDE, hashing.SIDE), dtype=np.uint8)
-    blank = np.broadcast_to(grey, noise.shape)
+    blank = np.broadcast_to(gray, noise.shape)
     photo = fingerprints([regions[0], COPIES["half"](regions[0])])
     pairs = near_pairs(np.concatenate([blank, blank // 2 + noise, photo]), PARAMS)
     assert pairs.tolist() == [[3000, 3001]]
@@ -234,3 +234,19 @@ def test_components_are_numbered_by_first_appearance(graph: tuple[int, list[tupl
 def test_senseless_parameters(project: Project, wrong: object) -> None:
     project.dataset("photos", "photos", near_duplicates=wrong)
     failed_in_one_line(project.run("check", "photos"), "datasets.photos.check.near_duplicates")
+
+
+@given(st.integers(1, 255), st.integers(1, 255), st.integers(0, 2**32 - 1))
+def test_hashes_are_those_of_exact_arithmetic(height: int, width: int, seed: int) -> None:
+    """Whole numbers know no rounding, so no processor adds them up to something else."""
+    random = np.random.default_rng(seed)
+    gray = random.uniform(0, 255, (height, width)).astype(np.float32)
+    levels = np.rint(gray * 8).astype(np.int64)
+    rows, columns = ((hashing.resampling(side) * 2**13).astype(np.int64) for side in (height, width))
+    exact = np.rint((rows @ levels @ columns.T) / 2**29)
+    assert np.array_equal(hashing.fingerprint(gray), exact)
+
+    pattern = random.integers(0, 256, (hashing.SIDE, hashing.SIDE), dtype=np.uint8)
+    pattern[:, hashing.SIDE // 2 :] = pattern[:, : hashing.SIDE // 2][:, ::-1]  # half of its frequencies are zero
+    cosines = (hashing.COSINES * 2**12).astype(np.int64)
+    assert np.array_equal(hashing.spectra(pattern) > 0, cosines @ pattern.astype(np.int64) @ cosines.T > 0)

@@ -41,23 +41,23 @@ def _restore_torch() -> Iterator[None]:
 
 
 def write_images(root: Path, rows: list[tuple[str, str, float]], classes: list[str]) -> None:
-    """Pack grey images, one for each label, split and brightness."""
+    """Pack gray images, one for each label, split and brightness."""
     values = np.array([round(255 * brightness) for _, _, brightness in rows], np.uint8)
     images = np.tile(values[:, None, None, None], (1, SIDE, SIDE, 1))
     table = pd.DataFrame(rows, columns=["label", "split", "brightness"])
     table["path"] = [f"{label}/{number:03d}.png" for number, label in enumerate(table.label)]
     table["train_order"] = 0.0
-    write_packed(root / "data/packed/greys", images, table.drop(columns="brightness"), classes)
+    write_packed(root / "data/packed/grays", images, table.drop(columns="brightness"), classes)
 
 
 def write_model(root: Path, brightness: dict[str, float], side: int = SIDE) -> None:
     """Logits are linear in the mean m of an image: -(m - c)² + m² for a class of brightness c."""
-    centres = torch.tensor(list(brightness.values()))
+    centers = torch.tensor(list(brightness.values()))
     state = {
-        "1.weight": SHARPNESS * (2 * centres).view(-1, 1).repeat(1, side * side) / side**2,
-        "1.bias": -SHARPNESS * centres**2,
+        "1.weight": SHARPNESS * (2 * centers).view(-1, 1).repeat(1, side * side) / side**2,
+        "1.bias": -SHARPNESS * centers**2,
     }
-    folder = root / "models/greys-near"
+    folder = root / "models/grays-near"
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "model.safetensors")
     network = {"name": "mlp", "hidden": [], "activation": "relu", "batch_norm": False, "dropout": 0.0}
@@ -75,9 +75,9 @@ def write_model(root: Path, brightness: dict[str, float], side: int = SIDE) -> N
 
 def write_provenance(root: Path) -> None:
     """The part of it that says which files the model is."""
-    files = (root / "models/greys-near").iterdir()
+    files = (root / "models/grays-near").iterdir()
     hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    provenance = root / "reports/greys-near/provenance.json"
+    provenance = root / "reports/grays-near/provenance.json"
     provenance.parent.mkdir(parents=True, exist_ok=True)
     provenance.write_text(json.dumps({"model": hashes}))
 
@@ -85,7 +85,7 @@ def write_provenance(root: Path) -> None:
 def answer(value: float, brightness: dict[str, float] = BRIGHTNESS) -> tuple[str, float]:
     """What the model must say of an image: class and probability."""
     value = round(255 * value) / 255
-    logits = np.array([SHARPNESS * (2 * centre * value - centre**2) for centre in brightness.values()])
+    logits = np.array([SHARPNESS * (2 * center * value - center**2) for center in brightness.values()])
     probabilities = np.exp(logits) / np.exp(logits).sum()
     return list(brightness)[probabilities.argmax()], probabilities.max()
 
@@ -102,16 +102,16 @@ def mixed_rows() -> list[tuple[str, str, float]]:
 @pytest.fixture
 def evaluated(project: Project, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     """Run the stage in this process; any warning is an error."""
-    project.dataset("greys", "data/raw/greys", SIDE, channels=1)
-    project.experiment("greys-near", "greys", compute={"device": "cpu", "threads": 1})
+    project.dataset("grays", "data/raw/grays", SIDE, channels=1)
+    project.experiment("grays-near", "grays", compute={"device": "cpu", "threads": 1})
     project.command("evaluate")
     monkeypatch.chdir(project.root)
 
     def run() -> Path:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            evaluate.main("greys-near")
-        return project.root / "reports/greys-near"
+            evaluate.main("grays-near")
+        return project.root / "reports/grays-near"
 
     return run
 
@@ -164,19 +164,19 @@ def test_validation_and_test_images_are_reported_apart(
     compared = json.loads((folder / "summary.json").read_text())
     val, test = written["val"], written["test"]
     assert compared == {
-        "greys-near": {"val": {"accuracy": val["accuracy"], "loss": val["loss"]}},
-        "greys-near_test": {"accuracy": test["accuracy"]},
+        "grays-near": {"val": {"accuracy": val["accuracy"], "loss": val["loss"]}},
+        "grays-near_test": {"accuracy": test["accuracy"]},
     }
     assert list(compared) == sorted(compared, key=lambda key: f"{key}.")  # as `dvc metrics diff` sorts them
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in printed] == [["greys-near:", "val"], ["greys-near:", "test"]]
+    assert [line.split()[:2] for line in printed] == [["grays-near:", "val"], ["grays-near:", "test"]]
 
-    project.params["experiments"]["greys-near"]["train_on_val"] = True
+    project.params["experiments"]["grays-near"]["train_on_val"] = True
     project.command("evaluate")
     written = json.loads((evaluated() / "metrics.json").read_text())
     assert list(written) == ["test", "parameters", "trainable_parameters"] and written["test"] == test
     assert set(pd.read_parquet(folder / "predictions.parquet").split) == {"test"}
-    assert list(json.loads((folder / "summary.json").read_text())) == ["greys-near_test"]
+    assert list(json.loads((folder / "summary.json").read_text())) == ["grays-near_test"]
 
 
 def test_reports_are_what_scikit_learn_says_of_the_predictions(
@@ -191,8 +191,8 @@ def test_reports_are_what_scikit_learn_says_of_the_predictions(
     assert written["accuracy"] == pytest.approx(metrics.accuracy_score(truth, predicted))
 
     values = np.array([round(255 * value) / 255 for _, _, value in mixed])
-    centres = np.array(list(BRIGHTNESS.values()))
-    logits = SHARPNESS * (2 * values[:, None] * centres - centres**2)
+    centers = np.array(list(BRIGHTNESS.values()))
+    logits = SHARPNESS * (2 * values[:, None] * centers - centers**2)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert written["loss"] == pytest.approx(metrics.log_loss(truth, probabilities, labels=classes), rel=1e-4)
 
@@ -211,7 +211,7 @@ def test_reports_are_what_scikit_learn_says_of_the_predictions(
     printed = capsys.readouterr()
     accuracy, loss = written["accuracy"], written["loss"]
     last = printed.out.splitlines()[-1]
-    assert last == f"greys-near: test accuracy {accuracy:.4f}, loss {loss:.4f} on 30 images"
+    assert last == f"grays-near: test accuracy {accuracy:.4f}, loss {loss:.4f} on 30 images"
     assert printed.err == ""
 
 
@@ -229,7 +229,7 @@ def test_same_bytes_every_time(mixed: list[tuple[str, str, float]], evaluated: E
 
 
 def colors(tile: np.ndarray) -> set[str]:
-    """What a part of a picture of grey images has besides grey."""
+    """What a part of a picture of gray images has besides gray."""
     red, green, blue = (tile[..., channel].astype(int) for channel in range(3))
     found = set()
     if ((red > green + 80) & (red > blue + 80)).sum() > 20:
@@ -269,9 +269,9 @@ def test_samples_are_spread_over_all_test_images(project: Project, evaluated: Ev
     write_images(project.root, rows, list(BRIGHTNESS))
     write_model(project.root, BRIGHTNESS)
     with Image.open(evaluated() / "samples.png") as image:
-        grey = np.asarray(image.convert("L"))
+        gray = np.asarray(image.convert("L"))
     for value in BRIGHTNESS.values():  # about 8 tiles of each brightness, 130 × 130 pixels
-        assert 6 * 100**2 < (grey == round(255 * value)).sum() < 10 * 150**2
+        assert 6 * 100**2 < (gray == round(255 * value)).sum() < 10 * 150**2
 
 
 def test_confusion_matrix_picture_opens_and_shows_its_counts(
@@ -335,7 +335,7 @@ def test_classes_that_are_missing(
     assert printed.err == ""
     if absent:
         assert text.endswith(f"\nno test images: {absent}\n")
-        assert printed.out.endswith(f"greys-near: no test images of {absent}\n")
+        assert printed.out.endswith(f"grays-near: no test images of {absent}\n")
     else:
         assert "no test images" not in text + printed.out
 
@@ -385,7 +385,7 @@ def test_reports_are_written_together_or_not_at_all(
         patch.setattr(figures, broken, fail)
         with pytest.raises(MemoryError):
             evaluated()
-    folder = Path("reports/greys-near")
+    folder = Path("reports/grays-near")
     assert [path.name for path in folder.iterdir()] == ["provenance.json"]
     (folder / "samples.png").mkdir()
     with pytest.raises(IsADirectoryError):
@@ -417,10 +417,10 @@ def test_class_names_of_all_kinds(project: Project, evaluated: Evaluate) -> None
 
 def test_model_and_images_that_do_not_belong_together(project: Project, evaluated: Evaluate) -> None:
     write_images(project.root, [("ant", "train", 0.1), ("bee", "val", 0.4)], list(BRIGHTNESS))
-    with pytest.raises(UserError, match=r"models/greys-near/model\.json is not there"):
+    with pytest.raises(UserError, match=r"models/grays-near/model\.json is not there"):
         evaluated()
     write_model(project.root, BRIGHTNESS)
-    with pytest.raises(UserError, match="greys has no test images"):
+    with pytest.raises(UserError, match="grays has no test images"):
         evaluated()
     write_images(project.root, [("ant", "test", 0.1)], ["ant", "cat", "bee"])  # the same, in another order
     with pytest.raises(UserError, match="other classes"):
@@ -430,23 +430,23 @@ def test_model_and_images_that_do_not_belong_together(project: Project, evaluate
     with pytest.raises(UserError, match="another size"):
         evaluated()
     write_model(project.root, BRIGHTNESS)
-    (project.root / "models/greys-near/seed-2.safetensors").write_bytes(b"")
+    (project.root / "models/grays-near/seed-2.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"2 trainings, params\.yaml wants seeds = 1"):
         evaluated()
-    shutil.rmtree(project.root / "data/packed/greys")
-    with pytest.raises(UserError, match="data/packed/greys is not there"):
+    shutil.rmtree(project.root / "data/packed/grays")
+    with pytest.raises(UserError, match="data/packed/grays is not there"):
         evaluated()
-    assert not (project.root / "reports/greys-near/metrics.json").exists()
+    assert not (project.root / "reports/grays-near/metrics.json").exists()
 
 
 def test_model_of_another_training_than_the_provenance_tells_of(
     project: Project, mixed: list[tuple[str, str, float]], evaluated: Evaluate
 ) -> None:
-    folder, provenance = Path("models/greys-near"), Path("reports/greys-near/provenance.json")
+    folder, provenance = Path("models/grays-near"), Path("reports/grays-near/provenance.json")
     told = provenance.read_text()
     write_model(project.root, {"ant": 0.8, "bee": 0.4, "cat": 0.1})
     provenance.write_text(told)
-    mends = f"run dvc checkout {folder}, or dvc repro train@greys-near"
+    mends = f"run dvc checkout {folder}, or dvc repro train@grays-near"
     with pytest.raises(
         UserError, match=f"^{folder}/model.safetensors is not the file that {provenance} tells of: {mends}"
     ):
@@ -457,10 +457,10 @@ def test_model_of_another_training_than_the_provenance_tells_of(
         evaluated()
     for damage in ("", "[]", "{}", '{"model": []}'):
         provenance.write_text(damage)
-        with pytest.raises(UserError, match=f"^{provenance} is damaged .*dvc repro train@greys-near"):
+        with pytest.raises(UserError, match=f"^{provenance} is damaged .*dvc repro train@grays-near"):
             evaluated()
     provenance.unlink()
-    with pytest.raises(UserError, match=f"^{provenance} is not there: run dvc repro train@greys-near"):
+    with pytest.raises(UserError, match=f"^{provenance} is not there: run dvc repro train@grays-near"):
         evaluated()
     assert not list(provenance.parent.iterdir())
 
@@ -468,17 +468,17 @@ def test_model_of_another_training_than_the_provenance_tells_of(
 def test_model_whose_logits_are_no_numbers(project: Project, evaluated: Evaluate) -> None:
     write_images(project.root, [("cat", "test", 1.0)], list(BRIGHTNESS))
     write_model(project.root, BRIGHTNESS)
-    about = project.root / "models/greys-near/model.json"
+    about = project.root / "models/grays-near/model.json"
     about.write_text(about.read_text().replace('"std": [1.0]', '"std": [1e-38]'))  # sums over an image are infinite
     write_provenance(project.root)
-    with pytest.raises(UserError, match="loss of models/greys-near on test images is nan"):
+    with pytest.raises(UserError, match="loss of models/grays-near on test images is nan"):
         evaluated()
-    assert not (project.root / "reports/greys-near/metrics.json").exists()
+    assert not (project.root / "reports/grays-near/metrics.json").exists()
 
 
 def test_as_a_process(project: Project, mixed: list[tuple[str, str, float]], evaluated: Evaluate) -> None:
-    ran = project.must_run("evaluate", "greys-near")
-    assert ran.out.startswith("greys-near: val accuracy 0.")
+    ran = project.must_run("evaluate", "grays-near")
+    assert ran.out.startswith("grays-near: val accuracy 0.")
     assert ran.err == ""
-    (project.root / "models/greys-near/model.safetensors").write_bytes(b"half")
-    failed_in_one_line(project.run("evaluate", "greys-near"), "models/greys-near/model.safetensors is damaged")
+    (project.root / "models/grays-near/model.safetensors").write_bytes(b"half")
+    failed_in_one_line(project.run("evaluate", "grays-near"), "models/grays-near/model.safetensors is damaged")

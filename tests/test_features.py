@@ -50,7 +50,7 @@ def test_head_trains_on_features_as_in_the_whole_network(photos: Project, tmp_pa
     history = Trainer(model.head, described, data, validation, 1, tmp_path / "head.pt").fit()
     for ours, theirs in zip(history, expected, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
-    assert torch.allclose(model.head[0].weight, whole.head[0].weight, atol=1e-5)  # type: ignore[index,union-attr]
+    assert torch.allclose(model.head[0].weight, whole.head[0].weight, atol=1e-5)
 
 
 def test_views_are_shared_by_every_head(photos: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,8 @@ def test_views_are_shared_by_every_head(photos: Project, monkeypatch: pytest.Mon
         folder.rename(folder.with_name("elsewhere"))
     assert files(stage(photos, monkeypatch, "things-b", **deeper)) == reused
     assert set(cached(photos)) == set(kept)
-    for other in ({"normalize": "imagenet"}, {"augment": {}}, {"seed": 5}):  # other features: of their own
+    others: tuple[dict[str, Any], ...] = ({"normalize": "imagenet"}, {"augment": {}}, {"seed": 5})
+    for other in others:  # other features: of their own
         stage(photos, monkeypatch, "things-c", **{**deeper, **other, "epochs": 1})
     assert len(list((photos.root / ".checkpoints").glob("features@*"))) == 4
 

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from samples import samples
 
 from pipeline.images import stored
-from pipeline.images.decode import ImageError, decode, upright, upright_pixels
+from pipeline.images.decode import decode, upright, upright_pixels
+from pipeline.images.errors import ImageError
 from pipeline.images.items import Item
 from pipeline.images.sources import open_source
 from pipeline.images.stored import Problem

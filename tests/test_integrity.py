@@ -1,4 +1,4 @@
-"""What is said of single files that are damaged, mislabelled or made to do harm, and that whole ones are left alone."""
+"""What is said of single files that are damaged, mislabeled or made to do harm, and that whole ones are left alone."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ import pytest
 import simplejpeg
 from conftest import Project
 from PIL import Image
-from samples import bmp, chunk, encoded, frames, grey_tiff, photo, png, replaced, samples, tiff
+from samples import bmp, chunk, encoded, frames, gray_tiff, photo, png, replaced, samples, tiff
 
-from pipeline.images.decode import ImageError, decode
+from pipeline.images.decode import decode
+from pipeline.images.errors import ImageError
 
 SAMPLES = samples()
 
@@ -210,11 +211,11 @@ def made() -> dict[str, tuple[bytes, str, str]]:
         "taller.png": (png_of(64, 96), "truncated", "last row"),
         "flood.png": (png(60000, 60000, 1, 0, b""), "too_large", "60000×60000"),
         "no_width.png": (png_of(0, 48), "unreadable", "header"),
-        "narrower.tif": (grey_tiff(4, 8, PIXELS), "corrupt", "asks for 32"),
-        "wider.tif": (grey_tiff(16, 8, PIXELS), "truncated", "asks for 128"),
-        "shorter.tif": (grey_tiff(8, 4, PIXELS), "corrupt", "asks for 32"),
-        "taller.tif": (grey_tiff(8, 16, PIXELS), "truncated", "asks for 128"),
-        "flood.tif": (grey_tiff(65000, 65000, PIXELS), "too_large", "65000×65000"),
+        "narrower.tif": (gray_tiff(4, 8, PIXELS), "corrupt", "asks for 32"),
+        "wider.tif": (gray_tiff(16, 8, PIXELS), "truncated", "asks for 128"),
+        "shorter.tif": (gray_tiff(8, 4, PIXELS), "corrupt", "asks for 32"),
+        "taller.tif": (gray_tiff(8, 16, PIXELS), "truncated", "asks for 128"),
+        "flood.tif": (gray_tiff(65000, 65000, PIXELS), "too_large", "65000×65000"),
         "narrower.bmp": (replaced(BMP, 18, struct.pack("<i", 32)), "corrupt", "32×48"),
         "wider.bmp": (replaced(BMP, 18, struct.pack("<i", 128)), "truncated", "bytes"),
         "shorter.bmp": (replaced(BMP, 22, struct.pack("<i", 24)), "corrupt", "64×24"),
@@ -295,23 +296,23 @@ def made() -> dict[str, tuple[bytes, str, str]]:
         "trailing.webp": (WEBP + b"junk", "trailing_data", ""),
         "exif_turned.webp": (encoded(photo(), "WEBP", exif=tiff([(274, 3, 1, 6)])), "exif_rotated", ""),
         # TIFF
-        "grey.tif": (grey_tiff(8, 8, PIXELS), "", ""),
-        "circle.tif": (grey_tiff(8, 8, PIXELS, next_page=8), "corrupt", "circle"),
+        "gray.tif": (gray_tiff(8, 8, PIXELS), "", ""),
+        "circle.tif": (gray_tiff(8, 8, PIXELS, next_page=8), "corrupt", "circle"),
         "tile_bomb.tif": (
-            grey_tiff(8, 8, PIXELS, t322=(4, 1, 60000), t323=(4, 1, 60000), t324=(4, 1, 8), t325=(4, 1, 64)),
+            gray_tiff(8, 8, PIXELS, t322=(4, 1, 60000), t323=(4, 1, 60000), t324=(4, 1, 8), t325=(4, 1, 64)),
             "too_large", "60000×60000",
         ),
         "tag_bomb.tif": (tiff([(tag, 1, 3000, 8) for tag in range(1000, 2000)], bytes(4000)), "corrupt", "tags"),
         "no_page.tif": (b"II*\0\0\0\0\0", "unreadable", "no page"),
         "no_pixels.tif": (tiff([(256, 4, 1, 8), (257, 4, 1, 8)]), "unreadable", "header"),
-        "strips_missing.tif": (grey_tiff(8, 8, PIXELS, t278=(4, 1, 2)), "truncated", "1 of 4 strips"),
+        "strips_missing.tif": (gray_tiff(8, 8, PIXELS, t278=(4, 1, 2)), "truncated", "1 of 4 strips"),
         "float.tif": (encoded(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"), "unexpected_mode", ""),
-        "complex.tif": (grey_tiff(8, 8, bytes(512), t258=(3, 1, 64), t339=(3, 1, 6)), "unreadable", "header"),
-        "compression_999.tif": (grey_tiff(8, 8, PIXELS, t259=(3, 1, 999)), "unreadable", "header"),
+        "complex.tif": (gray_tiff(8, 8, bytes(512), t258=(3, 1, 64), t339=(3, 1, 6)), "unreadable", "header"),
+        "compression_999.tif": (gray_tiff(8, 8, PIXELS, t259=(3, 1, 999)), "unreadable", "header"),
         "big.tif": (encoded(photo(), "TIFF", big_tiff=True), "", ""),
         "later_page_cut.tif": (damaged_later("tif of pages"), "truncated", "image data"),
         "exif_turned.tif": (encoded(photo(), "TIFF", exif=turned), "exif_rotated", ""),
-        "exif_99.tif": (grey_tiff(8, 8, PIXELS, t274=(3, 1, 99)), "corrupt_exif", ""),
+        "exif_99.tif": (gray_tiff(8, 8, PIXELS, t274=(3, 1, 99)), "corrupt_exif", ""),
         # BMP
         "upside_down.bmp": (bmp(8, -8, 24, bytes(192)), "", ""),
         "run_lengths.bmp": (bmp(8, 8, 8, b"\x08\1\0\0" * 7 + b"\x08\1\0\1", 1), "unexpected_mode", ""),
@@ -394,7 +395,7 @@ def variants() -> dict[str, bytes]:
     pixels = np.asarray(image)
     return {
         "standard tables": encoded(image, "JPEG"),
-        "optimised tables": encoded(image, "JPEG", optimize=True),
+        "optimized tables": encoded(image, "JPEG", optimize=True),
         "progressive": encoded(image, "JPEG", progressive=True),
         "restart markers": encoded(image, "JPEG", restart_marker_rows=1),
         "fine": encoded(image, "JPEG", quality=95, subsampling=0),
@@ -431,7 +432,7 @@ def test_pixels_are_pillows_at_every_size(mode: str) -> None:
         same_pixels(encoded(image, "JPEG", subsampling=subsampling, progressive=bool((width + height) % 2)))
 
 
-def test_pixels_are_pillows_in_other_colour_spaces() -> None:
+def test_pixels_are_pillows_in_other_color_spaces() -> None:
     without_jfif = JPEG[:2] + JPEG[20:]
     for adobe in range(2):
         same_pixels(JPEG[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([adobe]) + JPEG[20:])
@@ -465,7 +466,7 @@ def test_padding_that_is_not_empty_is_damage() -> None:
     assert verdict(JPEG[:-2] + b"abcdefghijkl" + JPEG[-2:])[0] == {"corrupt"}
 
 
-@pytest.mark.parametrize("name", ["standard tables", "optimised tables", "restart markers", "fine"])
+@pytest.mark.parametrize("name", ["standard tables", "optimized tables", "restart markers", "fine"])
 def test_half_written_jpegs_are_found_though_they_decode(name: str) -> None:
     content = VARIANTS[name]
     other = encoded(photo(320, 240).rotate(180), "JPEG")
@@ -491,10 +492,10 @@ def test_progressive_jpegs_that_lack_their_last_scans_are_truncated() -> None:
         assert verdict(content[:at] + bytes(len(content) - at) + b"\xff\xd9")[0] in NOT_WHOLE
 
 
-@pytest.mark.parametrize("colour", ["white", "black", (128, 128, 128)])
-def test_pictures_on_a_flat_ground_pass(colour: str) -> None:
+@pytest.mark.parametrize("color", ["white", "black", (128, 128, 128)])
+def test_pictures_on_a_flat_ground_pass(color: str) -> None:
     """Their data may hold long runs of zeros, as a hole does."""
-    ground = Image.new("RGB", (640, 800), colour)
+    ground = Image.new("RGB", (640, 800), color)
     below = ground.copy()
     below.paste(photo(640, 200), (0, 0))
     for image, optimize, progressive, rows in itertools.product((ground, below), (False, True), (False, True), (0, 1)):

@@ -60,11 +60,13 @@ def test_stages_print_names_that_steer_no_terminal(project: Project) -> None:
     decisions.write_text(
         "path,decision,label,note\n" + f"{escape_formula(cells[0])},drop,,'=1+1\n{cells[1]!r},drop,,\n"
     )
+    project.must_run("decisions", "photos")
     ran = project.run("split", "photos")
     assert ran.status == 1 and "photos.csv, line 3: no image" in lines(ran)[-2]
     decisions.write_text(
         "path,decision,label,note\n" + f'{escape_formula(cells[0])},drop,{escape_formula(CAT)},\n"{cells[1]}",drop,,\n'
     )
+    project.must_run("decisions", "photos")
     assert "2 dropped" in "".join(lines(project.must_run("split", "photos")))
 
     shutil.rmtree(source / DOG)

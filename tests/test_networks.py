@@ -118,7 +118,7 @@ def test_mnist_mlp_ends_in_log_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gradient_descent_study_starts_from_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = build(*study(monkeypatch, "mnist-gd"))
-    linear = [module for module in model if isinstance(module, nn.Linear)]
+    linear = [module for module in model.children() if isinstance(module, nn.Linear)]
     for layer, (inputs, outputs) in zip(linear, [(784, 100), (100, 10)], strict=True):
         assert not layer.bias.any()
         assert abs(layer.weight.mean()) < 0.02
@@ -192,7 +192,7 @@ SMALL = {
 
 
 def photos(channels: int, side: int, count: int = 64) -> torch.Tensor:
-    """Images whose neighbouring pixels and channels resemble each other, brighter in one channel than the next."""
+    """Images whose neighboring pixels and channels resemble each other, brighter in one channel than the next."""
     drawn = torch.randn(count, channels, side + 2, side + 2, generator=torch.Generator().manual_seed(2))
     smooth = F.avg_pool2d(drawn + drawn.mean(1, keepdim=True), 3, stride=1)
     return 3 * smooth + torch.arange(channels).view(-1, 1, 1)
@@ -239,16 +239,16 @@ def test_speedrun_network_of_the_paper_has_its_number_of_parameters() -> None:
     """arXiv 2404.00498: biases of the whitening, six convolutions, biases of their norms, a linear layer."""
     model = build(network("airbench"), Shape(3, 32, 32, 10))
     convolutions = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
-    learnt = 24 + convolutions + 2 * (64 + 256 + 256) + 10 * 256
-    assert parameters(model, trained=True) == learnt
-    assert parameters(model) - learnt == 24 * 3 * 2 * 2 + 2 * (64 + 256 + 256)
+    learned = 24 + convolutions + 2 * (64 + 256 + 256) + 10 * 256
+    assert parameters(model, trained=True) == learned
+    assert parameters(model) - learned == 24 * 3 * 2 * 2 + 2 * (64 + 256 + 256)
     assert [each.kernel_size for each in model.modules() if isinstance(each, nn.Conv2d)] == [(2, 2)] + 6 * [(3, 3)]
 
 
 @pytest.mark.parametrize("side", [5, 8, 11, 64])
 def test_resnet_block_starts_as_its_shortcut_and_halves_like_a_strided_convolution(side: int) -> None:
     model = build(network("resnet", widths=[3, 4, 5]), Shape(1, side, side + 1, 2)).eval()
-    blocks = [each for each in model if isinstance(each, Block)]
+    blocks = [each for each in model.children() if isinstance(each, Block)]
     features = photos(3, side)[..., 1:].relu()
     assert blocks[0](features).equal(features)
     for block, channels in zip(blocks, (3, 4, 5), strict=True):
@@ -287,7 +287,7 @@ def test_whitening_makes_patches_uncorrelated_with_variance_one(channels: int, s
 
 
 def test_whitening_of_images_without_content() -> None:
-    """A blank corner of all images, or one colour all over, has no variance to divide by."""
+    """A blank corner of all images, or one color all over, has no variance to divide by."""
     model = build(network("airbench"), Shape(3, 9, 9, 2))
     model.initialize(torch.zeros(4, 3, 9, 9))
     assert bool(model(torch.zeros(4, 3, 9, 9)).isfinite().all())
@@ -357,7 +357,7 @@ def test_smallest_image_that_a_small_network_takes_is_as_its_message_says(
 
 
 def test_stage_train_whitens_training_images_of_all_classes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Filters come from normalised images spread over the whole training set, and from no others."""
+    """Filters come from normalized images spread over the whole training set, and from no others."""
     monkeypatch.setattr(live, "SHORT", 1e9)
     monkeypatch.setattr("pipeline.training.model.INITIALIZATION_VALUES", 6 * 10 * 12)
     project.params["experiments"] = {}
@@ -631,6 +631,19 @@ def test_published_features_load_whole(data_mirror: Path) -> None:
     assert parameters(model, trained=True) == 2 * 512 + 2
 
 
+@pytest.mark.parametrize(
+    ("model", "weights", "expected"),
+    [
+        ("alexnet", "IMAGENET1K_V1", (224, 224, "bilinear")),
+        ("swin_v2_t", "IMAGENET1K_V1", (256, 256, "bicubic")),
+        ("alexnet", None, None),
+        ("alexnet", {"file": "own.pth", "sha256": "0"}, None),
+    ],
+)
+def test_torchvision_tells_what_its_weights_learned_from(model: str, weights: Any, expected: Any) -> None:
+    assert network("torchvision", model=model, weights=weights).pretrained_on() == expected
+
+
 # --- timm ------------------------------------------------------------------------------------------------------------
 
 LITE0 = "tf_efficientnet_lite0"
@@ -685,8 +698,8 @@ def test_timm_features_are_those_before_its_classifier(timm: Any, model: str, tm
     assert max(parameters(block) for block in blocks(ours)) <= parameters(ours) / 2 and len(blocks(ours)) > 4
 
 
-def test_timm_knows_mean_and_std_unless_the_experiment_says_otherwise(
-    timm: Any, project: Project, data_mirror: Path, monkeypatch: pytest.MonkeyPatch
+def test_timm_knows_its_images_unless_the_experiment_says_otherwise(
+    timm: Any, project: Project, data_mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(live, "SHORT", 1e9)
     monkeypatch.chdir(project.root)
@@ -703,6 +716,8 @@ def test_timm_knows_mean_and_std_unless_the_experiment_says_otherwise(
         project.command("train")
         monkeypatch.setattr(sys, "argv", ["train", name])
         train.main()
+        packed, trained = "things is packed as 32 × 32 bilinear images", "was trained on 224 × 224 bicubic ones"
+        assert f"{name}: warning: {packed}, {LITE0} {trained}" in capsys.readouterr().out
         model = Model(project.root / "models" / name)
         assert model.mean == mean
         state = load_file(data_mirror / LITE0_WEIGHTS)

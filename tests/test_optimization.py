@@ -275,7 +275,7 @@ def test_gradient_of_the_penalty_against_finite_differences(l1: float, l2: float
             for sign in (1, -1):
                 with torch.no_grad():
                     weight.view(-1)[index] += sign * 1e-6
-                    expected += sign * losses.regularization_loss(model, described).item() / 2e-6  # type: ignore[union-attr]
+                    expected += sign * losses.regularization_loss(model, described).item() / 2e-6
                     weight.view(-1)[index] -= sign * 1e-6
             assert found.view(-1)[index].item() == pytest.approx(expected, abs=1e-6), name
             assert bool(expected) == (biases or not name.endswith("bias"))
@@ -411,16 +411,12 @@ def test_best_epoch_is_kept_and_training_ends_when_nothing_gets_better(packed: P
     steep = {"name": "sgd", "lr": 0.9, "momentum": 0.9}  # wild enough to get worse
     _, all_of_it = fit(packed, tmp_path / "a.pt", optimizer=steep, epochs=12)
     losses = [row["val_loss"] for row in all_of_it]
-    best = int(np.argmin(losses))  # type: ignore[arg-type]
+    best = int(np.argmin(losses))
     assert 0 < best < 11
     model, history = fit(packed, tmp_path / "b.pt", optimizer=steep, epochs=12, checkpoint="best")
     assert history == all_of_it
     assert inference.evaluate(model, batches(packed, "val"))[0] == losses[best]
-    ends = next(
-        number
-        for number in range(12)
-        if number - int(np.argmin(losses[: number + 1])) >= 2  # type: ignore[arg-type]
-    )
+    ends = next(number for number in range(12) if number - int(np.argmin(losses[: number + 1])) >= 2)
     _, shorter = fit(packed, tmp_path / "c.pt", optimizer=steep, epochs=12, patience=2)
     assert shorter == all_of_it[: ends + 1]
 

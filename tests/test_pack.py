@@ -32,20 +32,18 @@ AS_STORED = {
 }  # fmt: skip
 
 
-class PackedDataset(NamedTuple):
+class Packed(NamedTuple):
     images: np.ndarray
-    index: pd.DataFrame
+    table: pd.DataFrame  # of index.parquet
     meta: dict[str, Any]
 
 
-def packed(project: Project, name: str = "photos") -> PackedDataset:
+def packed(project: Project, name: str = "photos") -> Packed:
     folder = project.root / "data/packed" / name
     assert sorted(path.name for path in folder.iterdir()) == ["images.npy", "index.parquet", "meta.json"]
     assert [path.name for path in folder.parent.iterdir() if ".partial" in path.name] == []
     images = np.load(folder / "images.npy", mmap_mode="r")
-    return PackedDataset(
-        images, pd.read_parquet(folder / "index.parquet"), json.loads((folder / "meta.json").read_text())
-    )
+    return Packed(images, pd.read_parquet(folder / "index.parquet"), json.loads((folder / "meta.json").read_text()))
 
 
 def prepare(project: Project, name: str = "photos", *stages: str) -> None:
@@ -96,7 +94,7 @@ def test_one_array_its_index_and_what_is_known_of_it(photos: Project) -> None:
     assert len(index.columns) == 7
     assert (meta["images"], meta["height"], meta["width"], meta["channels"]) == (70, 10, 8, 3)
     assert meta["sha256"] == hashlib.sha256(images.tobytes()).hexdigest()
-    assert set(meta["preprocessing"]) == {"orientation", "transparency", "resize", "crop"}
+    assert set(meta["preprocessing"]) == {"orientation", "transparency", "resize", "interpolation", "crop"}
 
 
 @together
@@ -131,7 +129,7 @@ def test_what_a_decision_may_bring_back_is_packed_too(project: Project) -> None:
     project.dataset("photos", "in", max_quarantined=1)
     prepare(project)
     checked = pd.read_parquet(project.root / "data/checked/photos.parquet").set_index("path")
-    paths = packed(project).index.path
+    paths = packed(project).table.path
     assert {"loose.png", "train/a/000.png"} <= set(paths[checked.status[paths].to_numpy() == "quarantined"])
     assert set(checked.index) - set(paths) == {"train/a/broken.png"}
     before = everything(project.root / "data/packed")
@@ -141,7 +139,7 @@ def test_what_a_decision_may_bring_back_is_packed_too(project: Project) -> None:
     lines = ["path,decision,label,note", "loose.png,keep,b,", "test/a/000.png,drop,,", "train/a/000.png,keep,,"]
     decisions.write_text("\n".join(lines))
     project.experiment("photos-mlp", "photos", compute={"device": "cpu", "threads": 1})
-    prepare(project, "photos", "split")
+    prepare(project, "photos", "decisions", "split")
     splits = pd.read_parquet(project.root / "data/splits/photos.parquet").set_index("path")
     assert splits.label["loose.png"] == "b" and splits.split["train/a/000.png"] != "test"
     ran = project.must_run("train", "photos-mlp")
@@ -188,25 +186,25 @@ def test_an_orientation_that_makes_no_sense_turns_nothing(value: int) -> None:
     np.testing.assert_array_equal(pixels(decoded(picture(1), exif=exif), 3), picture(1))
 
 
-GREY = np.random.default_rng(3).integers(0, 256, (6, 5), np.uint8)
-COLOUR = np.random.default_rng(4).integers(0, 256, (6, 5, 3), np.uint8)
+GRAY = np.random.default_rng(3).integers(0, 256, (6, 5), np.uint8)
+COLOR = np.random.default_rng(4).integers(0, 256, (6, 5, 3), np.uint8)
 ALPHA = np.random.default_rng(5).integers(0, 256, (6, 5), np.uint8)
 OPACITY = ALPHA[:, :, None] / 255
 
 
-def luma(colour: np.ndarray) -> np.ndarray:
+def luma(color: np.ndarray) -> np.ndarray:
     """ITU-R 601-2, as Pillow documents it."""
-    return colour @ np.array([299, 587, 114]) / 1000
+    return color @ np.array([299, 587, 114]) / 1000
 
 
-def with_transparent_colour() -> Image.Image:
-    image = Image.fromarray(COLOUR)
-    image.info["transparency"] = tuple(int(value) for value in COLOUR[0, 0])
+def with_transparent_color() -> Image.Image:
+    image = Image.fromarray(COLOR)
+    image.info["transparency"] = tuple(int(value) for value in COLOR[0, 0])
     return image
 
 
 def palette(transparency: int | None = None) -> Image.Image:
-    image = Image.fromarray(GREY // 64, "L")
+    image = Image.fromarray(GRAY // 64, "L")
     image = Image.frombytes("P", image.size, image.tobytes())
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
     if transparency is not None:
@@ -214,37 +212,37 @@ def palette(transparency: int | None = None) -> Image.Image:
     return image
 
 
-PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]])[GREY // 64]
-HOLE = COLOUR.copy()
-HOLE[(COLOUR[0, 0] == COLOUR).all(-1)] = 255
+PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]])[GRAY // 64]
+HOLE = COLOR.copy()
+HOLE[(COLOR[0, 0] == COLOR).all(-1)] = 255
 WIDE = np.random.default_rng(6).integers(0, 65536, (6, 5)).astype(np.uint16)
 MODES: dict[str, tuple[Image.Image, str, np.ndarray]] = {
-    "L": (Image.fromarray(GREY), "PNG", GREY),
-    "RGB": (Image.fromarray(COLOUR), "PNG", COLOUR),
-    "1": (Image.fromarray(GREY > 99), "PNG", (GREY > 99) * 255),
-    "LA": (Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA)]), "PNG",
-           GREY * OPACITY[..., 0] + 255 * (1 - OPACITY[..., 0])),
-    "RGBA": (Image.fromarray(np.dstack([COLOUR, ALPHA])), "PNG", COLOUR * OPACITY + 255 * (1 - OPACITY)),
-    "RGB with a transparent colour": (with_transparent_colour(), "PNG", HOLE),
+    "L": (Image.fromarray(GRAY), "PNG", GRAY),
+    "RGB": (Image.fromarray(COLOR), "PNG", COLOR),
+    "1": (Image.fromarray(GRAY > 99), "PNG", (GRAY > 99) * 255),
+    "LA": (Image.merge("LA", [Image.fromarray(GRAY), Image.fromarray(ALPHA)]), "PNG",
+           GRAY * OPACITY[..., 0] + 255 * (1 - OPACITY[..., 0])),
+    "RGBA": (Image.fromarray(np.dstack([COLOR, ALPHA])), "PNG", COLOR * OPACITY + 255 * (1 - OPACITY)),
+    "RGB with a transparent color": (with_transparent_color(), "PNG", HOLE),
     "P": (palette(), "PNG", PALETTE),
-    "P with a transparent colour": (palette(1), "PNG", np.where((GREY // 64 == 1)[..., None], 255, PALETTE)),
-    "P of a GIF": (palette(1), "GIF", np.where((GREY // 64 == 1)[..., None], 255, PALETTE)),
+    "P with a transparent color": (palette(1), "PNG", np.where((GRAY // 64 == 1)[..., None], 255, PALETTE)),
+    "P of a GIF": (palette(1), "GIF", np.where((GRAY // 64 == 1)[..., None], 255, PALETTE)),
     "16 bits": (Image.fromarray(WIDE), "PNG", WIDE // 256),
     "16 bits in a TIFF": (Image.fromarray(WIDE), "TIFF", WIDE // 256),
     "16 bits big-endian": (Image.fromarray(WIDE.astype(">u2")), "TIFF", WIDE // 256),
     "32 bits that hold 16": (Image.fromarray(WIDE.astype(np.int32)), "TIFF", WIDE // 257),
-    "32 bits that hold 8": (Image.fromarray(GREY.astype(np.int32)), "TIFF", GREY),
-    "float": (Image.fromarray(GREY.astype(np.float32)), "TIFF", GREY),
-    "CMYK": (Image.fromarray(np.dstack([COLOUR, ALPHA]), "CMYK"), "TIFF", (255 - COLOUR) * (1 - OPACITY)),
+    "32 bits that hold 8": (Image.fromarray(GRAY.astype(np.int32)), "TIFF", GRAY),
+    "float": (Image.fromarray(GRAY.astype(np.float32)), "TIFF", GRAY),
+    "CMYK": (Image.fromarray(np.dstack([COLOR, ALPHA]), "CMYK"), "TIFF", (255 - COLOR) * (1 - OPACITY)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_colour_mode_as_a_person_sees_it(mode: str, channels: int) -> None:
+def test_every_color_mode_as_a_person_sees_it(mode: str, channels: int) -> None:
     image, form, expected = MODES[mode]
     seen = pixels(decoded(image, form), channels)
-    assert (seen.shape, seen.dtype) == ((6, 5, channels), np.uint8)
+    assert seen.shape == (6, 5, channels) and seen.dtype == np.uint8
     if channels == 1 and expected.ndim == 3:
         expected = luma(expected)
     difference = np.abs(seen - expected.reshape(6, 5, -1).astype(float))
@@ -254,7 +252,7 @@ def test_every_colour_mode_as_a_person_sees_it(mode: str, channels: int) -> None
 def test_a_turned_image_with_alpha_and_16_bits_is_turned_too() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    for mode in ("RGBA", "16 bits", "P with a transparent colour"):
+    for mode in ("RGBA", "16 bits", "P with a transparent color"):
         image, form, _ = MODES[mode]
         turned = upright(decoded(image, form, exif=exif), 3)
         still = upright(decoded(image, form), 3)
@@ -272,7 +270,7 @@ def test_a_turned_image_with_alpha_and_16_bits_is_turned_too() -> None:
     ],
 )
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_the_centre_is_cut_out(
+def test_the_center_is_cut_out(
     height: int, width: int, size: tuple[int, int], rows: slice, columns: slice, mode: str
 ) -> None:
     image = picture(1, height, width, mode)
@@ -296,6 +294,19 @@ def test_any_shape_becomes_the_wanted_size_without_distortion(height: int, width
     assert result.std(axis=1).max() < 1e-9  # columns stay alike
 
 
+def test_bicubic_is_pillows(project: Project) -> None:
+    class_folders(project.root / "in", {"a": 1, "b": 1}, height=20, width=16)
+    project.dataset("photos", "in", [10, 8])
+    project.params["datasets"]["photos"]["pack"]["interpolation"] = "bicubic"
+    prepare(project)
+    images, index, meta = packed(project)
+    assert meta["preprocessing"]["interpolation"] == "bicubic"
+    for image, path in zip(images, index.path, strict=True):
+        with Image.open(project.root / "in" / path) as stored:
+            np.testing.assert_array_equal(image, stored.resize((8, 10), Image.Resampling.BICUBIC))
+            assert not np.array_equal(image, stored.resize((8, 10), Image.Resampling.BILINEAR))
+
+
 def test_downscaling_averages_instead_of_dropping_pixels() -> None:
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255
@@ -308,12 +319,12 @@ def test_one_and_three_channels(project: Project) -> None:
     check_by_hand(project, [f"{label}/{number:03d}.png" for label in "ab" for number in range(3)])
     project.dataset("photos", "in", 8)
     prepare(project, "photos", "pack")
-    colour = np.array(packed(project).images)
+    color = np.array(packed(project).images)
     project.dataset("photos", "in", 8, channels=1)
     prepare(project, "photos", "pack")
-    grey, index, _ = packed(project)
-    assert (grey.shape, colour.shape) == ((6, 8, 8, 1), (6, 8, 8, 3))
-    assert np.abs(grey[..., 0] - luma(colour)).max() <= 1
+    gray, index, _ = packed(project)
+    assert (gray.shape, color.shape) == ((6, 8, 8, 1), (6, 8, 8, 3))
+    assert np.abs(gray[..., 0] - luma(color)).max() <= 1
     assert list(index.columns) == ["path", "sum_0", "sum_of_squares_0"]
 
 

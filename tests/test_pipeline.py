@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Clone, edit, processes, run, wait_until
 from ruamel.yaml import YAML
@@ -105,6 +106,7 @@ def scratch(digits: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
     [
         ("download", "", ["download", "digits"]),
         ("check", "", ["check", "digits"]),
+        ("decisions", "", ["decisions", "digits"]),
         ("report", "", ["report", "digits"]),
         ("split", "", ["split", "digits"]),
         ("pack", "", ["pack", "digits"]),
@@ -255,6 +257,22 @@ def test_another_split_decodes_nothing_again(digits: Clone, copy_of: CopyOf) -> 
     run = [line.split("'")[1] for line in ran.out.splitlines() if line.startswith("Running stage")]
     assert sorted(run) == ["report@digits", "split@digits", f"train@{MLP}"]
     assert files_below(copy.root, "data/checked", "data/packed") == before
+
+
+def test_a_decision_concerns_its_own_data_set(digits: Clone, copy_of: CopyOf) -> None:
+    copy = copy_of(digits)
+
+    def stages_that_run(decided: str, path: str, target: str) -> list[str]:
+        (copy.root / f"data/decisions/{decided}.csv").write_text(f"path,decision,label,note\n{path},drop,,\n")
+        ran = copy.must_run("dvc", "repro", target)
+        return [line.split("'")[1] for line in ran.out.splitlines() if line.startswith("Running stage")]
+
+    assert stages_that_run("photos", "cat/1.png", "report@digits") == ["decisions@digits"]
+    path = pq.read_table(copy.root / "data/splits/digits.parquet", columns=["path"])["path"][0].as_py()
+    assert stages_that_run("digits", path, "split@digits") == ["decisions@digits", "split@digits"]
+    assert path not in pq.read_table(copy.root / "data/splits/digits.parquet", columns=["path"])["path"].to_pylist()
+    status = json.loads(copy.must_run("dvc", "status", "--json", "report@digits").out)
+    assert "data/decided/digits.csv" in str(status)
 
 
 def put_back(scratch: Clone, digits: Clone) -> None:

@@ -19,7 +19,8 @@ from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, class_folders, faile
 from PIL import Image
 
 from pipeline import evaluate, predict, train
-from pipeline.images.decode import ORIENTATION
+from pipeline.evaluation.model import Model
+from pipeline.images.decode import ORIENTATION, to_size
 from pipeline.system.console import run
 
 CLASSES = ["ant", "bee", "cat"]
@@ -31,7 +32,7 @@ def write_odd_images(folder: Path) -> None:
     turned = Image.Exif()
     turned[ORIENTATION] = 6
     picture(90, 9, 31).save(folder / "turned.jpg", exif=turned, quality=95)
-    picture(91, 20, 20, "L").save(folder / "grey.png")
+    picture(91, 20, 20, "L").save(folder / "gray.png")
     picture(92, 16, 12, "RGBA").save(folder / "transparent.png")
     picture(93, 41, 7).save(folder / "tall.png")
     picture(94, 3, 50).save(folder / "wide.bmp")
@@ -50,6 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     class_folders(photos / "test", dict.fromkeys(CLASSES, 2), height=14, width=9)
     write_odd_images(photos / "test/bee")
     project.dataset("photos", "photos", [8, 6])
+    project.params["datasets"]["photos"]["pack"]["interpolation"] = "bicubic"
     project.experiment("photos-cnn", "photos", network={"name": "cnn", "convolutions": [6], "hidden": [8]}, epochs=12)
     for stage in ("check", "split", "pack"):
         project.must_run(stage, "photos")
@@ -266,6 +268,18 @@ def test_mistakes_in_the_command(asked: Predict, arguments: list[str], words: li
     assert ran.out == ""
 
 
+def test_a_model_of_before_there_was_a_choice_scales_bilinearly(trained: Project, tmp_path: Path) -> None:
+    shutil.copytree(trained.root / "models/photos-cnn", tmp_path / "model")
+    file = trained.root / "photos/train/ant/000.png"
+    with Image.open(file) as image:
+        bicubic, bilinear = (to_size(image, 8, 6, interpolation) for interpolation in ("bicubic", "bilinear"))
+    assert np.array_equal(predict.read_image(file, Model(tmp_path / "model")), bicubic)
+    about = json.loads((tmp_path / "model/model.json").read_text())
+    del about["preprocessing"]["interpolation"]
+    (tmp_path / "model/model.json").write_text(json.dumps(about))
+    assert np.array_equal(predict.read_image(file, Model(tmp_path / "model")), bilinear)
+
+
 def test_model_that_is_missing(asked: Predict) -> None:
     failed_in_one_line(asked("photos", model="models/other"), "models/other/model.json is not there", "dvc repro")
     failed_in_one_line(asked("photos", model="photos/test/ant/000.png"), "Not a directory")
@@ -292,9 +306,18 @@ def cut(file: Path) -> None:
             ),
             "model.safetensors is damaged",
         ),
+        (
+            lambda model: (model / "model.json").write_text(
+                (model / "model.json").read_text().replace('"bicubic"', '"cubic"')
+            ),
+            "interpolation = 'cubic'; expected bilinear or bicubic",
+        ),
     ],
-    ids=["no weights", "no json", "half weights", "half json", "empty", "binary", "list", "no keys", "other network"],
-)
+    ids=[
+        "no weights", "no json", "half weights", "half json", "empty", "binary", "list", "no keys", "other network",
+        "interpolation",
+    ],
+)  # fmt: skip
 def test_half_a_model(
     trained: Project, asked: Predict, tmp_path: Path, break_: Callable[[Path], None], words: str
 ) -> None:
@@ -343,8 +366,8 @@ def test_name_that_is_not_utf_8_and_a_reader_who_leaves(trained: Project, tmp_pa
     # strict parsers take no half of a pair of surrogates; a terminal's encoding is not that of JSON
     environment["PYTHONIOENCODING"] = "ascii"
     picture(2).save(tmp_path / "猫 😀.png")
-    done = subprocess.run(command("--json", str(tmp_path)), cwd=trained.root, env=environment, capture_output=True)
-    answers = json.loads(done.stdout.decode("utf-8"))
+    printed = subprocess.check_output(command("--json", str(tmp_path)), cwd=trained.root, env=environment)
+    answers = json.loads(printed.decode("utf-8"))
     shown = [answer["path"].rpartition("/")[2] for answer in answers]
     assert shown == ["\x1b[2J\n\x9b.png", "first.png", "grid.png", "猫 😀.png", "\\xff.png"]
     assert json.dumps(answers, ensure_ascii=False).encode("utf-8")
@@ -356,8 +379,8 @@ def test_name_that_is_not_utf_8_and_a_reader_who_leaves(trained: Project, tmp_pa
         command("photos"), cwd=trained.root, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True
     )
     os.close(writer)
-    _, told = process.communicate(timeout=120)
-    assert told == ""
+    _, complaints = process.communicate(timeout=120)
+    assert complaints == ""
     assert process.returncode == 1
 
 

@@ -489,6 +489,7 @@ def test_earlier_decisions_are_shown(chromium: Browser, tmp_path: Path) -> None:
     decisions.write_text(
         "path,decision,label,note\ndog/dark1.png,drop,,too dark\ndog/what.png,,cat,\ncat/ok1.png,drop,,\n"
     )
+    project.must_run("decisions", "photos")
     project.must_run("report", "photos")
     chromium.open(page_of(project))
     assert chromium.texts(".decided") == ["decided: class cat", "decided: drop (too dark)"]
@@ -501,6 +502,7 @@ def test_a_damaged_decision_file_stops_it(tmp_path: Path) -> None:
     project = prepare(tmp_path, every_kind())
     (tmp_path / "data/decisions").mkdir()
     (tmp_path / "data/decisions/photos.csv").write_text("file,verdict\n")
+    project.must_run("decisions", "photos")
     failed_in_one_line(project.run("report", "photos"), "data/decisions/photos.csv, line 1", "path,decision,label,note")
     assert not page_of(project).exists()
 

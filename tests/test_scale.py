@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Project, class_folders, failed_in_one_line, outputs, picture, wait_until
-from servers import Server, free_port
+from servers import Server, free_port, s3_client, s3_server
 from servers import sshd as sshd
 
 from pipeline.system import workers
@@ -76,31 +76,15 @@ REQUESTS = Requests()
 @pytest.fixture(scope="module")
 def s3(photos: Path) -> Iterator[dict[str, str]]:
     """The environment with which s3://bucket is a server on this machine that holds the photos."""
-    from moto.server import ThreadedMotoServer
-
     log = logging.getLogger("werkzeug")
     log.propagate, log.handlers = False, [REQUESTS]
     log.setLevel(logging.INFO)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }  # fmt: skip
-    import boto3
-
-    client = boto3.client(
-        "s3", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name="us-east-1", aws_access_key_id="key",
-        aws_secret_access_key="secret",
-    )  # fmt: skip
-    client.create_bucket(Bucket="bucket")
-    client.upload_file(str(photos / "photos.zip"), "bucket", "archives/photos.zip")
-    for file in sorted((photos / "photos").rglob("*.png")):
-        client.upload_file(str(file), "bucket", str(file.relative_to(photos)))
-    yield environment
-    server.stop()
+    with s3_server() as environment:
+        client = s3_client(environment)
+        client.upload_file(str(photos / "photos.zip"), "bucket", "archives/photos.zip")
+        for file in sorted((photos / "photos").rglob("*.png")):
+            client.upload_file(str(file), "bucket", str(file.relative_to(photos)))
+        yield environment
 
 
 @pytest.mark.parametrize("place", ["archives/photos.zip", "photos", "archives"])

@@ -37,8 +37,10 @@ def png(seed: int = 0) -> bytes:
 PNG = png()
 
 
-def zip_of(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]], **options: int) -> Path:
-    with zipfile.ZipFile(path, "w", **options) as archive:
+def zip_of(
+    path: Path, members: dict[str, bytes] | list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED
+) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members.items() if isinstance(members, dict) else members:
             archive.writestr(name, content)
     return path
@@ -664,7 +666,7 @@ def test_names_for_numbered_classes(tmp_path: Path) -> None:
 def test_a_damaged_idx_file(tmp_path: Path, change: object, words: str) -> None:
     write_idx(tmp_path, "train", IMAGES, LABELS)
     file = tmp_path / "train-images-idx3-ubyte"
-    file.write_bytes(change(file.read_bytes()))  # type: ignore[operator]
+    file.write_bytes(change(file.read_bytes()))
     assert words in refusal(tmp_path)
 
 

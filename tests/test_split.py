@@ -103,7 +103,7 @@ def test_fractions_of_every_class_and_a_report(project: Project) -> None:
         "groups": {side: int((table.split == side).sum()) for side in SIDES},
         "largest_group": 1,
         "left_out": {"quarantined": 1, "dropped": 0, "leaked": 0, "tested": 0},
-        "decisions": {"kept": 0, "dropped": 0, "relabelled": 0},
+        "decisions": {"kept": 0, "dropped": 0, "relabeled": 0},
     }
     for label, count in (("1", 33), ("2", 400), ("10", 300)):
         assert abs(counted[label, "test"] - 0.2 * count) < 1 and abs(counted[label, "val"] - 0.1 * count) < 1
@@ -185,7 +185,7 @@ def test_a_smaller_test_set_leaves_out_what_has_tested(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = rows_of({"a": 100, "b": 100})
-    tested = {}
+    tested: dict[float, set[str]] = {}
     for test, left_out in ((0.2, 0), (0.3, 0), (0.2, 20), (0.0, 60), (0.3, 0)):
         write(project, rows, test=test)
         run_here(project, monkeypatch)
@@ -349,7 +349,7 @@ def images(draw_: st.DrawFn, prefix: str = "", official: bool = False, most: int
 
 
 def links(rows: Rows) -> dict[str, list[str]]:
-    """The paths of each group, by plain search from neighbour to neighbour."""
+    """The paths of each group, by plain search from neighbor to neighbor."""
     by_value: dict[Any, list[dict[str, Any]]] = {}
     values_of = {}
     for image in rows:
@@ -615,8 +615,8 @@ def test_a_new_label_takes_no_image_out_of_test() -> None:
     table = as_table(rows)
     was = side_of(made(table, options_of(), 1, cuts))
     for first, second in ("ab", "ba"):
-        relabelled = table.assign(label=table.label.where((table.label != first) | (table.index % 3 > 0), second))
-        is_ = side_of(made(relabelled, options_of(), 1, copy.deepcopy(cuts)))
+        relabeled = table.assign(label=table.label.where((table.label != first) | (table.index % 3 > 0), second))
+        is_ = side_of(made(relabeled, options_of(), 1, copy.deepcopy(cuts)))
         assert all(is_[path] == "test" for path, side in was.items() if side == "test")
 
 

@@ -125,8 +125,8 @@ def test_log_softmax_at_the_end_changes_no_loss(packed: PackedDataset, tmp_path:
 def test_l1_adds_its_sign_to_the_gradient(packed: PackedDataset, tmp_path: Path, biases: bool) -> None:
     one_step = {"optimizer": {"name": "sgd", "lr": 0.5}, "batch_size": "full", "epochs": 1, "shuffle": False}
     start = fresh(packed, config())
-    plain, unpenalised = fit(packed, tmp_path / "a.pt", **one_step)
-    model, penalised = fit(packed, tmp_path / "b.pt", **one_step, regularization={"l1": 0.01, "biases": biases})
+    plain, unpenalized = fit(packed, tmp_path / "a.pt", **one_step)
+    model, penalized = fit(packed, tmp_path / "b.pt", **one_step, regularization={"l1": 0.01, "biases": biases})
     for (name, before), without, with_it in zip(
         start.named_parameters(), plain.parameters(), model.parameters(), strict=True
     ):
@@ -135,7 +135,7 @@ def test_l1_adds_its_sign_to_the_gradient(packed: PackedDataset, tmp_path: Path,
         assert torch.allclose(with_it, expected, atol=1e-6), name
         assert counts == (not torch.allclose(with_it, without, atol=1e-6)), name
     # what is reported stays comparable
-    assert penalised[0]["train_loss"] == pytest.approx(unpenalised[0]["train_loss"])
+    assert penalized[0]["train_loss"] == pytest.approx(unpenalized[0]["train_loss"])
 
 
 # --- Order, batches, seeds -------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def test_dropout_and_augmentation_take_part(packed: PackedDataset, tmp_path: Pat
     assert digest(with_it) != digest(without)
 
 
-def test_augmentation_comes_before_normalisation_and_leaves_validation_alone(
+def test_augmentation_comes_before_normalization_and_leaves_validation_alone(
     packed: PackedDataset, tmp_path: Path
 ) -> None:
     model = Watched(90)
@@ -369,7 +369,7 @@ def test_loss_on_validation_images_counts(packed: PackedDataset, tmp_path: Path)
     assert not (tmp_path / "saved.pt").exists()
 
 
-# --- Batches and normalisation ---------------------------------------------------------------------------------------
+# --- Batches and normalization ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -384,7 +384,7 @@ def test_loss_on_validation_images_counts(packed: PackedDataset, tmp_path: Path)
         ("dataset", None, None),
     ],
 )
-def test_normalisation(tmp_path: Path, channels: int, chosen: Any, mean: Any, std: Any) -> None:
+def test_normalization(tmp_path: Path, channels: int, chosen: Any, mean: Any, std: Any) -> None:
     packed = opened(pack(tmp_path / "packed/things", channels=channels))
     images, labels = everything(batches(packed, "train", normalize=chosen))
     values = torch.tensor(packed.images[:31]).permute(0, 3, 1, 2).double() / 255
@@ -402,7 +402,7 @@ def test_normalisation(tmp_path: Path, channels: int, chosen: Any, mean: Any, st
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("mean", "std"), [([], []), ([0.5] * 2, [0.5] * 2), ([0.5] * 3, [0.5])])
-def test_normalisation_of_another_number_of_channels(
+def test_normalization_of_another_number_of_channels(
     tmp_path: Path, channels: int, mean: list[float], std: list[float]
 ) -> None:
     packed = opened(pack(tmp_path / "packed/things", channels=channels))
@@ -432,7 +432,7 @@ def test_images_reach_another_device_in_parts(packed: PackedDataset, monkeypatch
     assert read == list(rows)
 
 
-def test_images_that_never_change_are_normalised_once(packed: PackedDataset, tmp_path: Path) -> None:
+def test_images_that_never_change_are_normalized_once(packed: PackedDataset, tmp_path: Path) -> None:
     """Where all of them, unchanged, are the batch of every step."""
     experiment = config(batch_size="full", optimizer={"name": "sgd", "lr": 0.1})
     data = TrainingData(packed, experiment, CPU, ALONE)
@@ -547,7 +547,7 @@ def test_fractions_of_a_split_are_nested_and_have_every_class(packed: PackedData
     assert rows[0] < rows[1] < rows[2] < rows[3] == set(range(38))
     for some, fraction in zip(rows, (0.01, 0.25, 0.5, 1), strict=True):
         chosen, whole = (packed.table.iloc[sorted(of)].groupby(["split", "label"]).size() for of in (some, rows[3]))
-        assert chosen.to_dict() == np.ceil(fraction * whole).to_dict()
+        assert chosen.to_dict() == {key: np.ceil(fraction * size) for key, size in whole.items()}
 
 
 def test_training_does_not_change_the_images(packed: PackedDataset, tmp_path: Path) -> None:

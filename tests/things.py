@@ -101,7 +101,7 @@ def batches(packed: PackedDataset, *splits: str, normalize: Any = "dataset") -> 
 
 
 def everything(data: Batches) -> tuple[Tensor, Tensor]:
-    """All images, normalised, and their labels."""
+    """All images, normalized, and their labels."""
     (pixels,) = data.batches([torch.arange(len(data))])
     return data.images(pixels), data.labels
 

@@ -1,1 +1,1 @@
-"""What the stage `check` finds out about images: metadata, duplicates, outliers, and which of them can be used."""
+"""Find out what is wrong with images: metadata, duplicates, outliers, and which images can be used."""

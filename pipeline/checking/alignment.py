@@ -1,53 +1,61 @@
-"""Whether two small pictures show the same, once one is moved and scaled onto the other."""
+"""Move and scale one small picture onto another, and measure how much they differ."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.checking.hashing import SIDE
 
-CUT = 0.045  # fraction of a side that a window lacks; the fit reaches cuts of 0 to slightly more than this
-STEPS = 2  # of the fit
-LOWEST, HIGHEST = np.array([[-0.02, 0.91], [0.09, 1.02]], np.float32)  # limits of the first and the last edge
-NOISE = 1.0  # standard deviation of the detail of pictures that show nothing, in gray levels
+CUT = 0.045  # fraction of a side that a window lacks at one end; the fit finds cuts from 0 to a little more
+STEPS = 2  # iterations of the fit
+LOWEST, HIGHEST = np.array([[-0.02, 0.91], [0.09, 1.02]], np.float32)  # limits of (first edge, last edge)
+NOISE = 1.0  # gray levels; a picture shows nothing if the standard deviation of its detail is not above this
 
 # The part of each side that a window keeps: all of it, or without its beginning, its end, or both
 INTERVALS = np.array([(0, 1), (CUT, 1), (0, 1 - CUT), (CUT, 1 - CUT)], np.float32)
-FINENESS = 64  # places between two pixels
+FINENESS = 64  # places to sample between two pixels
 CENTERS = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE
 
 
-def sampled(edges: np.ndarray) -> np.ndarray:
-    """Matrices (M, SIDE, SIDE) that resample one side of a fingerprint between two edges each, (M, 2) from 0 to 1."""
+def sampled(edges: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Matrices (M, SIDE, SIDE) float32 that stretch what is between two edges, (M, 2) in [0, 1], to a whole side."""
     begin, end = edges[:, :1], edges[:, 1:]
     places = (begin + CENTERS * (end - begin)) * SIDE - 0.5
     return BETWEEN[np.rint(places.clip(0, SIDE - 1) * FINENESS).astype(np.int32)]
 
 
-def differences(one: np.ndarray, other: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """How much detail differs at the place where it differs most, (M,) in standard deviations of the detail.
+def differences(one: NDArray[np.uint8], other: NDArray[np.uint8], windows: NDArray[np.int64]) -> NDArray[np.floating]:
+    """The largest difference between two pictures at any place, (M,), in standard deviations of their detail.
 
-    `one` and `other` (M, SIDE, SIDE) are fingerprints, `windows` (M,) says which part of `one` the other shows, about:
-    4 · vertical + horizontal interval. Its edges are fitted by least squares, with brightness and contrast
-    (B. Lucas and T. Kanade, An Iterative Image Registration Technique, 1981).
+    `one` and `other` (M, SIDE, SIDE) are fingerprints. `windows` (M,) says which part of `one` the other shows,
+    roughly: 4 · vertical + horizontal, both positions in INTERVALS. From there, the edges of the part are fitted by
+    least squares, together with brightness and contrast (B. Lucas and T. Kanade, An Iterative Image Registration
+    Technique, 1981).
     """
-    one, other = one.astype(np.float32), other.astype(np.float32)
+    source, target = one.astype(np.float32), other.astype(np.float32)
     vertical, horizontal = INTERVALS[windows // 4], INTERVALS[windows % 4]
     for _ in range(STEPS):
-        seen = sampled(vertical) @ one @ sampled(horizontal).swapaxes(1, 2)
-        vertical, horizontal = fitted(seen, other, vertical, horizontal)
-    seen = standard(detail(sampled(vertical) @ one @ sampled(horizontal).swapaxes(1, 2)))
-    wanted = standard(detail(other))
+        seen: NDArray[np.floating] = sampled(vertical) @ source @ sampled(horizontal).swapaxes(1, 2)
+        vertical, horizontal = fitted(seen, target, vertical, horizontal)
+    seen = standard(detail(sampled(vertical) @ source @ sampled(horizontal).swapaxes(1, 2)))
+    wanted = standard(detail(target))
     correlation = (seen * wanted).mean((1, 2), keepdims=True)
     return np.abs(correlation * seen - wanted).max((1, 2))
 
 
 def fitted(
-    seen: np.ndarray, wanted: np.ndarray, vertical: np.ndarray, horizontal: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Edges (M, 2) with which `seen` comes nearer to `wanted`, both (M, SIDE, SIDE)."""
+    seen: NDArray[np.floating],
+    wanted: NDArray[np.floating],
+    vertical: NDArray[np.float32],
+    horizontal: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """One iteration of the fit: vertical and horizontal edges (M, 2) that bring `seen` nearer to `wanted`.
+
+    Both are pictures (M, SIDE, SIDE); the edges that are given are those of `seen`.
+    """
     down, right = np.gradient(seen, 1 / SIDE, axis=(1, 2))
-    before, after = 1 - CENTERS, CENTERS  # how far a pixel follows the first and the last edge
+    before, after = 1 - CENTERS, CENTERS  # how far a pixel moves with the first and with the last edge
     terms = (np.ones_like(seen), seen, down * before[:, None], down * after[:, None], right * before, right * after)
     rows = np.stack(terms, 1).reshape(len(seen), len(terms), SIDE**2)
     squares = (rows @ rows.swapaxes(1, 2)).astype(np.float64) + 1e-3 * np.eye(len(terms))
@@ -62,8 +70,8 @@ def fitted(
     return moved[0], moved[1]
 
 
-def turned_back(pictures: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """Pictures (M, SIDE, SIDE) as they were before each was turned by the orientation (M,) of hashing.orientations."""
+def turned_back(pictures: NDArray[np.uint8], turns: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Undo the orientation of pictures (M, SIDE, SIDE): `turns` (M,) are numbers as of hashing.orientations."""
     upright = np.empty_like(pictures)
     for turn in np.unique(turns):
         turned = pictures[turns == turn]
@@ -75,18 +83,18 @@ def turned_back(pictures: np.ndarray, turns: np.ndarray) -> np.ndarray:
     return upright
 
 
-def detail(pictures: np.ndarray) -> np.ndarray:
-    """What is between one and a few pixels large in fingerprints (…, SIDE, SIDE): a difference of Gaussians."""
+def detail(pictures: NDArray[np.floating]) -> NDArray[np.floating]:
+    """What in fingerprints (…, SIDE, SIDE) has the size of one pixel to a few: a difference of Gaussians."""
     return FINE @ pictures @ FINE.T - COARSE @ pictures @ COARSE.T
 
 
-def standard(values: np.ndarray) -> np.ndarray:
-    """Divided by each picture's root mean square."""
+def standard(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Pictures (M, SIDE, SIDE) divided by the root mean square of each."""
     return values / np.sqrt((values**2).mean((1, 2), keepdims=True) + 1e-6)
 
 
-def cubic(places: np.ndarray) -> np.ndarray:
-    """Weights (P, SIDE) of the pixels of a side at places (P,) among them.
+def cubic(places: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Weights (P, SIDE) by which the pixels of a side are interpolated at places (P,), in pixels.
 
     R. Keys, Cubic Convolution Interpolation for Digital Image Processing, 1981, with a = -1/2.
     """
@@ -95,8 +103,8 @@ def cubic(places: np.ndarray) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def blur(deviation: float) -> np.ndarray:
-    """Matrix (SIDE, SIDE) float32 that blurs one side, its borders mirrored."""
+def blur(deviation: float) -> NDArray[np.float32]:
+    """Matrix (SIDE, SIDE) float32 that blurs one side by a Gaussian, as if it were mirrored at its borders."""
     distance = np.subtract.outer(np.arange(SIDE), np.arange(-SIDE, 2 * SIDE))
     weights = np.exp(-0.5 * (distance / deviation) ** 2)
     mirrored = weights[:, SIDE : 2 * SIDE] + weights[:, SIDE - 1 :: -1] + weights[:, : 2 * SIDE - 1 : -1]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 NAMES = ("count", "mean", "std", "min", "25%", "50%", "75%", "max")
 
 
-def describe(values: np.ndarray) -> dict[str, float]:
-    """NAMES of an array (N,), without its nan: sample standard deviation, interpolated quartiles, nan for none."""
+def describe(values: NDArray[np.floating]) -> dict[str, float]:
+    """The statistics in NAMES of an array (N,) without its NaNs; NaN where there are too few values.
+
+    As in pandas, `std` is the sample standard deviation, and quartiles are interpolated.
+    """
     values = values[~np.isnan(values)].astype(np.float64)
     quartiles = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)) if len(values) else np.full(5, np.nan)
     mean = values.mean() if len(values) else np.nan

@@ -1,7 +1,7 @@
-"""Near duplicates: one picture, resized, compressed again, retouched, turned, flipped or cropped.
+"""Find near duplicates: one picture that was resized, compressed again, retouched, turned, flipped or cropped.
 
-For each picture, 16 hashes are computed: that of the whole, and those with one or more sides cut a little. Pictures
-whose hash is close to one of these, in any orientation, are aligned and compared in detail.
+For each picture, 16 hashes are computed: of the whole, and with one or more sides cut a little. Where the hash of
+another picture, in any orientation, is near one of these, the two are aligned and compared in detail.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.checking import alignment
 from pipeline.checking.hamming import Index
@@ -19,23 +20,23 @@ from pipeline.system.workers.pool import cores
 if TYPE_CHECKING:
     from pipeline.config.datasets import NearDuplicates
 
-BLOCK = 256  # pictures looked for at once
-AT_ONCE = 1024  # pairs compared at once
-NEAREST = 64  # of those whose hash is near, so many are compared with each picture
-LIKELY = 0.98  # correlation of low frequencies below which two pictures need no closer look
+BLOCK = 256  # pictures that are searched for at once
+AT_ONCE = 1024  # pairs that are compared at once
+NEAREST = 64  # how many pictures with near hashes each picture is compared with
+LIKELY = 0.98  # pairs are compared in detail if the correlation of their low frequencies is above this
 
 WINDOWS = COSINES.astype(np.float32) @ alignment.sampled(alignment.INTERVALS)  # (4, K, SIDE)
-# A window and those with one side cut differently: what is cut a little less or more is nearly a mixture of them
+# A window and those with one side cut differently. A picture that is cut by something between is nearly a mixture
 ADJACENT = np.array([[window ^ side for side in (0, 1, 2, 4, 8)] for window in range(16)])
-WEIGHTS = np.sqrt((FREQUENCIES**2).sum(1)).astype(np.float32)  # evens out what natural pictures hold of each frequency
+WEIGHTS = np.sqrt((FREQUENCIES**2).sum(1)).astype(np.float32)  # pictures hold less of high ones
 
 
-def near_pairs(fingerprints: np.ndarray, params: NearDuplicates) -> np.ndarray:
-    """Pairs (M, 2) int64 of positions, the lower first, of pictures that are nearly equal.
+def near_pairs(fingerprints: NDArray[np.uint8], params: NearDuplicates) -> NDArray[np.int64]:
+    """Pairs (M, 2) int64 of positions of pictures that are nearly equal, the lower position first.
 
-    `fingerprints` (N, SIDE, SIDE) uint8 may be a memory map: it is read in blocks. Pictures without detail resemble
-    nothing. In a crowd each picture is compared with the NEAREST only, and of equal hashes the first NEAREST are
-    found: enough to connect the crowd, in bounded time.
+    `fingerprints` (N, SIDE, SIDE) uint8 may be a memory map: it is read in blocks. Pictures without detail are in no
+    pair. Where many pictures resemble each other, each is compared with the NEAREST only, and of those with equal
+    hashes only the first NEAREST are found. This bounds the time, and the pairs still connect all of them.
     """
     blocks = [np.arange(start, min(start + BLOCK, len(fingerprints))) for start in range(0, len(fingerprints), BLOCK)]
     if not blocks:
@@ -53,26 +54,26 @@ def near_pairs(fingerprints: np.ndarray, params: NearDuplicates) -> np.ndarray:
     return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
 
 
-def components(count: int, pairs: np.ndarray) -> np.ndarray:
+def components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int32]:
     """(count,) int32: the number of the connected component of each position, given pairs (M, 2) of positions."""
-    if not len(pairs):  # importing scipy takes longer than all else here
+    if not len(pairs):  # importing scipy would take longer than the rest
         return np.arange(count, dtype=np.int32)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     graph = coo_array((np.ones(len(pairs), np.int8), pairs.T), shape=(count, count))
-    numbers: np.ndarray = connected_components(graph, directed=False)[1]
+    numbers: NDArray[np.int32] = connected_components(graph, directed=False)[1]
     return numbers
 
 
-def describe(fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (8, B) in all orientations, and whether there is any detail, (B,)."""
+def describe(fingerprints: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """For pictures (B, SIDE, SIDE): hashes (8, B) in all orientations, and which have any detail, (B,) bool."""
     deviation = alignment.detail(fingerprints.astype(np.float32)).std((1, 2))
     return orientations(spectra(fingerprints)), deviation > alignment.NOISE
 
 
-def rank_among_equal(values: np.ndarray) -> np.ndarray:
-    """(N,): how many equal values come before each."""
+def rank_among_equal(values: NDArray[np.integer]) -> NDArray[np.int64]:
+    """(N,) int64: how many equal values come before each of the values (N,)."""
     order = np.argsort(values, kind="stable")
     places = np.arange(len(values))
     begins = np.where(np.diff(values[order], prepend=~values[order[:1]]) != 0, places, 0)
@@ -82,10 +83,19 @@ def rank_among_equal(values: np.ndarray) -> np.ndarray:
 
 
 class Search:
-    """Looks for pictures among all: `found` are the positions of those in the index, `hashes` (N,) those of all."""
+    """Searches for pictures that are nearly equal to others.
+
+    `fingerprints` (N, SIDE, SIDE) and `hashes` (N,) are those of all pictures. `index` holds the hashes of those at
+    the positions `found` (F,). `difference` is the largest difference of two that are nearly equal.
+    """
 
     def __init__(
-        self, fingerprints: np.ndarray, hashes: np.ndarray, found: np.ndarray, index: Index, difference: float
+        self,
+        fingerprints: NDArray[np.uint8],
+        hashes: NDArray[np.uint64],
+        found: NDArray[np.int64],
+        index: Index,
+        difference: float,
     ) -> None:
         self.fingerprints = fingerprints
         self.hashes = hashes
@@ -93,8 +103,8 @@ class Search:
         self.index = index
         self.difference = difference
 
-    def pairs(self, positions: np.ndarray) -> np.ndarray:
-        """Pairs (M, 2) of one of the `positions` (B,) and any other picture that is nearly equal."""
+    def pairs(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Pairs (M, 2) of one of the `positions` (B,) and the position of another picture that is nearly equal."""
         pictures = self.fingerprints[positions]
         windows = window_spectra(pictures)
         hashes = orientations(windows)
@@ -111,10 +121,14 @@ class Search:
             pairs.append(np.stack([positions[here[equal]], there[equal]], axis=1))
         return np.concatenate(pairs)
 
-    def nearest(self, hashes: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Number in the block, position of the other picture and window, for each picture's NEAREST.
+    def nearest(
+        self, hashes: NDArray[np.uint64], positions: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The NEAREST pictures to each of a block, by their hashes.
 
-        `hashes` (8, 16, B) are those of all windows of the block.
+        `hashes` (8, 16, B) are those of a block in all orientations and windows, `positions` (B,) its positions.
+        Returns three arrays (M,): the number of a picture in the block, the position of one that is near, the window
+        in which it is.
         """
         codes = [np.zeros(0, np.int64)]
         for query, entry, distance in self.index.within(hashes.reshape(8, -1)):
@@ -125,23 +139,26 @@ class Search:
                 (here[other] << 32 | there[other]) << 8 | distance[other].astype(np.int64) << 4 | window[other]
             )
         best = np.sort(np.concatenate(codes))
-        best = best[np.diff(best >> 8, prepend=-1) != 0]  # of each two the nearest
+        best = best[np.diff(best >> 8, prepend=-1) != 0]  # the nearest match of each pair
         here, there, distance, window = best >> 40, best >> 8 & 0xFFFFFFFF, best >> 4 & 15, best & 15
         order = np.lexsort((there, distance, here))
         order = order[rank_among_equal(here[order]) < NEAREST]
         return here[order], there[order], window[order]
 
 
-def window_spectra(fingerprints: np.ndarray) -> np.ndarray:
-    """(16, B, K, K): the spectra of 4 · vertical + horizontal interval of each fingerprint."""
+def window_spectra(fingerprints: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The spectra (16, B, K, K) of all windows of fingerprints (B, SIDE, SIDE): number 4 · vertical + horizontal."""
     count, side = WINDOWS.shape[:2]
     rows = WINDOWS.reshape(count * side, -1)
     every = rows @ fingerprints.astype(np.float32) @ rows.T
     return every.reshape(-1, count, side, count, side).transpose(1, 3, 0, 2, 4).reshape(count**2, -1, side, side)
 
 
-def resemblance(mixed: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Correlation (M,) of spectra (M, K, K) with the mixture of others (M, P, K, K) that comes nearest."""
+def resemblance(mixed: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Correlation (M,) of each spectrum in `wanted` (M, K, K) with the weighted sum of P others that is nearest to it.
+
+    The others are `mixed` (M, P, K, K).
+    """
     rows, goal = (values[..., *FREQUENCIES.T] * WEIGHTS for values in (mixed, wanted))
     squares = (rows @ rows.swapaxes(1, 2)).astype(np.float64)
     squares += 1e-6 * np.trace(squares, axis1=1, axis2=2)[:, None, None] * np.eye(squares.shape[1])

@@ -1,4 +1,4 @@
-"""The metadata of every image of a source, written to disk in parts.
+"""Collect the metadata of every image of a source, and write it to disk in parts.
 
 Memory use does not grow with the source, and an interrupted inspection resumes after the last complete part.
 """
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.checking import contact_sheets, hashing, metadata
 from pipeline.images import stored
@@ -27,7 +28,7 @@ from pipeline.system.version import version
 
 CHECKPOINTS = Path(".checkpoints")  # outside DVC's outputs, which are deleted at every start
 PART_ROWS = 1024
-PARTS_AT_ONCE = 16
+PARTS_AT_ONCE = 16  # that are read together
 METADATA = pa.schema(
     [
         *(field for field in CHECKED if field.name not in ("group", "status")),
@@ -38,21 +39,25 @@ METADATA = pa.schema(
 
 
 class Inspected:
-    """A table of metadata in the order of the source, stored as numbered parquet files of PART_ROWS rows each."""
+    """The table of metadata, in the order of the source: numbered parquet files of PART_ROWS rows each.
+
+    What has no valid part yet is inspected at once. Parts of another source or by other code are removed.
+    """
 
     def __init__(self, name: str, source: Source) -> None:
-        self.root = CHECKPOINTS / f"check@{name}"  # no experiment has such a name
+        self.root = CHECKPOINTS / f"check@{name}"  # no experiment has a name with @
         code = version("images", "checking")
         inputs = f"{source.fingerprint} {source.classes} {code}"
         key = hashlib.sha256(inputs.encode()).hexdigest()[:32]
         self.folder = self.root / key
         self.count = source.count
         for other in self.root.glob("*"):
-            if other != self.folder:  # of other files, or by other code
+            if other != self.folder:  # of another source, or by other code
                 remove(other)
         self.inspect(source)
 
     def inspect(self, source: Source) -> None:
+        """Inspect the images for which there is no part yet."""
         done = self.parts_to_keep()
         rows_done = min(done * PART_ROWS, self.count)
         left = workers.ordered_map(metadata.inspect, tasks(source, rows_done), task_size, metadata.unusable, task_name)
@@ -68,7 +73,7 @@ class Inspected:
                 break
 
     def parts_to_keep(self) -> int:
-        """Count the intact parts before the first one that is damaged or holds an image that was given up.
+        """Count the intact parts before the first one that is damaged, missing, or to be repeated (see `gives_up`).
 
         That one and all after it are removed.
         """
@@ -111,17 +116,20 @@ class Inspected:
     def column(self, name: str) -> pa.ChunkedArray:
         return pa.concat_tables(list(self.tables([name])))[name]
 
-    def numbers(self, name: str) -> np.ndarray:
-        """A column of numbers as float32, nan where there is none."""
+    def numbers(self, name: str) -> NDArray[np.float32]:
+        """A column of numbers, (rows,) float32, NaN for null."""
         column = self.column(name).cast(pa.float32()).combine_chunks()
-        return np.from_dlpack(pc.fill_null(column, np.nan))  # to_numpy would import pandas
+        return np.from_dlpack(pc.fill_null(column, np.nan)).astype(
+            np.float32, copy=False
+        )  # to_numpy would import pandas
 
-    def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
-        """A column of text as int32 positions in a list of its values; −1 where there is none."""
+    def codes(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
+        """A column of text as positions in a list of its values, (rows,) int32, and that list; -1 for null."""
         encoded = self.column(name).combine_chunks().dictionary_encode()
-        return np.from_dlpack(pc.fill_null(encoded.indices, -1)), encoded.dictionary.to_pylist()
+        positions = np.from_dlpack(pc.fill_null(encoded.indices, -1)).astype(np.int32, copy=False)
+        return positions, encoded.dictionary.to_pylist()
 
-    def has_issue(self) -> dict[str, np.ndarray]:
+    def has_issue(self) -> dict[str, NDArray[np.bool_]]:
         """For each issue code that was found, a bool array (rows,) of which rows have it."""
         issues = self.column("issues").combine_chunks()
         rows, codes = np.from_dlpack(pc.list_parent_indices(issues)), pc.list_flatten(issues).dictionary_encode()
@@ -132,8 +140,8 @@ class Inspected:
             found[code][rows[numbers == number]] = True
         return dict(sorted(found.items()))
 
-    def fingerprints(self, rows: np.ndarray) -> np.ndarray:
-        """Those of the given rows, in ascending order, as (N, SIDE, SIDE) uint8, mapped from a file."""
+    def fingerprints(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The fingerprints of N rows, given in ascending order: (N, SIDE, SIDE) uint8, mapped from a file."""
         path, start = self.folder / "fingerprints", 0
         with named(path), path.open("wb") as file:
             for table in self.tables(["fingerprint"]):
@@ -148,7 +156,7 @@ class Inspected:
 
 
 def gives_up(part: Path) -> bool:
-    """Whether a part holds an image whose worker crashed or hung. It is tried again: the machine may have been busy."""
+    """Whether a part has an image whose worker crashed or hung. It is tried again: the machine may have been busy."""
     reasons = pq.ParquetFile(part).read(["reason"])["reason"]
     return any(pc.any(pc.starts_with(reasons, why)).as_py() for why in (workers.CRASHED, workers.LATE))
 

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.checking import contact_sheets, hashing, properties
 from pipeline.images import decode, stored
+from pipeline.images.errors import ImageError
 from pipeline.images.items import Item, is_visible
 from pipeline.images.stored import TOO_MUCH, Content, Problem, Read
 from pipeline.system import memory
@@ -22,7 +24,7 @@ BROKEN = {"unreadable", "truncated", "corrupt", "not_an_image", "empty_file", "t
 class Task(NamedTuple):
     item: Item
     content: Content
-    shown: bool  # with a thumbnail
+    shown: bool  # on a contact sheet, for which it needs a thumbnail
 
 
 def inspect(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
@@ -41,10 +43,11 @@ def inspect(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
 
 
 def inspect_one(task: Task, content: Read) -> dict[str, Any]:
+    """The metadata of one image. Raises MemoryError if the system has too little memory for it."""
     metadata = known_unread(task.item, content)
     try:
         decoded = decode.decode(content, task.item.path)
-    except decode.ImageError as error:
+    except ImageError as error:
         return {**metadata, "issues": [error.code], "reason": error.reason}
     issues = decoded.warnings
     seen = decode.upright_pixels(decoded)
@@ -72,12 +75,12 @@ def inspect_one(task: Task, content: Read) -> dict[str, Any]:
 
 
 def unusable(task: Task, reason: str, issue: str = "unreadable") -> dict[str, Any]:
-    """The metadata of an image that could not be decoded, such as one whose worker did not survive it."""
+    """The metadata of an image that was given up, for example because its worker crashed."""
     return {**known_unread(task.item, stored.read(task.content)), "issues": [issue], "reason": reason}
 
 
 def known_unread(item: Item, content: Read) -> dict[str, Any]:
-    """The metadata that needs no decoding."""
+    """The metadata that is known without decoding."""
     metadata: dict[str, Any] = {"path": item.path, "label": item.label, "official_split": item.split, "bytes": 0}
     if not isinstance(content, Problem):
         data = content.tobytes() if isinstance(content, np.ndarray) else content
@@ -85,7 +88,7 @@ def known_unread(item: Item, content: Read) -> dict[str, Any]:
     return metadata
 
 
-def ppm(pixels: np.ndarray) -> bytes:
+def ppm(pixels: NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PPM")
     return stream.getvalue()

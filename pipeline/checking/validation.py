@@ -1,24 +1,26 @@
-"""Decides from the metadata of all images which are duplicates, which are outliers, and which can be used."""
+"""Decide from the metadata of all images which are duplicates, which are outliers, and which can be used."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.checking import duplicates, outliers
 from pipeline.checking.metadata import BROKEN
 from pipeline.images.tables import SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pipeline.checking.inspected import Inspected
     from pipeline.config.datasets import Check
 
 PROPERTIES = ("width", "height", "brightness", "contrast", "sharpness", "color")
-NONE = -1
+NONE = -1  # no label, no group
+Integer = TypeVar("Integer", np.int8, np.int32, np.int64)
 
 
 class Validation:
@@ -41,7 +43,8 @@ class Validation:
         self.issues |= outliers.find(values, options.outliers)
         self.warned = self.any_of(self.issues)
 
-    def any_of(self, codes: set[str] | dict[str, np.ndarray]) -> np.ndarray:
+    def any_of(self, codes: Iterable[str]) -> NDArray[np.bool_]:
+        """Which images have any of these issues, (rows,) bool."""
         found = np.zeros(self.count, bool)
         for code in codes:
             if code in self.issues:
@@ -49,7 +52,10 @@ class Validation:
         return found
 
     def find_copies(self, inspected: Inspected, options: Check) -> None:
-        """Number the groups of equal and nearly equal images by first appearance, and record their issues."""
+        """Number the groups of equal and nearly equal images by first appearance, and record their issues.
+
+        Where a group is in several official splits, only its images in the last of SPLITS among them stay in use.
+        """
         usable = np.flatnonzero(~self.unusable)
         hashes = inspected.column("pixel_hash").combine_chunks().take(pa.array(usable))
         # arrow stores the 32 digits of each hash one after the other; Python strings would take three times the memory
@@ -94,17 +100,17 @@ class Validation:
                 missing[SPLITS[number]] = absent
         return missing
 
-    def count_labels(self, which: np.ndarray) -> dict[str, int]:
-        """How many of these images (N,) each class has; classes without any are left out."""
+    def count_labels(self, which: NDArray[np.bool_]) -> dict[str, int]:
+        """How many of the images `which` (rows,) bool each class has. Classes without any are left out."""
         counts = np.bincount(self.labels[which & (self.labels != NONE)], minlength=len(self.classes))
         return {label: count for label, count in zip(self.classes, counts.tolist(), strict=True) if count}
 
-    def status(self) -> np.ndarray:
-        """`quarantined` if an image can't be used, `warning` if it can but something is odd, else `ok`."""
+    def status(self) -> NDArray[np.str_]:
+        """(rows,): `quarantined` if an image can't be used, `warning` if it can but something is odd, else `ok`."""
         return np.where(self.quarantined, "quarantined", np.where(self.warned, "warning", "ok"))
 
     def complete(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        """The tables of metadata, with `group`, `status` and all issues added."""
+        """Add `group`, `status` and all issues to the tables of metadata, which have all rows in order."""
         start = 0
         status = self.status()
         for table in tables:
@@ -120,10 +126,10 @@ class Validation:
             yield table.append_column("group", group).append_column("status", pa.array(status[rows]))
 
 
-def by_first_appearance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number distinct values by first appearance.
+def by_first_appearance(values: NDArray[np.generic]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number the D distinct ones of N values by first appearance.
 
-    Returns the number of each of the N values, (N,), and the position of each distinct value's first appearance.
+    Returns the number of each value, (N,), and the positions at which the distinct ones first appear, (D,).
     """
     _, first, numbers = np.unique(values, return_index=True, return_inverse=True)
     order = np.argsort(first)
@@ -132,13 +138,13 @@ def by_first_appearance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rank[numbers], first[order]
 
 
-def highest(values: np.ndarray, component: np.ndarray) -> np.ndarray:
-    """The highest of the integers in the component of each image, (N,)."""
+def highest(values: NDArray[Integer], component: NDArray[np.int32]) -> NDArray[Integer]:
+    """For each image, (N,): the highest of the values (N,) in its component, given as numbers (N,)."""
     found = np.full(component.max(initial=-1) + 1, np.iinfo(values.dtype).min, values.dtype)
     np.maximum.at(found, component, values)
     return found[component]
 
 
-def differs(values: np.ndarray, component: np.ndarray) -> np.ndarray:
-    """Whether the component of each image holds different values, (N,)."""
+def differs(values: NDArray[Integer], component: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """For each image, (N,) bool: whether the values in its component differ."""
     return highest(values, component) != -highest(-values, component)

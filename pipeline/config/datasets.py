@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -93,7 +93,7 @@ class Outliers(Strict):
     sharpness: Deviations | None = 4
     size: Deviations | None = 4
     aspect_ratio: Deviations | None = 4
-    color: Annotated[float, Field(ge=0, le=0.5)] = 0.01  # largest share of grey images among coloured, or the reverse
+    color: Annotated[float, Field(ge=0, le=0.5)] = 0.01  # largest share of gray images among colored, or the reverse
 
     def of(self, name: str) -> float:
         limit: float | None = getattr(self, name)
@@ -116,11 +116,15 @@ class Check(Strict):
     near_duplicates: NearDuplicates | Literal[False] = NearDuplicates()
 
 
+Interpolation = Literal["bilinear", "bicubic"]
+
+
 class Pack(Strict):
-    """The shape of packed images."""
+    """The shape of packed images, and how they are scaled to it."""
 
     size: Pixels | list[Pixels]
     channels: Literal[1, 3] = 3
+    interpolation: Interpolation = "bilinear"
 
     @model_validator(mode="after")
     def size_is_one_or_two_numbers(self) -> Pack:
@@ -150,7 +154,7 @@ class Dataset(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def every_section_is_there(cls, value: Any) -> Any:
+    def every_section_is_there(cls, value: object) -> object:
         """DVC runs no stage whose params are missing: say so before a long check, instead of after it."""
         if isinstance(value, dict) and value.keys() <= cls.model_fields.keys():  # else an unknown key is the mistake
             for section in ("check", "split"):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline.config.fields import hint, shown
 
 LONGEST_KEY = 100  # characters that an error shows
 
 
-def in_one_line(error: ValidationError, raw: Any) -> str:
+def in_one_line(error: ValidationError, raw: object) -> str:
     """The first faulty key with its value and what was expected there."""
     faults = [(dotted_path(fault, raw), fault) for fault in error.errors()]
     path, fault = faults[0]
@@ -36,7 +36,7 @@ def in_one_line(error: ValidationError, raw: Any) -> str:
     return f"{where}: {expected}" if where else expected
 
 
-def dotted_path(fault: Any, raw: Any) -> str:
+def dotted_path(fault: ErrorDetails, raw: object) -> str:
     """pydantic's location without the names of union members, which stand in no file."""
     location = fault["loc"]
     keys, value = [], raw

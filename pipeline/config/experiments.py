@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,7 +26,7 @@ class Optimizer(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def muon_has_momentum(cls, value: Any) -> Any:
+    def muon_has_momentum(cls, value: object) -> object:
         if isinstance(value, dict) and value.get("name") == "muon":
             return {"momentum": 0.95, **value}
         return value
@@ -50,7 +50,7 @@ class Schedule(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def one_cycle_warms_up(cls, value: Any) -> Any:
+    def one_cycle_warms_up(cls, value: object) -> object:
         if isinstance(value, dict) and value.get("name") == "one_cycle":
             return {"warmup": 0.3, **value}
         return value
@@ -134,7 +134,7 @@ class Experiment(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def timm_knows_its_normalization(cls, value: Any) -> Any:
+    def timm_knows_its_normalization(cls, value: object) -> object:
         if (
             isinstance(value, dict)
             and isinstance(value.get("network"), dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -40,7 +40,7 @@ def hint(word: str, known: Iterable[str]) -> str:
     return f" (did you mean '{by_lower_case[close[0]]}'?)" if close else ""
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value in an error message, cut to what a line has room for."""
     text = BRIEF.repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
@@ -54,7 +54,7 @@ class Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def knows_every_key(cls, value: Any) -> Any:
+    def knows_every_key(cls, value: object) -> object:
         if isinstance(value, dict):
             for key in value:
                 if key not in cls.model_fields:

@@ -12,6 +12,8 @@ from pipeline.config.fields import Address, Fraction, Positive, Strict, hint, sh
 from pipeline.system.console import MissingExtra, UserError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from torch import nn
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
@@ -118,7 +120,7 @@ class HubWeights(Strict):
     revision: Annotated[str, AfterValidator(a_commit)]
 
 
-def kind_of_weights(value: Any) -> str | None:
+def kind_of_weights(value: object) -> str | None:
     """Which of the two classes above an entry means, so that an error speaks of that one only."""
     if isinstance(value, HubWeights) or (isinstance(value, dict) and "repo_id" in value):
         return "hub"
@@ -147,6 +149,10 @@ class BackboneConfig(Strict):
     def incompatible_size(self, height: int, width: int) -> str | None:
         return None  # only building the model tells: `networks.build` does
 
+    def pretrained_on(self) -> tuple[int, int, str] | None:
+        """Height, width and interpolation of the images that the weights are for, where the library tells."""
+        raise NotImplementedError
+
     def unknown_model(self, library: str, names: Iterable[str], listed: str) -> UserError:
         return UserError(
             f"params.yaml: network.model = {shown(self.model)}: {library} has no such model"
@@ -171,6 +177,15 @@ class TorchvisionConfig(BackboneConfig):
         builder: Callable[..., nn.Module] = models.get_model_builder(self.model)
         return builder
 
+    def pretrained_on(self) -> tuple[int, int, str] | None:
+        if not isinstance(self.weights, str):
+            return None
+        from torchvision import models
+
+        preset = models.get_model_weights(self.model)[self.weights].transforms()
+        (side,) = preset.crop_size
+        return side, side, preset.interpolation.value
+
 
 class TimmConfig(BackboneConfig):
     """Any model of timm."""
@@ -178,7 +193,7 @@ class TimmConfig(BackboneConfig):
     name: Literal["timm"]
     weights: FileOrHub | None = None
 
-    def library(self) -> Any:
+    def library(self) -> ModuleType:
         """The module `timm`. Raises MissingExtra where it is not installed, UserError for a model that it lacks."""
         try:
             import timm
@@ -200,10 +215,22 @@ class TimmConfig(BackboneConfig):
 
     def normalization(self) -> tuple[list[float], list[float]]:
         """Mean and std per channel, of values in [0, 1], that timm's configuration of the model gives."""
+        config = self.data_config()
+        return list(config["mean"]), list(config["std"])
+
+    def pretrained_on(self) -> tuple[int, int, str] | None:
+        if self.weights is None:
+            return None
+        config = self.data_config()
+        _, height, width = config["input_size"]
+        return height, width, config["interpolation"]
+
+    def data_config(self) -> dict[str, Any]:
+        """timm's description of the images that the model takes."""
         timm = self.library()
         known = timm.get_pretrained_cfg(self.model)
-        config = timm.data.resolve_data_config(pretrained_cfg=known.to_dict() if known else {})
-        return list(config["mean"]), list(config["std"])
+        config: dict[str, Any] = timm.data.resolve_data_config(pretrained_cfg=known.to_dict() if known else {})
+        return config
 
 
 Network = Annotated[

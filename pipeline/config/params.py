@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 
@@ -13,12 +13,15 @@ from pipeline.config.experiments import Experiment
 from pipeline.config.fields import Seed, Strict, hint
 from pipeline.system.console import UserError
 
+if TYPE_CHECKING:
+    from ruamel.yaml.nodes import Node
+
 FILE = Path("params.yaml")
 Entry = TypeVar("Entry")
 MOST_VALUES = 100_000  # keys, values, lists and sections, with every alias written out
 
 
-def a_text(name: Any) -> Any:
+def a_text(name: object) -> str:
     if not isinstance(name, str):
         raise ValueError("YAML reads this name as something else than text; expected it in quotes, as in '2024'")
     return name
@@ -113,7 +116,7 @@ def validated(raw: dict[str, Any]) -> Params:
     return params
 
 
-def values_of(node: Any, known: dict[int, int]) -> int:
+def values_of(node: Node, known: dict[int, int]) -> int:
     """How many values a node of YAML has with its aliases written out; `known` are the answers so far, by id."""
     if id(node) not in known:
         known[id(node)] = 0  # for a node that contains itself

@@ -8,16 +8,21 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from pipeline.dataset.augmentation import augment, draw
 from pipeline.dataset.packed import PackedDataset
 from pipeline.system import memory
 from pipeline.system.console import UserError
+
+if TYPE_CHECKING:
+    from pipeline.config.augmentation import Augment
+    from pipeline.config.experiments import Experiment
 
 RESIDENT_SHARE = 0.5  # the fraction of a device's free memory that resident images may take
 AUGMENTATION = 1 << 40  # added to a seed, so that augmentation draws other numbers than the order of the batches
@@ -32,7 +37,7 @@ class Rows:
     They are resident on the device if they fit into `budget` bytes; otherwise each batch is read when it is needed.
     """
 
-    def __init__(self, file: Path, rows: np.ndarray, device: torch.device, budget: int) -> None:
+    def __init__(self, file: Path, rows: NDArray[np.int64], device: torch.device, budget: int) -> None:
         header = np.load(file, mmap_mode="r")
         self.file, self.rows, self.device, self.budget = file, rows, device, budget
         self.shape, self.dtype, self.start = header.shape[1:], header.dtype, header.offset
@@ -75,7 +80,7 @@ class Rows:
         kind = torch.from_numpy(np.empty(0, self.dtype)).dtype
         return torch.empty((count, *self.shape), dtype=kind, pin_memory=self.device.type == "cuda")
 
-    def read(self, rows: np.ndarray, place: Tensor | None = None) -> Tensor:
+    def read(self, rows: NDArray[np.int64], place: Tensor | None = None) -> Tensor:
         """Rows of the file on the CPU, written to the start of `place` if there is one.
 
         Plain reads, because the pages of a memory map would count as this process's memory. Raises UserError if the
@@ -103,7 +108,7 @@ class Batches:
     def __init__(
         self,
         packed: PackedDataset,
-        rows: np.ndarray,
+        rows: NDArray[np.int64],
         mean: list[float],
         std: list[float],
         device: torch.device,
@@ -130,15 +135,15 @@ class Batches:
         """What an epoch trains on: the same pixels in every epoch."""
         return self
 
-    def draw(self, config: Any, seed: int, epoch: int) -> Tensor:
+    def draw(self, config: Augment, seed: int, epoch: int) -> Tensor:
         """The parameters of an epoch's augmentation, one row for each image: (N, K) float32 on the CPU."""
         return draw(config, len(self), Generator().manual_seed(seed * 1_000_003 + epoch + AUGMENTATION))
 
-    def mixes(self, config: Any) -> bool:
+    def mixes(self, config: Augment) -> bool:
         """Whether the config mixes images with others of their batch."""
         return bool(config.mixup or config.cutmix)
 
-    def flips(self, config: Any) -> bool:
+    def flips(self, config: Experiment) -> bool:
         """Whether predictions are averaged over an image and its mirror image."""
         return config.tta
 
@@ -146,7 +151,7 @@ class Batches:
         """For each list of positions, pixels (B, H, W, C) uint8. The next batch may overwrite them."""
         return self.pixels.batches(chosen) if self.normalized is None else iter([self.normalized])
 
-    def images(self, pixels: Tensor, config: Any = None, draws: Tensor | None = None) -> Tensor:
+    def images(self, pixels: Tensor, config: Augment | None = None, draws: Tensor | None = None) -> Tensor:
         """From (B, H, W, C) uint8 to (B, C, H, W) float32, augmented as `config` and `draws` say, and normalized.
 
         On the CPU the next batch may overwrite them.
@@ -166,9 +171,9 @@ class Batches:
             made[chunk] = self.prepared(images[chunk], config, None if draws is None else draws[chunk])
         return made
 
-    def prepared(self, images: Tensor, config: Any, draws: Tensor | None) -> Tensor:
+    def prepared(self, images: Tensor, config: Augment | None, draws: Tensor | None) -> Tensor:
         images = images.float()
-        if draws is not None and draws.shape[1]:  # no columns: nothing is random
+        if config is not None and draws is not None and draws.shape[1]:  # without columns, nothing is random
             images = augment(images, config, draws)
         return self.normalize(images)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.system import readers
 from pipeline.system.console import UserError
@@ -102,7 +103,7 @@ class PackedDataset:
         if found != self.meta["sha256"]:
             raise readers.damaged(self.file, "its pixels have another checksum than meta.json says", self.stage)
 
-    def rows(self, *splits: str, fraction: float = 1.0) -> np.ndarray:
+    def rows(self, *splits: str, fraction: float = 1.0) -> NDArray[np.int64]:
         """Positions (rows,) int64 of the images of these splits, in the order of training.
 
         With `fraction`, of each class and split only the images whose `train_order` is below it.
@@ -125,12 +126,12 @@ class PackedDataset:
                 f"params.yaml: normalize has {len(mean)} means and {len(std)} stds for {channels} channels;"
                 " expected 1 or 3 of each"
             )
-        if channels == 1:  # grey: the mean over the three colors
+        if channels == 1:  # gray: the mean over the three colors
             return [sum(mean) / len(mean)], [sum(std) / len(std)]
         repeats = channels // len(mean)
         return mean * repeats, std * repeats
 
-    def statistics(self, rows: np.ndarray) -> tuple[list[float], list[float]]:
+    def statistics(self, rows: NDArray[np.int64]) -> tuple[list[float], list[float]]:
         """Mean and standard deviation per channel over all pixels of some images, to 6 digits; no std is below 1e-6.
 
         Computed from the sums in the index as whole numbers: the order of the images changes no digit.
@@ -148,7 +149,7 @@ class PackedDataset:
         return mean, std
 
 
-def mapped(column: pa.ChunkedArray, function: Callable[[str], int]) -> np.ndarray:
+def mapped(column: pa.ChunkedArray, function: Callable[[str], int]) -> NDArray[np.int64]:
     """A function's results for a column of text, (rows,); it is called once for each distinct text."""
     encoded = column.combine_chunks().dictionary_encode()
     return np.array(list(map(function, encoded.dictionary.to_pylist())))[np.from_dlpack(encoded.indices)]

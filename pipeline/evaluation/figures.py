@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.system.console import printable
 from pipeline.system.outputs import atomic_write
@@ -23,9 +24,9 @@ SHOWN = 40  # classes of a confusion matrix: more can't be read, and take memory
 
 
 class Tile(NamedTuple):
-    """One image of a grid, (H, W) or (H, W, C) uint8, its title and the title's colour."""
+    """One image of a grid, (H, W) or (H, W, C) uint8, its title and the title's color."""
 
-    image: np.ndarray
+    image: NDArray[np.uint8]
     title: str
     color: str
 

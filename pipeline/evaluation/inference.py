@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from pipeline.dataset.batches import Batches
+    from collections.abc import Iterator, Sequence
+
+    from pipeline.dataset.batches import Rows
 
 EVALUATION_BATCH = 1000  # images in a batch, where they are small
 EVALUATION_VALUES = 2**24  # most values in a batch: activations of a network take many times their memory
+
+
+class Images(Protocol):
+    """What predictions are made for: images, or the features that a frozen backbone gives for them."""
+
+    pixels: Rows
+    labels: Tensor  # (N,) int64
+    classes: int
+    device: torch.device
+
+    def __len__(self) -> int: ...
+
+    def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]: ...
+
+    def images(self, pixels: Tensor) -> Tensor: ...
 
 
 class Answers(NamedTuple):
@@ -31,7 +48,7 @@ class Answers(NamedTuple):
         return (self.named == labels).double().mean().item()
 
 
-def answers(model: nn.Module, data: Batches, flip: bool = False) -> Answers:
+def answers(model: nn.Module, data: Images, flip: bool = False) -> Answers:
     """Predictions for all images, in the order of `data`; with `flip`, averaged over each image and its mirror."""
     model.eval()
     values = max(math.prod(data.pixels.shape), data.classes)  # of one image, or of its logits
@@ -57,7 +74,7 @@ def logits(model: nn.Module, images: Tensor, flip: bool) -> Tensor:
     return F.log_softmax(given.float(), dim=1)
 
 
-def evaluate(model: nn.Module, data: Any, flip: bool = False) -> tuple[float, float]:
+def evaluate(model: nn.Module, data: Images, flip: bool = False) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over all images."""
     given = answers(model, data, flip)
     return given.loss(), given.accuracy(data.labels.cpu())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,13 +19,14 @@ class Side:
     """The images of `val` or `test`, and what the models say of them; the first model is the one that predicts."""
 
     split: str
-    rows: np.ndarray  # (N,) int64, positions in the packed data set
+    rows: NDArray[np.int64]  # (N,), positions in the packed data set
     accuracies: list[float] = field(default_factory=list)  # of each training, one per seed
     # of the first model:
     loss: float = 0.0  # mean cross-entropy
-    labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # (N,) int64, the true classes
-    predicted: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # (N,) int64
-    probability: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # (N,) float32, of the predicted
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # (N,), the true classes
+    predicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # (N,)
+    # (N,), the probability of the predicted class
+    probability: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def add(self, given: Answers, labels: Tensor) -> None:
         """Take what one more model says of the images, whose classes are `labels`, (N,) int64."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.system import readers
 from pipeline.system.checksummed import checksum
@@ -21,6 +23,7 @@ class Model:
     def __init__(self, folder: Path) -> None:
         from pydantic import TypeAdapter, ValidationError
 
+        from pipeline.config.datasets import Interpolation
         from pipeline.config.errors import in_one_line
         from pipeline.config.networks import Network
         from pipeline.networks import Shape, build
@@ -35,6 +38,7 @@ class Model:
         sizes = {key: about["shape"].get(key) for key in Shape._fields}
         counts = {key: about.get(key) for key in ("parameters", "trainable_parameters")}
         mean, std, flip = (about["preprocessing"].get(key) for key in ("mean", "std", "tta"))
+        interpolation = about["preprocessing"].get("interpolation", "bilinear")
         reason = (
             readers.size_fault({**sizes, **counts})
             or readers.class_fault(about.get("classes"))
@@ -44,12 +48,15 @@ class Model:
             reason = f"{len(about['classes'])} classes, but shape.classes = {sizes['classes']}"
         if not reason and not isinstance(flip, bool | None):
             reason = f"tta = {flip!r}; expected true or false"
+        if not reason and interpolation not in get_args(Interpolation):
+            reason = f"interpolation = {interpolation!r}; expected {' or '.join(get_args(Interpolation))}"
         if reason:
             raise readers.damaged(file, reason, self.stage)
         self.classes: list[str] = about["classes"]
         self.mean: list[float] = mean
         self.std: list[float] = std
         self.tta = bool(flip)
+        self.interpolation: str = interpolation
         self.shape = Shape(**sizes)
         try:
             network = TypeAdapter(dict[str, Network]).validate_python({"network": about["network"]})["network"]
@@ -104,7 +111,7 @@ class Model:
                     f" run dvc checkout {self.folder}, or dvc repro {self.stage}"
                 )
 
-    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities (N, classes) float32 of images (N, H, W, C) uint8."""
         import torch
 

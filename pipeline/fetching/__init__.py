@@ -1,1 +1,1 @@
-"""Published files: the places they come from, http, checksums."""
+"""Download published files: mirrors, HTTP, checksums, model hubs."""

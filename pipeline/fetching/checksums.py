@@ -1,4 +1,4 @@
-"""What identifies a published file, and the check that a file is that one."""
+"""Verify that a file is the published one, by its size and checksums."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file by its name and what identifies its bytes; what is None is not known."""
+    """A published file: its name, and its size and checksums as far as they are known."""
 
     name: str
     bytes: int | None = None
     md5: str | None = None
     sha256: str | None = None
     sha256_prefix: str | None = None  # the first hexadecimal digits, as torchvision's file names carry them
-    content_sha256: str | None = None  # of what is inside the gzip file
+    content_sha256: str | None = None  # of a gzip file's content, which may have been compressed in another way
 
     def verify(self, path: Path) -> None:
-        """Raises FetchError if the file at `path` is not this one, byte for byte."""
+        """Raise FetchError if the file at `path` is not this one, byte for byte."""
         with path.open("rb") as file:
             if looks_like_html(file.read(1024)):
                 raise FetchError(HTML)
@@ -44,7 +44,7 @@ class Wanted:
                 compare("beginning of sha256", beginning, self.sha256_prefix)
 
     def verify_content(self, path: Path) -> None:
-        """Raises FetchError if the gzip file at `path` does not hold this one's content, however compressed."""
+        """Raise FetchError if the gzip file at `path` has other content than this one, however it is compressed."""
         assert self.content_sha256, "only for files whose content has a checksum"
         try:
             with gzip.open(path) as content:
@@ -53,7 +53,7 @@ class Wanted:
             raise FetchError(f"not a whole gzip file: {error}") from None
 
     def is_at(self, path: Path) -> bool:
-        """Whether this file, or for gzip files its content, is at `path`."""
+        """Whether the file at `path` is this one or, with `content_sha256`, a gzip file of the same content."""
         if not path.is_file():
             return False
         try:
@@ -68,18 +68,20 @@ class Wanted:
         return True
 
     def check_size(self, size: int | None) -> None:
-        """Raises FetchError if both sizes are known and differ."""
+        """Raise FetchError if both sizes, in bytes, are known and differ."""
         if self.bytes and size is not None and size != self.bytes:
             problem = "truncated" if size < self.bytes else "too large"
             raise FetchError(f"{problem}: {size} bytes, expected {self.bytes}")
 
 
 def digest(file: BufferedReader | gzip.GzipFile, algorithm: str) -> str:
+    """The checksum of a whole file, in hexadecimal digits."""
     file.seek(0)
     return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def compare(what: str, found: str, expected: str) -> None:
+    """Raise FetchError if two checksums differ; `what` names them in the message."""
     if found != expected.lower():
         raise FetchError(f"{what} is {shortened(found)}, expected {shortened(expected)}")
 

@@ -1,4 +1,4 @@
-"""Download one file over HTTP with time-outs and retries. It resumes where it broke off and refuses HTML pages."""
+"""Download one file over HTTP, with time-outs and retries. Resume where it broke off, and refuse HTML pages."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 4.0  # seconds
 READ_TIMEOUT = 10.0  # seconds without a byte
-TRIES = 3  # in a row without one more byte than before
+TRIES = 3  # without progress after which it is given up
 BACK_OFF = 0.5  # seconds, doubled each time
 PATIENCE = 10.0  # seconds without progress after which no new try begins
-WINDOW = 60.0  # seconds, in each of which …
-SLOWEST = 1000.0  # … so many bytes a second must come on average
-CHUNK = 1 << 16  # bytes read at once at most
+WINDOW = 60.0  # seconds over which the speed is averaged
+SLOWEST = 1000.0  # bytes a second; a slower server is given up
+CHUNK = 1 << 16  # most bytes of one read
 CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -37,7 +37,7 @@ class TransientError(FetchError):
 
 
 class UnreachableError(TransientError):
-    """The server does not answer, so that asking it for other files is useless."""
+    """The server does not answer, so it is not asked for other files."""
 
 
 class TooSlowError(UnreachableError):
@@ -45,10 +45,10 @@ class TooSlowError(UnreachableError):
 
 
 def download(url: str, wanted: Wanted, part: Path) -> bool:
-    """Complete `part`, going on after the bytes that it already has. The caller verifies it.
+    """Complete the file `part`, which may already hold the beginning. The caller verifies it.
 
-    Returns whether `part` is put together from several answers, which may be of different files.
-    Raises FetchError with the reason; what `part` then holds is a beginning that can be resumed, from any mirror.
+    Returns whether `part` consists of several answers, which may be parts of different files. Raises FetchError with
+    the reason; then `part` holds a beginning, which can be resumed from any mirror.
     """
     if wanted.bytes and size(part) >= wanted.bytes:
         return True
@@ -70,9 +70,10 @@ def download(url: str, wanted: Wanted, part: Path) -> bool:
 
 @contextmanager
 def given_up_if_slow(received: Callable[[], int]) -> Iterator[None]:
-    """Raise TooSlowError inside once WINDOW seconds have brought too little, whatever is waited for, headers too.
+    """Raise TooSlowError in the block when less than SLOWEST · WINDOW bytes have come in WINDOW seconds.
 
-    `received` tells the bytes so far; fewer than before are a new beginning. Only for the main thread.
+    It also interrupts a wait for headers. `received` gives the number of bytes so far; it may fall when a download
+    begins anew. Works in the main thread only, because it uses a signal.
     """
     before = received()
 
@@ -93,9 +94,9 @@ def given_up_if_slow(received: Callable[[], int]) -> Iterator[None]:
 
 
 def request(url: str, wanted: Wanted, part: Path) -> bool:
-    """One request for what `part` lacks. Returns whether `part` had a beginning, to which the answer was added.
+    """Request what `part` lacks and append it. Returns whether `part` already had a beginning that was kept.
 
-    Raises FetchError, which is a TransientError if the same request may succeed later.
+    Raises FetchError; it is a TransientError if the same request may succeed later.
     """
     import requests
     import urllib3
@@ -125,9 +126,10 @@ def request(url: str, wanted: Wanted, part: Path) -> bool:
 
 
 def resumes(response: Response, have: int) -> bool:
-    """Whether the answer goes on after the first `have` bytes; False: it starts again, or must be asked to.
+    """Whether the first `have` bytes are to be kept.
 
-    An answer that says nothing about the file (404, 503) leaves what is there for another mirror.
+    They are not if the answer is the whole file, other bytes of it, or that it has no such bytes (416). An answer that
+    says nothing about the file (404, 503) leaves them for another mirror.
     """
     if response.status_code == 206:
         sent = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -136,10 +138,7 @@ def resumes(response: Response, have: int) -> bool:
 
 
 def check_headers(response: Response, wanted: Wanted, have: int) -> None:
-    """Refuse an answer that can't be the file before its body is read.
-
-    Raises FetchError.
-    """
+    """Raise FetchError for an answer that can't be the file, before its body is read."""
     if response.status_code == 429 or response.status_code >= 500:
         raise TransientError(f"HTTP {response.status_code}")
     if response.status_code != (206 if have else 200):
@@ -149,13 +148,13 @@ def check_headers(response: Response, wanted: Wanted, have: int) -> None:
 
 
 def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
-    """Append the body to the `have` bytes of `part`, no further than one chunk past the size that is expected.
+    """Append the body to the `have` bytes of `part`. A body that is too long is read for one chunk more, then left.
 
-    Raises FetchError, and urllib3's HTTPError when the connection breaks.
+    Raises FetchError for an HTML page or a wrong length, and urllib3's HTTPError when the connection breaks.
     """
     length = response.headers.get("Content-Length", "")
     total = have + int(length) if length.isdecimal() else None
-    # read1 gives what has come: read would wait for a whole chunk, and lose it when the connection breaks
+    # read1 returns what has come; read would wait for a whole chunk, and lose it when the connection breaks
     chunks = iter(lambda: response.raw.read1(CHUNK, decode_content=False), b"")
     name = printable(wanted.name)
     with (
@@ -169,7 +168,7 @@ def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
         wanted.check_size(total)
         for chunk in itertools.chain([first], chunks):
             file.write(chunk)
-            file.flush()  # what there is of it is looked at while it grows
+            file.flush()  # the speed is measured by the size of the file
             have += len(chunk)
             bar.update(len(chunk))
             if wanted.bytes and have > wanted.bytes:
@@ -181,7 +180,7 @@ def size(part: Path) -> int:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong in a few words, from the cause that lies deepest."""
+    """What went wrong, in a few words, from the chain of causes."""
     import requests
     import urllib3
 
@@ -206,7 +205,7 @@ def reason(error: Exception) -> str:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that led to it, wherever requests and urllib3 keep them."""
+    """Yield an error and those that led to it, wherever requests and urllib3 keep them."""
     seen: list[BaseException] = []
     waiting = [error]
     while waiting:

@@ -17,7 +17,7 @@ POINTER = re.compile(r"version https://git-lfs\S+\noid sha256:([0-9a-f]{64})\nsi
 
 
 def hub_file(repo_id: str, revision: str, name: str, waiting: Path) -> tuple[Wanted, list[str]]:
-    """What identifies a large file at a commit of a repository, and the URL of the folder that holds it.
+    """A large file at a commit of a repository, and the URL of its folder.
 
     The environment variable HF_ENDPOINT names another hub, as for the package huggingface_hub. `waiting` is a folder
     for what is being downloaded. Raises UserError where the hub does not answer or has no such file.

@@ -23,22 +23,23 @@ from pipeline.system.outputs import atomic_write, named, remove
 
 DIGITS = "scikit-learn:load_digits"
 APT = "apt:"
-APT_PATIENCE = 10  # seconds
-PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9+.~:-]+)?")  # Debian's rule; a version, as apt takes it
+APT_PATIENCE = 10  # seconds until apt gives up a server
+# A Debian package's name, and a version in apt's form
+PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9+.~:-]+)?")
 CHUNK = 1 << 20  # bytes
 
 
 def user_mirror(folder: str) -> list[str]:
-    """The folder of that name in the mirror that the environment variable DATA_MIRROR names, if it does."""
+    """The folder of this name in the mirror of the environment variable DATA_MIRROR; an empty list if it is not set."""
     mirror = os.environ.get("DATA_MIRROR")
     return [f"{mirror.rstrip('/')}/{folder}"] if mirror else []
 
 
 def fetch_all(files: Iterable[Wanted], mirrors: list[str], waiting: Path, held_as: str) -> Path:
-    """Fetch files into a folder inside `waiting`, where an interrupted call goes on later; return that folder.
+    """Fetch files into a folder inside `waiting` and return it. After an interruption, the next call resumes.
 
-    `held_as` is the folder of DATA_MIRROR that would hold the files.
-    Raises UserError with every address tried and why it failed, and OSError when `waiting` can't be written.
+    `held_as` is the name of the folder in DATA_MIRROR in which a person may place the files. Raises UserError with
+    every address that was tried and why it failed, and OSError when `waiting` can't be written.
     """
     files = list(files)
     complete = waiting / "complete"
@@ -61,9 +62,9 @@ def fetch_all(files: Iterable[Wanted], mirrors: list[str], waiting: Path, held_a
 
 
 def fetch_from_first(mirrors: list[str], wanted: Wanted, complete: Path, unreachable: dict[str, str]) -> list[str]:
-    """Fetch one file into `complete` from the first mirror that has it; if none has, return why, mirror by mirror.
+    """Fetch one file into `complete` from the first mirror that has it. If none has, return why, for each mirror.
 
-    `unreachable` keeps the servers that are not worth another wait, and why.
+    `unreachable` collects mirrors that do not answer, with the reason, so that they are not asked for other files.
     """
     tried, news = [], []
     for mirror in mirrors:
@@ -88,7 +89,7 @@ def fetch_from_first(mirrors: list[str], wanted: Wanted, complete: Path, unreach
 
 
 def address_of(mirror: str, name: str) -> str:
-    """The URL, path or kind of place to fetch from."""
+    """Where a mirror has a file: a URL or path; for other kinds of mirrors, the mirror itself."""
     scheme = scheme_of(mirror)
     if scheme in ("http", "https", "file"):
         return f"{mirror.rstrip('/')}/{quote(name)}"
@@ -96,21 +97,21 @@ def address_of(mirror: str, name: str) -> str:
 
 
 def scheme_of(mirror: str) -> str:
-    """What stands before the colon; empty for paths, drive letters too."""
+    """The part before the colon, in lower case; empty for paths, also with a drive letter."""
     scheme, colon, _ = mirror.partition(":")
     return scheme.lower() if colon and len(scheme) > 1 else ""
 
 
 def fetch(mirror: str, wanted: Wanted, waiting: Path) -> Path:
-    """Fetch one file from one mirror to a temporary name inside `waiting` and verify it.
+    """Fetch one file from one mirror to a temporary name inside `waiting`, verify it, and return its path.
 
-    Raises FetchError with the reason; a file that turned out wrong is removed, a broken-off one kept to be resumed.
+    Raises FetchError with the reason. A wrong file is removed; the beginning of one is kept, to be resumed.
     """
     address = address_of(mirror, wanted.name)
     scheme = scheme_of(mirror)
     if scheme in ("http", "https"):
         return fetch_and_resume(address, wanted, waiting / f"{wanted.name}.part")
-    copy = waiting / f"{wanted.name}.copy"  # another name than what a download left to be resumed
+    copy = waiting / f"{wanted.name}.copy"  # not .part, which a download may have left to be resumed
     with removed_if_wrong(copy):
         if mirror.startswith(APT):
             copy_from_package(unpackaged(mirror.removeprefix(APT), waiting), wanted, copy)
@@ -136,7 +137,7 @@ def fetch_and_resume(url: str, wanted: Wanted, part: Path) -> Path:
     except FetchError:
         if not is_joined:
             raise
-        # the beginning may be another mirror's, or that of a file which has changed since
+        # the beginning may be of another mirror's file, or of an earlier one: begin anew
         http.download(url, wanted, part)
         with removed_if_wrong(part):
             wanted.verify(part)
@@ -145,6 +146,7 @@ def fetch_and_resume(url: str, wanted: Wanted, part: Path) -> Path:
 
 @contextmanager
 def removed_if_wrong(path: Path) -> Iterator[None]:
+    """Remove the file if the block raises FetchError."""
     try:
         yield
     except FetchError:
@@ -171,9 +173,9 @@ def copy_stream(source: IO[bytes], target: Path) -> None:
 
 
 def unpackaged(package: str, waiting: Path) -> Path:
-    """The Debian package's .deb file, downloaded once for all files in it.
+    """Download a Debian package into `waiting`, once for all files in it, and return its .deb file.
 
-    Raises FetchError for what is no package's name, and where the system has no apt, or apt no such package.
+    Raises FetchError for a name that no package can have, a system without apt, and a package that apt does not have.
     """
     if not PACKAGE.fullmatch(package):
         raise FetchError(f"expected {APT} and a Debian package's name, of lower-case letters, digits, '+', '-' and '.'")
@@ -196,9 +198,9 @@ def unpackaged(package: str, waiting: Path) -> Path:
 
 
 def copy_from_package(deb: Path, wanted: Wanted, target: Path) -> None:
-    """Copy the package's file of that name, in whatever folder it lies.
+    """Copy the file of this name out of a .deb file, whatever folder it is in.
 
-    Raises FetchError if it holds none, or can't be read.
+    Raises FetchError if there is none, or the package can't be read.
     """
     command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
     try:

@@ -1,1 +1,1 @@
-"""Reading images: where they are, what they hold, what is wrong with them."""
+"""Read images: from any source, in any format, decoded in one place; and the tables that pass between stages."""

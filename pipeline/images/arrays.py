@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.images import tars
 from pipeline.images.items import Item
@@ -26,11 +27,17 @@ CHUNK = 1 << 20  # bytes
 
 
 class Arrays:
-    """Images that are decoded already: id `<split>/<position>`, class by number."""
+    """A source of images that are stored as pixels. The id of an image is `<split>/<position>`.
+
+    `splits` has images (N, H, W) or (N, H, W, 3) and labels (N,), both uint8; a label is a position in `classes`.
+    Raises UserError where they do not fit together, or where there are no images; `where` is named in the message.
+    """
 
     classes: list[str]
 
-    def __init__(self, splits: dict[str, tuple[np.ndarray, np.ndarray]], classes: list[str], where: Path) -> None:
+    def __init__(
+        self, splits: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]], classes: list[str], where: Path
+    ) -> None:
         self.splits = splits
         self.classes = classes
         self.count = 0
@@ -79,10 +86,10 @@ class IdxFiles(Arrays):
         super().__init__(ordered, class_names or [str(number) for number in range(count)], files[0].parent)
 
 
-def read_idx(file: Path, dimensions: int) -> np.ndarray:
-    """Read an idx file of unsigned bytes, gzipped or not, as a uint8 array of that many dimensions.
+def read_idx(file: Path, dimensions: int) -> NDArray[np.uint8]:
+    """Read an idx file of unsigned bytes, gzipped or not, as a uint8 array with this number of dimensions.
 
-    No more is read than the header says. Raises UserError for another magic number or a wrong length.
+    No more is read than the header says. Raises UserError for another magic number, a wrong length or damaged gzip.
     """
     with file.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
@@ -95,7 +102,7 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
             shape = struct.unpack(f">{dimensions}I", header[4:])
             if 0 in shape[1:]:
                 raise UserError(f"{file}: its header says {shape}: images without pixels")
-            values = read_up_to(data, math.prod(shape) + 1)  # to the checksum behind them too
+            values = read_up_to(data, math.prod(shape) + 1)  # a byte more, so that gzip compares its checksum
         except (EOFError, OSError, zlib.error) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -107,7 +114,7 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
 
 
 def read_up_to(file: IO[bytes], size: int) -> bytearray:
-    """The next bytes of a file, in memory for those that there are, not for all that are asked for."""
+    """Read up to `size` bytes. Memory grows with what the file holds: a damaged header may ask for far more."""
     found = bytearray()
     while len(found) < size and (chunk := file.read(min(size - len(found), CHUNK))):
         found += chunk
@@ -135,7 +142,7 @@ class CifarBinary(Arrays):
         super().__init__({split: cifar_records(records) for split, records in splits.items()}, names, path)
 
 
-def cifar_records(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+def cifar_records(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Split N records into images (N, 32, 32, 3) and labels (N,), both uint8."""
     records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR_RECORD)
     planes = records[:, 1:].reshape(-1, 3, 32, 32)

@@ -1,6 +1,6 @@
-"""The one place where an image is opened: check, pack and predict all come here.
+"""Decode images. check, pack and predict all open them here, so that they see the same pixels.
 
-An image that is not whole raises `ImageError`; one that is whole but odd comes with warnings.
+An image that is not whole raises ImageError; one that is whole but odd comes with issue codes.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
+from pipeline.images.errors import ImageError
 from pipeline.images.formats import SUFFIXES, integrity, jpeg, magic, png, tiff
-from pipeline.images.formats.integrity import MOST_PIXELS, ImageError, limit_pixels
+from pipeline.images.formats.integrity import MOST_PIXELS, limit_pixels
 from pipeline.images.stored import TOO_MUCH, Problem, Read
 from pipeline.system import memory
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # only about metadata; damaged pixels raise
+warnings.filterwarnings("ignore", module=r"PIL\.")  # they are about metadata; damaged pixels raise
 Image.MAX_IMAGE_PIXELS = None  # limit_pixels checks it
 
 INSPECT = {
@@ -27,9 +29,9 @@ INSPECT = {
     "TIFF": tiff.inspect, "PPM": integrity.ppm, "AVIF": integrity.avif,
 }  # fmt: skip
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-PER_PIXEL = 20  # bytes of memory that a decoder needs at most, measured over all formats
-LIBRARY = 64 * 1024**2  # bytes that it takes to load a decoder; without it Pillow does not know a format
-TOO_LARGE = ("decompressed data too large", "too much memory")  # what Pillow says
+PER_PIXEL = 20  # bytes of memory that a decoder takes at most, measured for all formats
+LIBRARY = 64 * 1024**2  # bytes that a decoder's library takes; without it Pillow does not know the format
+TOO_LARGE = ("decompressed data too large", "too much memory")  # in messages of Pillow; so are the following
 TRUNCATED = ("truncated", "not enough image data", "reached eof", "unexpected end")
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {
@@ -39,16 +41,16 @@ UPRIGHT = {
 
 
 class Decoded(NamedTuple):
-    """The first frame, decoded, as stored, before EXIF orientation."""
+    """The first frame of an image, as it is stored: EXIF orientation is not applied."""
 
-    header: Image.Image  # has size, mode and EXIF; the pixels too if `pixels` has none
+    header: Image.Image  # size, mode and EXIF; the pixels too, unless `pixels` has them
     format: str
     warnings: list[str]
-    pixels: np.ndarray | None = None  # (H, W, 3) uint8 where a decoder gives them as they are wanted
+    pixels: NDArray[np.uint8] | None = None  # (H, W, 3) uint8, where the decoder gives an array
 
     @property
     def image(self) -> Image.Image:
-        """With its pixels."""
+        """The image with its pixels."""
         if self.pixels is None:
             return self.header
         image = Image.fromarray(self.pixels)
@@ -57,10 +59,10 @@ class Decoded(NamedTuple):
 
 
 def decode(content: Read, path: str) -> Decoded:
-    """Decode every pixel of one image; `path` is only read for its suffix.
+    """Decode every pixel of one image. Of `path`, only the suffix matters.
 
-    Raises ImageError for anything that is not a whole image of at most MOST_PIXELS pixels, and MemoryError where the
-    system gives too little for such an image.
+    Raises ImageError for anything but a whole image of at most MOST_PIXELS pixels, and MemoryError where the system
+    has too little memory for such an image.
     """
     if isinstance(content, Problem):
         raise ImageError(*content)
@@ -74,7 +76,7 @@ def decode(content: Read, path: str) -> Decoded:
     needed = LIBRARY
     try:
         found = INSPECT[stored_as](content)
-        needed = MOST_PIXELS * PER_PIXEL  # as long as its size is not known
+        needed = MOST_PIXELS * PER_PIXEL  # until its size is known
         image = Image.open(io.BytesIO(content), formats=[stored_as])
         limit_pixels(image.width, image.height)
         needed = image.width * image.height * PER_PIXEL
@@ -88,10 +90,10 @@ def decode(content: Read, path: str) -> Decoded:
             loaded = image
         if loaded.mode not in MODES:
             raise ImageError("unreadable", f"color mode {loaded.mode}")
-        limit_pixels(loaded.width, loaded.height)  # a frame may stretch the canvas
+        limit_pixels(loaded.width, loaded.height)  # a frame may enlarge the canvas
     except ImageError:
         raise
-    except Exception as error:  # decoders raise whatever they like, also where memory is refused to them
+    except Exception as error:  # decoders raise anything, also where they get no memory
         if not memory.would_give(LIBRARY if isinstance(error, UnidentifiedImageError) else needed):
             raise MemoryError from None
         raise unusable(error) from None
@@ -99,7 +101,7 @@ def decode(content: Read, path: str) -> Decoded:
 
 
 def unusable(error: Exception) -> ImageError:
-    """The issue code for what a decoder raised."""
+    """The ImageError for an exception that a decoder raised."""
     if isinstance(error, MemoryError):
         return ImageError("too_large", TOO_MUCH)
     reason = " ".join(str(error).split()) or type(error).__name__
@@ -136,7 +138,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def exif_is_corrupt(image: Image.Image) -> bool:
-    """Whether there is EXIF that leads beyond its own end or gives an orientation other than 1 to 8."""
+    """Whether there is EXIF that points beyond its own end or gives an orientation other than 1 to 8."""
     try:
         block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
         return bool(block) and "corrupt_exif" in tiff.odd_orientation(next(tiff.directories(block)))
@@ -145,14 +147,17 @@ def exif_is_corrupt(image: Image.Image) -> bool:
 
 
 def upright(image: Image.Image, channels: int) -> Image.Image:
-    """As a person sees it: EXIF orientation applied, transparency on white, mode L (1 channel) or RGB (3), 8 bits."""
+    """The image as a person sees it: EXIF orientation applied, transparency on white, 8 bits.
+
+    Its mode is L for 1 channel, RGB for 3.
+    """
     turn = UPRIGHT.get(orientation(image))
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         values = np.asarray(image, np.float64)
         highest = np.nan_to_num(values).max(initial=0)
-        # 16 bits in a wider mode; values from 0 to 1
+        # above 255, 16 bits are stored in a wider mode; floats up to 1 are fractions of white
         scale = 257.0 if highest > 255 else 1 / 255 if image.mode == "F" and highest <= 1 else 1.0
         image = Image.fromarray((np.nan_to_num(values) / scale).clip(0, 255).astype(np.uint8))
     elif image.has_transparency_data:
@@ -165,15 +170,18 @@ def upright(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def upright_pixels(decoded: Decoded) -> np.ndarray:
-    """As a person sees it, (H, W, 3) uint8."""
+def upright_pixels(decoded: Decoded) -> NDArray[np.uint8]:
+    """The pixels as a person sees them, (H, W, 3) uint8."""
     if decoded.pixels is not None and orientation(decoded.header) == 1:
         return decoded.pixels
     return np.asarray(upright(decoded.image, channels=3))
 
 
-def to_size(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """Scale the shorter side to fit and crop the center: (height, width, channels) uint8, bilinear as torchvision."""
-    fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
+def to_size(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> NDArray[np.uint8]:
+    """Scale the shorter side to fit and crop the center. Returns (height, width, channels) uint8.
+
+    `interpolation` is what Pillow and torchvision call so; where an image shrinks, all of its pixels count.
+    """
+    fitted = ImageOps.fit(image, (width, height), method=Image.Resampling[interpolation.upper()])
     pixels = np.asarray(fitted)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels

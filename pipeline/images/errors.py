@@ -1,4 +1,4 @@
-"""The exceptions of archive readers, and their messages in one line."""
+"""Why an image or an archive can't be read."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ BROKEN_ARCHIVE = (
     *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
     UnicodeDecodeError,  # of a damaged name in a zip
 )
+
+
+class ImageError(Exception):
+    """An image that can't be decoded whole: an issue code and the reason."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code, self.reason = code, reason
 
 
 def in_one_line(error: BaseException) -> str:

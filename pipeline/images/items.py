@@ -1,4 +1,4 @@
-"""One file of a source: its id, its class and official split as its path tells them, its content."""
+"""The files of a source: unique ids, and the class and official split that the folders of a path stand for."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.images.stored import Content
 
@@ -21,11 +22,11 @@ SPLIT_NAMES = {
 
 
 class Entry(NamedTuple):
-    """What a source holds under one name."""
+    """A file, a link or a member of an archive."""
 
     path: str  # inside the source
-    identity: Any  # changes when the content does: size and time, a checksum
-    content: Content | Callable[[], Content]  # to be asked for, if so, before the next entry
+    identity: object  # changes when the content does: size and time, a checksum
+    content: Content | Callable[[], Content]  # call it before the next entry is taken
 
 
 @dataclass(slots=True)
@@ -49,7 +50,7 @@ class Listing:
     """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        files: Counter[tuple[str, bool]] = Counter()  # by folder; hidden ones apart
+        files: Counter[tuple[str, bool]] = Counter()  # by folder, and whether they are visible
         hashes = array("q")
         digest = blake2b(digest_size=16)
         for entry in entries:
@@ -66,7 +67,7 @@ class Listing:
         self.hashes = np.sort(np.frombuffer(hashes, np.int64)) if hashes else np.zeros(0, np.int64)
 
     def items(self, entries: Iterable[Entry]) -> Iterator[tuple[Item, Entry]]:
-        """The same entries again, each with its id, class and split."""
+        """Yield the same entries again, each with its id, class and split."""
         number = Numbering(self.hashes).number
         for entry in entries:
             label, split = self.folders.label_and_split(entry.path.rpartition("/")[0])
@@ -112,12 +113,12 @@ class Folders:
 
 
 class Numbering:
-    """Makes ids unique: an archive may hold one name twice; the second becomes `name#2`.
+    """Makes ids unique. An archive may hold a name twice: the second becomes `name#2`.
 
     `hashes` are those of all names, sorted.
     """
 
-    def __init__(self, hashes: np.ndarray) -> None:
+    def __init__(self, hashes: NDArray[np.int64]) -> None:
         self.hashes = hashes
         self.repeated = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
         self.seen: Counter[str] = Counter()
@@ -140,6 +141,6 @@ class Numbering:
 
 
 def sort_classes(labels: Iterable[str]) -> list[str]:
-    """The class list: by number where all names are numbers, else by name."""
+    """The class list: sorted as numbers where all names are numbers, else as text."""
     names = sorted(set(labels))
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else names

@@ -1,7 +1,7 @@
-"""Where images come from: a folder, a zip or tar, MNIST's idx files, CIFAR-10's binary archive; here or far away.
+"""Where images come from: a folder, a zip or tar, MNIST's idx files, CIFAR-10's binary archive; local or remote.
 
 Archives stay closed: members are read in place and nothing is unpacked. `open_source` lists the items once; `read`
-yields them in a fixed order, and never raises for a single bad one. Neither keeps the items in memory.
+yields them in a fixed order, and does not raise for a single bad one. Neither keeps the items in memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Protocol, cast
+from typing import IO, TYPE_CHECKING, Protocol, cast
 
 from pipeline.images import arrays, tars, zips
 from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
@@ -26,21 +26,26 @@ from pipeline.images.items import Entry, Item, Listing, is_visible
 from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, address, is_remote, remote, too_large
 from pipeline.system.console import UserError
 
-MOST_FILES = 100  # of a format that is not one image a file
-LONGEST_NAME, MOST_FOLDERS = 4096, 64  # of a member of an archive; file systems take no longer names
+if TYPE_CHECKING:
+    from upath import UPath
+
+MOST_FILES = 100  # of a folder that are looked at to find out whether it holds arrays or one archive
+LONGEST_NAME, MOST_FOLDERS = 4096, 64  # in an archive: characters of a path (file systems take no more), folders
 SHOWN_OF_NAME = 60  # characters
 # A link made by DVC leads into its cache, which may lie anywhere
 DVC_CACHE_FILE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 
 class Source(Protocol):
-    count: int  # items
-    per_class: Counter[str | None]  # of them
+    """What `open_source` returns."""
+
+    count: int  # of items
+    per_class: Counter[str | None]  # items of each class
     classes: list[str]
-    fingerprint: str  # another one when any content has changed
+    fingerprint: str  # changes when any content does
 
     def read(self, wanted: Callable[[str], bool] = ...) -> Iterator[tuple[Item, Content]]:
-        """Yield each item whose path is wanted with its content, in order; a content may still have to be read."""
+        """Yield each item whose path is wanted with its content, in order; `stored.read_all` reads the content."""
 
 
 def open_source(place: str | Path, class_names: list[str] | None = None) -> Source:
@@ -52,7 +57,7 @@ def open_source(place: str | Path, class_names: list[str] | None = None) -> Sour
     if not is_remote(str(place)):
         return open_path(Path(place), class_names)
     with remote_errors(str(place)):
-        return open_path(cast(Path, remote(str(place))), class_names)  # it has the methods of one
+        return open_path(cast(Path, remote(str(place))), class_names)  # it has the methods of a Path
 
 
 def open_path(path: Path, class_names: list[str] | None) -> Source:
@@ -60,7 +65,7 @@ def open_path(path: Path, class_names: list[str] | None) -> Source:
         raise UserError(f"{path} is not there: place your images at that path, or correct `source` in params.yaml")
     if not path.is_dir():
         return open_archive(path, class_names)
-    # formats of a few files; a folder of images may hold a million
+    # arrays are a few files; a folder of images may hold a million
     visible = sorted(islice((entry for entry in path.iterdir() if is_visible(entry.name)), MOST_FILES), key=str)
     if arrays.is_idx(visible):
         return arrays.IdxFiles(visible, class_names)
@@ -78,18 +83,19 @@ def open_archive(path: Path, class_names: list[str] | None) -> Source:
 
 
 def begins_like_zip(path: Path) -> bool:
-    """Not `zipfile.is_zipfile`: that looks at the end, where a tar may hold a zip."""
+    """Unlike `zipfile.is_zipfile`, which looks at the end of the file, where a tar may hold a zip."""
     with path.open("rb") as file:
         return file.read(4) in (b"PK\3\4", b"PK\5\6")
 
 
 @contextmanager
-def archive_errors(path: Path) -> Iterator[None]:
+def archive_errors(path: Path | UPath) -> Iterator[None]:
+    """Raise a UserError for whatever archive readers raise in the block."""
     try:
         yield
     except (*BROKEN_ARCHIVE, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's; without a number it is bz2's, of damaged data
+            raise  # the disk failed; bz2 raises OSErrors without a number for damaged data
         raise UserError(
             f"{path}: not a whole zip or tar archive ({in_one_line(error)}): it may be truncated; fetch it again"
         ) from None
@@ -97,6 +103,7 @@ def archive_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def remote_errors(place: str) -> Iterator[None]:
+    """Raise a UserError for whatever a remote storage raises in the block."""
     try:
         yield
     except (UserError, KeyboardInterrupt):
@@ -110,6 +117,8 @@ def remote_errors(place: str) -> Iterator[None]:
 
 class Files(ABC):
     """The base of folder, zip and tar: classes come from folder names, and files are read one by one."""
+
+    path: Path | UPath
 
     def __init__(self, path: Path) -> None:
         self.path, self.address = path, address(path)
@@ -140,7 +149,7 @@ class Folder(Files):
         return self.walk(str(self.path), "")
 
     def walk(self, folder: str, prefix: str) -> Iterator[Entry]:
-        """In the order of whole paths, as sorting all of them would give."""
+        """Yield everything below a folder, in the order that sorting whole paths would give."""
         with os.scandir(folder) as scanned:
             found = {entry.name + "/" * entry.is_dir(follow_symlinks=False): entry for entry in scanned}
         for name in sorted(found):
@@ -166,7 +175,7 @@ class Folder(Files):
 class RemoteFolder(Files):
     """A folder of class folders on a storage that fsspec reads."""
 
-    path: Any  # a UPath
+    path: UPath
 
     def entries(self) -> Iterator[Entry]:
         with remote_errors(self.address):
@@ -214,7 +223,7 @@ class Tar(Files):
                         yield member_entry(utf8(member.name), identity, content)
 
     def content(self, archive: IO[bytes], member: tarfile.TarInfo, is_plain: bool) -> Content:
-        """Where a member lies in a plain archive; out of a compressed one, which stands there, its bytes."""
+        """Where a member is in a plain archive; its bytes in a compressed one, which has just been read up to them."""
         if not member.isreg():
             return Problem("not_an_image", f"not a regular file ({kind(member)})")
         if member.issparse():
@@ -227,8 +236,8 @@ class Tar(Files):
             return Problem("unreadable", in_one_line(error))
 
 
-def member_entry(name: str, identity: Any, content: Content | Callable[[], Content]) -> Entry:
-    """A member of an archive, under the path at which unpacking would place it."""
+def member_entry(name: str, identity: object, content: Content | Callable[[], Content]) -> Entry:
+    """The entry of a member, under the path at which unpacking would place it."""
     if len(name) > LONGEST_NAME or name.count("/") > MOST_FOLDERS:
         beginning = f"{name[:SHOWN_OF_NAME].replace('/', ' ')}…"
         return problem(beginning, "unreadable", f"a name of {len(name)} characters in {name.count('/')} folders")

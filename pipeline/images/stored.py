@@ -1,6 +1,7 @@
-"""Contents of images, at hand or still where they are stored: read in the process, on whatever machine, that decodes.
+"""The content of an image, at hand or still in its file.
 
-A place is a path of this machine or an address that fsspec knows (s3://, gs://, ssh://, …).
+A stage sends its workers places instead of bytes: the process that decodes an image reads it, on whatever machine it
+runs. A place is a path or an address that fsspec knows (s3://, gs://, ssh://, …).
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.images.errors import BROKEN_ARCHIVE, in_one_line
 from pipeline.system import memory
 
 if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
     from upath import UPath
 
 LARGEST_FILE = 512 * 1024**2  # bytes of one encoded image
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a member of a zip: magic; lengths of name and extra field at its end
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)  # that zipfile decompresses
-SIDE_BY_SIDE = 8  # reads of a storage that is asked one by one
+SIDE_BY_SIDE = 8  # parallel reads from a storage whose file system in fsspec has none of its own
 TOO_MUCH = "needs more memory than a worker may take"
-SPARE = 128  # bytes read beyond what is known of a zip's local header, whose extra field may be longer
+SPARE = 128  # more bytes to read: a zip's local header may have a longer extra field than its directory
 
 
 class Problem(NamedTuple):
@@ -39,7 +42,7 @@ class Problem(NamedTuple):
 
 
 class ZipMember(NamedTuple):
-    """How a member lies in its zip, from the central directory."""
+    """How a member is stored in its zip, according to the central directory."""
 
     compressed: int  # bytes
     uncompressed: int
@@ -49,7 +52,7 @@ class ZipMember(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A stretch of a file: an image, or a compressed one with its header."""
+    """A range of bytes in a file: an image, or the member of a zip with its local header."""
 
     place: str
     start: int
@@ -57,13 +60,13 @@ class Stored(NamedTuple):
     member: ZipMember | None = None
 
 
-# An encoded file, decoded pixels (H, W) or (H, W, 3) uint8, a file to be read, or none of them
-Content = bytes | np.ndarray | Problem | Stored
-Read = bytes | np.ndarray | Problem
+# The bytes of a file, pixels (H, W) or (H, W, 3) uint8, why there is neither, or where it is still to be read
+Content = bytes | NDArray[np.uint8] | Problem | Stored
+Read = bytes | NDArray[np.uint8] | Problem
 
 
 def size(content: Content) -> int:
-    """Bytes that a content takes once it is read; for a compressed one before that."""
+    """Bytes that a content takes once it is read; a compressed one is counted as it is stored."""
     if isinstance(content, Problem):
         return 0
     if isinstance(content, Stored):
@@ -76,7 +79,7 @@ def is_remote(place: str) -> bool:
 
 
 def address(path: Path | UPath) -> str:
-    """What leads back to a path; a UPath's own text leaves out the host of ssh:// and its like."""
+    """The place from which `remote` makes the same path. The text of a UPath lacks the host of ssh:// and others."""
     options = getattr(path, "storage_options", {})
     if "host" not in options:
         return str(path)
@@ -86,7 +89,7 @@ def address(path: Path | UPath) -> str:
 
 
 def read_all(contents: Iterable[Content]) -> Iterator[Read]:
-    """The contents themselves, in order; those of another machine are fetched side by side."""
+    """Read contents where they are stored and yield them in order. Those of a remote storage are read in parallel."""
     contents = list(contents)
     remote = [content for content in contents if isinstance(content, Stored) and is_remote(content.place)]
     fetched = iter(fetch(remote))
@@ -109,24 +112,25 @@ def too_large() -> Problem:
 
 
 def fetch(contents: list[Stored]) -> list[bytes | Exception]:
+    """Read from a remote storage, all in parallel. An exception stands for what can't be read."""
     if not contents:
         return []
     places = [remote(content.place) for content in contents]
     paths, system = [place.path for place in places], places[0].fs
     starts = [content.start for content in contents]
     stops = [content.start + min(content.size, LARGEST_FILE) for content in contents]
-    if reads_stretches(system):
+    if reads_ranges(system):
         return list(system.cat_ranges(paths, starts, stops, on_error="return"))
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        return list(pool.map(partial(read_stretch, system), paths, starts, stops))
+        return list(pool.map(partial(read_range, system), paths, starts, stops))
 
 
-def reads_stretches(system: Any) -> bool:
-    """Whether a file system reads parts of files. sshfs takes no notice of where they begin and end."""
+def reads_ranges(system: AbstractFileSystem) -> bool:
+    """Whether `cat_ranges` of a file system reads parts of files. That of sshfs reads whole files."""
     return not system.async_impl or "start" in inspect.signature(system._cat_file).parameters
 
 
-def read_stretch(system: Any, path: str, start: int, stop: int) -> bytes | Exception:
+def read_range(system: AbstractFileSystem, path: str, start: int, stop: int) -> bytes | Exception:
     from fsspec import AbstractFileSystem
 
     try:
@@ -138,6 +142,7 @@ def read_stretch(system: Any, path: str, start: int, stop: int) -> bytes | Excep
 
 @lru_cache(maxsize=4096)
 def remote(place: str) -> UPath:
+    """The UPath of an address."""
     from upath import UPath
 
     # fsspec's http looks into ~/.netrc, as DVC's does, only when it is told to
@@ -157,7 +162,10 @@ def read_local(content: Stored) -> bytes | Exception:
 
 
 def unpack(content: Stored, data: bytes | Exception) -> bytes | Problem:
-    """Raises MemoryError where the system gives too little of it."""
+    """The image in what was read, decompressed if it is the member of a zip, or why there is none.
+
+    Raises MemoryError where the system has too little.
+    """
     try:
         if isinstance(data, Exception):
             raise data

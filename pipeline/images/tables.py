@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WRITTEN_BY = {"checked": "check", "splits": "split"}  # stages, by the folder of their table
 STATUSES = ("ok", "warning", "quarantined")
-SPLITS = ("train", "val", "test")  # of copies in several official splits, the last of these keeps its own
+SPLITS = ("train", "val", "test")  # of copies in several official splits, those in the last of these stay
 CHECKED = pa.schema(
     {
         "path": pa.string(),
@@ -54,7 +54,10 @@ SPLIT = pa.schema(
 
 
 def write_tables(path: Path, tables: Iterable[pa.Table], classes: list[str], schema: pa.Schema = CHECKED) -> None:
-    """Write a table piece by piece, because it may not fit into memory. Each piece becomes a row group."""
+    """Write a table that comes in pieces, because it may not fit into memory. Each piece becomes a row group.
+
+    The class list goes into the metadata of the file.
+    """
     schema = schema.with_metadata({"classes": json.dumps(classes)})
     with atomic_write(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
         for table in tables:
@@ -62,13 +65,13 @@ def write_tables(path: Path, tables: Iterable[pa.Table], classes: list[str], sch
 
 
 def read_manifest(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The table and the class list, in the order that `check` gave it."""
+    """A whole table and its class list. Raises UserError where the file is missing or damaged."""
     table, classes = read_columns(path)
     return table.to_pandas(), classes
 
 
 def read_columns(path: Path, columns: list[str] | None = None) -> tuple[pa.Table, list[str]]:
-    """Some columns of a table, or all, and the class list."""
+    """Some columns of a table, or all, and its class list. Raises UserError where the file is missing or damaged."""
     try:
         table = pq.read_table(path, columns=columns)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The members of a tar, header by header: tarfile believes sizes that lie, and keeps whatever a header holds.
+"""Read the members of a tar header by header. tarfile trusts false sizes, and keeps all headers in memory.
 
 The format is described in POSIX (pax, "ustar Interchange Format") and in the manual of GNU tar.
 """
@@ -10,15 +10,15 @@ import gzip
 import lzma
 import tarfile
 from collections.abc import Callable, Iterator
-from typing import IO, Any, cast
+from typing import IO, cast
 
 BLOCK = tarfile.BLOCKSIZE
-LONGEST_HEADER = 1 << 20  # bytes of a long name or of what pax adds to a header
-MOST_AFTER_THE_END = 512 * 1024**2  # bytes that fill up a compressed archive
-FARTHEST = 1 << 62  # bytes; a file of this machine can't be longer
-IS_EXTENDED = 482, 504  # where GNU's sparse headers, the first and the following, say that one more comes
+LONGEST_HEADER = 1 << 20  # bytes of a long name or of the records of pax
+MOST_AFTER_THE_END = 512 * 1024**2  # bytes of padding in a compressed archive
+FARTHEST = 1 << 62  # bytes; for compressed archives, whose length is not known
+IS_EXTENDED = 482, 504  # place of the flag that another one follows, in GNU's first sparse header and in later ones
 PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {
+DECOMPRESSORS: dict[bytes, Callable[[IO[bytes]], object]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ": lzma.open,
@@ -27,14 +27,14 @@ DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {
 
 
 def decompressed(file: IO[bytes]) -> tuple[IO[bytes], bool]:
-    """The archive's own bytes, and whether they were not compressed.
+    """The archive after decompression, and whether it was plain, so that there was nothing to decompress.
 
-    Raises tarfile.ReadError if neither tar nor a compression that is known begins here.
+    Raises tarfile.ReadError if it begins neither like a tar nor like a known compression.
     """
     beginning = file.read(BLOCK)
     file.seek(0)
     try:
-        if len(beginning) < BLOCK or any(beginning):  # zeros are the end of one without members
+        if len(beginning) < BLOCK or any(beginning):  # a tar without members is all zeros
             tarfile.TarInfo.frombuf(beginning, "utf-8", "surrogateescape")
         return file, True
     except tarfile.HeaderError:
@@ -45,9 +45,9 @@ def decompressed(file: IO[bytes]) -> tuple[IO[bytes], bool]:
 
 
 def members(file: IO[bytes], is_plain: bool) -> Iterator[tarfile.TarInfo]:
-    """Yield each member; the file then stands where its data begin, which may be read before the next one.
+    """Yield each member. The file is then where the member's data begins, which may be read before the next one.
 
-    Raises tarfile.ReadError where a header is damaged or lies, and what the decompressor raises.
+    Raises tarfile.ReadError where a header is damaged or gives a false size, and what the decompressor raises.
     """
     length = file.seek(0, 2) if is_plain else FARTHEST
     file.seek(0)
@@ -72,9 +72,9 @@ def members(file: IO[bytes], is_plain: bool) -> Iterator[tarfile.TarInfo]:
 
 
 def next_member(file: IO[bytes], count: int) -> tarfile.TarInfo | None:
-    """The member whose header begins here, after `count` others, with the name and size that headers before it give.
+    """The next member, with the name and size of the extension headers before its own; None at the end.
 
-    None at the end. Its `sparse` is not None if it is stored with holes.
+    Its `sparse` is not None if it is stored with holes. `count` members came before it.
     """
     long_name: bytes | None = None
     pax: dict[bytes, bytes] = {}
@@ -110,6 +110,7 @@ def next_member(file: IO[bytes], count: int) -> tarfile.TarInfo | None:
 
 
 def extension(file: IO[bytes], size: int) -> bytes:
+    """The data of an extension header."""
     if not 0 <= size <= LONGEST_HEADER:
         raise tarfile.ReadError(f"a header of {size} bytes")
     return read_exactly(file, up_to_block(size))[:size]
@@ -123,7 +124,7 @@ def read_exactly(file: IO[bytes], size: int) -> bytes:
 
 
 def records(data: bytes) -> dict[bytes, bytes]:
-    """Those of a pax header: `LENGTH KEY=VALUE`, a new line, and so on; the length counts itself and the new line."""
+    """The records of a pax header, lines of `LENGTH KEY=VALUE`. A length counts itself and the end of the line too."""
     found, at = {}, 0
     while at < len(data) and data[at]:
         length = data[at : at + 20].partition(b" ")[0]
@@ -143,11 +144,12 @@ def number(digits: bytes) -> int:
 
 
 def up_to_block(size: int) -> int:
+    """The size rounded up to whole blocks."""
     return -(-size // BLOCK) * BLOCK
 
 
 def read_to_checksum(file: IO[bytes]) -> None:
-    """Raises what the decompressor does where the checksum at its end is wrong."""
+    """Read a compressed archive to its end, where the decompressor raises if the checksum is wrong."""
     left = MOST_AFTER_THE_END
     while chunk := file.read(1 << 20):
         left -= len(chunk)

@@ -1,4 +1,4 @@
-"""The central directory of a zip of any size, read member by member: zipfile keeps half a kilobyte of each.
+"""Read the central directory of a zip member by member. zipfile would keep half a kilobyte for each in memory.
 
 The format is described in PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.3.
 """
@@ -16,8 +16,8 @@ END = struct.Struct("<4s6xHIIH")  # magic, members, size and offset of the direc
 END64_PLACE = struct.Struct("<4s4xQ4x")  # magic, offset of END64
 END64 = struct.Struct("<4s28xQQQ")  # magic, members, size and offset of the directory
 MEMBER = struct.Struct("<4s4xHH4xIIIHHH8xI")  # magic, flags, method, CRC, sizes, lengths of the fields, offset
-IN_EXTRA = 0xFFFFFFFF  # the number stands in the extra field, as 64 bits
-UTF8 = 0x800
+IN_EXTRA = 0xFFFFFFFF  # stands for a number of 64 bits in the extra field
+UTF8 = 0x800  # flag: the name is in UTF-8
 
 
 class Directory(NamedTuple):
@@ -25,11 +25,11 @@ class Directory(NamedTuple):
 
     start: int
     size: int
-    shift: int  # bytes in front of the archive that its offsets do not count
+    shift: int  # bytes in front of the archive, which its offsets do not count
 
 
 def members(file: IO[bytes], place: str) -> Iterator[tuple[str, Stored | Problem]]:
-    """Yield name and place of each member in the directory's order; folders too, whose names end in a slash.
+    """Yield the name of each member and where it is stored, in the directory's order. A folder's name ends in a slash.
 
     A member that would reach into the directory, which comes after all of them, is a problem.
     Raises zipfile.BadZipFile where the directory is not whole.
@@ -58,6 +58,7 @@ def members(file: IO[bytes], place: str) -> Iterator[tuple[str, Stored | Problem
 
 
 def find_directory(file: IO[bytes]) -> Directory:
+    """Find the central directory by the record at the end of the file. Raises zipfile.BadZipFile if it is not there."""
     length = file.seek(0, 2)
     from_end = min(length, END.size + 0xFFFF + END64_PLACE.size)  # the comment is last, of up to 65,535 bytes
     file.seek(length - from_end)
@@ -85,7 +86,7 @@ def find_directory(file: IO[bytes]) -> Directory:
 
 
 def wide(extra: bytes, *numbers: int) -> list[int]:
-    """The numbers, with those that need 64 bits out of the extra field."""
+    """The numbers, with those of 64 bits taken from the extra field."""
     found, at = list(numbers), 0
     while len(extra) - at >= 4:
         kind, length = struct.unpack_from("<HH", extra, at)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.checking.describe import NAMES, describe
 from pipeline.images.tables import SPLITS, STATUSES
@@ -23,28 +24,48 @@ HISTOGRAMS = {
 }
 
 
+class Histogram(NamedTuple):
+    title: str
+    bars: list[tuple[float, str]]  # height from 0 to 1, and what the bar counts
+    axis: list[str]  # lowest, median and highest value
+
+
+class ClassRow(NamedTuple):
+    label: str
+    counts: dict[str, int]  # images by status
+    total: int
+    share: float  # total, as a fraction of that of the largest class
+    size: str  # median width × median height, in pixels
+
+
+class BalanceRow(NamedTuple):
+    label: str
+    total: int
+    splits: list[tuple[str, int, float]]  # split, images in it, their fraction of `total`
+
+
 def sizes(table: pa.Table) -> list[tuple[str, list[str]]]:
-    """Rows of the table that pandas' `describe` prints of width and height."""
+    """Rows of a table of statistics, as text: name, then the values for width and height in pixels."""
     sides = [describe(measure(table, side)) for side in ("width", "height")]
     return [(name.replace("%", " %"), [number(side[name]) for side in sides]) for name in NAMES]
 
 
 def number(value: float) -> str:
-    """With two decimals if it has any; a dash for NaN."""
+    """A number as text, with two decimals unless it is whole; a dash for NaN."""
     if np.isnan(value):
         return "–"
     return f"{value:,.0f}" if value == round(value) else f"{value:,.2f}"
 
 
 def tick(value: float) -> str:
-    """Three digits that count."""
+    """A number as text, with three significant digits."""
     return f"{float(f'{value:.3g}'):,.8g}"
 
 
-def histograms(table: pa.Table) -> list[dict[str, Any]]:
-    """For each of HISTOGRAMS: `bars` (height from 0 to 1, what it counts) and the `axis` (lowest, median, highest).
+def histograms(table: pa.Table) -> list[Histogram]:
+    """A histogram for each of HISTOGRAMS, unless no image has the value.
 
-    The outermost half per cent on either side is counted in the first and last bar.
+    The lowest and the highest half percent of the values are counted in the first and the last bar.
     """
     drawn = []
     for name, title in HISTOGRAMS.items():
@@ -63,12 +84,12 @@ def histograms(table: pa.Table) -> list[dict[str, Any]]:
             f"median {tick(median)}",
             ("≥ " if values.max() > high else "") + tick(high),
         ]
-        drawn.append({"title": title, "bars": bars, "axis": axis if high > low else ["", f"all {tick(low)}", ""]})
+        drawn.append(Histogram(title, bars, axis if high > low else ["", f"all {tick(low)}", ""]))
     return drawn
 
 
-def by_class(table: pa.Table, classes: list[str]) -> list[dict[str, Any]]:
-    """For each class its counts by status and its median size."""
+def by_class(table: pa.Table, classes: list[str]) -> list[ClassRow]:
+    """For each class, how many images have each status, and their median size."""
     counts = crosstab(table["label"], classes, table["status"], STATUSES)
     labels = positions(table["label"], classes)
     width, height = measure(table, "width"), measure(table, "height")
@@ -76,41 +97,41 @@ def by_class(table: pa.Table, classes: list[str]) -> list[dict[str, Any]]:
     known = known[np.argsort(labels[known], kind="stable")]
     members = np.split(known, np.searchsorted(labels[known], range(1, len(classes))))
     return [
-        {
-            "label": label,
-            "counts": dict(zip(STATUSES, row, strict=True)),
-            "total": sum(row),
-            "share": sum(row) / max(1, counts.sum(1).max()),
-            "size": f"{tick(np.median(width[rows]))} × {tick(np.median(height[rows]))}" if len(rows) else "–",
-        }
+        ClassRow(
+            label=label,
+            counts=dict(zip(STATUSES, row, strict=True)),
+            total=sum(row),
+            share=sum(row) / max(1, counts.sum(1).max()),
+            size=f"{tick(np.median(width[rows]))} × {tick(np.median(height[rows]))}" if len(rows) else "–",
+        )
         for label, row, rows in zip(classes, counts.tolist(), members, strict=True)
     ]
 
 
-def balance(splits: pa.Table, classes: list[str]) -> list[dict[str, Any]]:
-    """For all images, then for each class: count and fraction of each split."""
+def balance(splits: pa.Table, classes: list[str]) -> list[BalanceRow]:
+    """For all images, then for each class, how many images are in each split."""
     counts = crosstab(splits["label"], classes, splits["split"], SPLITS)
     rows = [("All classes", counts.sum(0).tolist()), *zip(classes, counts.tolist(), strict=True)]
     return [
-        {
-            "label": label,
-            "total": sum(row),
-            "splits": [(split, count, count / max(1, sum(row))) for split, count in zip(SPLITS, row, strict=True)],
-        }
+        BalanceRow(
+            label=label,
+            total=sum(row),
+            splits=[(split, count, count / max(1, sum(row))) for split, count in zip(SPLITS, row, strict=True)],
+        )
         for label, row in rows
     ]
 
 
 def crosstab(
     rows: pa.ChunkedArray, row_names: list[str], columns: pa.ChunkedArray, column_names: tuple[str, ...]
-) -> np.ndarray:
-    """How often each pair of values occurs, (row names, column names)."""
+) -> NDArray[np.int64]:
+    """How often each pair of values occurs: int64, of shape (row names, column names)."""
     row, column = positions(rows, row_names), positions(columns, list(column_names))
     cells = (row * len(column_names) + column)[(row >= 0) & (column >= 0)]
     return np.bincount(cells, minlength=len(row_names) * len(column_names)).reshape(-1, len(column_names))
 
 
-def positions(values: pa.ChunkedArray, names: list[str]) -> np.ndarray:
-    """The position of each value in `names`, -1 for what is not in it."""
+def positions(values: pa.ChunkedArray, names: list[str]) -> NDArray[np.int64]:
+    """The position of each value in `names`, (rows,) int64; -1 for values that are not in it."""
     found = pc.index_in(values, value_set=pa.array(names, pa.string()))
     return found.combine_chunks().fill_null(-1).to_numpy().astype(np.int64)

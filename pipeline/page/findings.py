@@ -1,6 +1,6 @@
-"""Which findings the page lists: images by issue, worst first, and groups of duplicates, contradictions first.
+"""Choose the findings that the page lists: images by issue, the worst first, and groups of duplicates.
 
-A page stays small however many findings there are: each section gets its share of rows and of thumbnails.
+The page stays small however many findings there are, because they share a fixed number of rows and thumbnails.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.page.issues import GROUPS, ISSUES, Issue
 
-LISTED, PICTURED = 7_500, 400  # images in the page by issue, and those of them with a thumbnail
+LISTED, PICTURED = 7_500, 400  # images that are listed by issue, and those of them with a thumbnail
 PER_ISSUE_LISTED, PER_ISSUE_PICTURED = 5_000, 60  # of one issue
 GROUPS_LISTED, GROUPS_PICTURED = 500, 100
 MEMBERS = 6  # shown of one group
@@ -22,15 +23,15 @@ MEMBERS = 6  # shown of one group
 
 @dataclass
 class Section:
-    """One finding: `entries` are rows of the table, one image or the members of one group each, the worst first."""
+    """What the page says about one issue. Each entry is an image or a group of images, given by rows of the table."""
 
     code: str
     issue: Issue
     total: int  # images, or groups, that were found
-    entries: list[list[int]]
-    pictured: int  # of the entries, from the first
-    sizes: list[int]  # images in each group, 1 for an image
-    same_pixels: list[bool]  # whether a group's images are equal to the pixel
+    entries: list[list[int]]  # the worst first
+    pictured: int  # how many entries, from the first, have thumbnails
+    sizes: list[int]  # images in each entry
+    same_pixels: list[bool]  # whether all images of an entry that is a group have equal pixels
 
     @property
     def is_groups(self) -> bool:
@@ -38,15 +39,18 @@ class Section:
 
 
 def find(table: pa.Table) -> list[Section]:
-    """The findings of a manifest in the order of the page: contradictions, leaks, issues, duplicates."""
+    """The sections of the page, in its order: contradictions, leaks, single images by issue, duplicates.
+
+    `table` is what the stage check wrote.
+    """
     by_issue = rows_by_issue(table["issues"])
     contradictions, leaks, *duplicates = group_sections(table, by_issue)
     singles = image_sections(table, {code: rows for code, rows in by_issue.items() if code not in GROUPS})
     return [section for section in (contradictions, leaks, *singles, *duplicates) if section.total]
 
 
-def rows_by_issue(issues: pa.ChunkedArray) -> dict[str, np.ndarray]:
-    """The rows that have each issue, in order."""
+def rows_by_issue(issues: pa.ChunkedArray) -> dict[str, NDArray[np.int64]]:
+    """For each issue code, the rows that have it, (N,) int64, ascending."""
     lists = issues.combine_chunks()
     rows = pc.list_parent_indices(lists).to_numpy()
     codes = lists.flatten().dictionary_encode()
@@ -54,7 +58,8 @@ def rows_by_issue(issues: pa.ChunkedArray) -> dict[str, np.ndarray]:
     return {code: rows[numbers == number] for number, code in enumerate(codes.dictionary.to_pylist())}
 
 
-def image_sections(table: pa.Table, by_issue: dict[str, np.ndarray]) -> list[Section]:
+def image_sections(table: pa.Table, by_issue: dict[str, NDArray[np.int64]]) -> list[Section]:
+    """One section for each issue of single images, in the order of ISSUES."""
     counts = {code: len(rows) for code, rows in by_issue.items()}
     listed = shares(counts, LISTED, PER_ISSUE_LISTED)
     pictured = shares(counts, PICTURED, PER_ISSUE_PICTURED)
@@ -73,7 +78,10 @@ def image_sections(table: pa.Table, by_issue: dict[str, np.ndarray]) -> list[Sec
 
 
 def shares(counts: dict[str, int], total: int, most: int) -> dict[str, int]:
-    """Share `total` places: each gets what it needs, at most `most`; the frequent share equally what the rare leave."""
+    """Divide `total` places among codes that want as many as their count, at most `most`.
+
+    Places that rare codes do not need are divided equally among the frequent ones.
+    """
     places = {}
     for position, (code, count) in enumerate(sorted(counts.items(), key=lambda pair: pair[1])):
         places[code] = min(count, most, total // (len(counts) - position))
@@ -81,40 +89,42 @@ def shares(counts: dict[str, int], total: int, most: int) -> dict[str, int]:
     return places
 
 
-def measure(table: pa.Table, name: str) -> np.ndarray:
-    """A column, or what follows from width and height, as (rows,) float64 with NaN for null."""
+def measure(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """A column, or `pixels` or `aspect_ratio` of width and height, as (rows,) float64, NaN for null."""
     if name not in ("pixels", "aspect_ratio"):
         return table[name].cast(pa.float64()).to_numpy()
     width, height = (table[side].cast(pa.float64()).to_numpy() for side in ("width", "height"))
     return width * height if name == "pixels" else width / height
 
 
-def worst_first(rows: np.ndarray, values: np.ndarray, worst: str) -> np.ndarray:
+def worst_first(rows: NDArray[np.int64], values: NDArray[np.float64], worst: str) -> NDArray[np.int64]:
+    """Sort rows by their values, as `Issue.worst` says."""
     if worst == "far":
         logarithms = np.log(values)
         return rows[np.argsort(-np.abs(logarithms[rows] - np.nanmedian(logarithms)), kind="stable")]
     return rows[np.argsort(values[rows] if worst == "low" else -values[rows], kind="stable")]
 
 
-def evenly_spaced(count: int, wanted: int) -> np.ndarray:
-    """Positions of `wanted` of `count` things, from the first to the last."""
+def evenly_spaced(count: int, wanted: int) -> NDArray[np.int64]:
+    """`wanted` positions among `count`, evenly spaced from the first to the last."""
     return np.linspace(0, count - 1, wanted).round().astype(int)
 
 
-def evenly_spaced_first(rows: np.ndarray, wanted: int) -> np.ndarray:
+def evenly_spaced_first(rows: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    """All rows, beginning with `wanted` that are evenly spaced."""
     first = evenly_spaced(len(rows), wanted)
     return np.concatenate([rows[first], np.delete(rows, first)])
 
 
-def group_sections(table: pa.Table, by_issue: dict[str, np.ndarray]) -> list[Section]:
-    """One section for each of GROUPS; every group of the table belongs to the first that fits."""
+def group_sections(table: pa.Table, by_issue: dict[str, NDArray[np.int64]]) -> list[Section]:
+    """One section for each of GROUPS. A group of the table is in the first section whose issue it has."""
     numbers = table["group"].cast(pa.float64()).to_numpy()
     rows = np.flatnonzero(~np.isnan(numbers))
     rows = rows[np.argsort(numbers[rows], kind="stable")]
     starts = np.flatnonzero(np.diff(numbers[rows], prepend=-1))
     sizes = np.diff(starts, append=len(rows))
 
-    def any_has(code: str) -> np.ndarray:
+    def any_has(code: str) -> NDArray[np.bool_]:
         flags = np.zeros(len(table), bool)
         flags[by_issue.get(code, [])] = True
         return np.logical_or.reduceat(flags[rows], starts) if len(starts) else np.zeros(0, bool)
@@ -141,8 +151,8 @@ def group_sections(table: pa.Table, by_issue: dict[str, np.ndarray]) -> list[Sec
     return sections
 
 
-def of_every_kind(members: np.ndarray, labels: list[str | None], splits: list[str | None]) -> list[int]:
-    """At most MEMBERS of a group, side by side by class and official split, none of which is left out for another."""
+def of_every_kind(members: NDArray[np.int64], labels: list[str | None], splits: list[str | None]) -> list[int]:
+    """At most MEMBERS rows of a group, from as many classes and official splits as possible, which stand together."""
     seen: Counter[tuple[str, str]] = Counter()
     ranked = []
     for row, label, split in zip(members.tolist(), labels, splits, strict=True):

@@ -11,10 +11,10 @@ class Issue(NamedTuple):
     title: str
     meaning: str
     measure: str = ""
-    worst: Literal["low", "high", "far", ""] = ""  # which values of `measure` come first; far: from the median
+    worst: Literal["low", "high", "far", ""] = ""  # the values that come first; far: from the median
 
 
-# One image resembles others: shown as groups, and a group only under the first that it has
+# Issues of images that resemble others. They are shown as groups, and a group only under the first issue that it has
 GROUPS = {
     "label_conflict": Issue(
         "Contradictions", "Equal or nearly equal images in different classes: at least one of the labels is wrong."

@@ -162,7 +162,7 @@ const note = panel.querySelector("input");
 const lines = panel.querySelector("textarea");
 const marked = new Set();
 const copied = new Set(); // images whose lines have been copied: they are in the file by now
-let header = panel.dataset.header ? `${panel.dataset.header}\n` : ""; // for a file that does not exist yet
+let header = panel.dataset.header ? `${panel.dataset.header}\n` : ""; // for a table that is not begun yet
 
 function mark(some, on) {
   for (const image of some.filter(({ decision }) => decision === null)) {

@@ -1,4 +1,4 @@
-"""Small pictures of some images of a source, as text that fits into a page."""
+"""Thumbnails of some images of a source, as text that can be part of a page."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from collections.abc import Iterable, Iterator
 from operator import itemgetter
 
 from pipeline.images import stored
-from pipeline.images.decode import ImageError, decode, upright
+from pipeline.images.decode import decode, upright
+from pipeline.images.errors import ImageError
 from pipeline.images.sources import Source
 from pipeline.images.stored import Content, Read
 from pipeline.system import memory, workers
 from pipeline.system.console import progress
 
-SIDE, QUALITY = 128, 65  # pixels of the longer side at most, JPEG's quality
+SIDE, QUALITY = 128, 65  # most pixels of a side, quality of JPEG
 Task = tuple[str, Content]
 
 
 def thumbnails(source: Source, wanted: set[str]) -> dict[str, str]:
-    """JPEGs in base64, by path, of those of the wanted images that can be decoded."""
+    """JPEGs in base64, by path. Wanted images that can't be decoded are left out."""
     tasks = ((item.path, content) for item, content in source.read(wanted.__contains__))
     drawn = workers.ordered_map(draw, tasks, lambda task: stored.size(task[1]), not_drawn, itemgetter(0))
     return dict(found for found in progress(drawn, total=len(wanted), unit=" thumbnails") if found is not None)
 
 
 def draw(tasks: Iterable[Task]) -> Iterator[tuple[str, str] | None]:
-    """Path and thumbnail of each image, None for one that can't be decoded. Runs in a worker process."""
+    """Yield path and thumbnail of each image; None for one that can't be decoded. Runs in a worker process."""
     tasks = list(tasks)
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
         try:
@@ -48,4 +49,4 @@ def encode(content: Read, path: str) -> str:
 
 
 def not_drawn(task: Task, reason: str) -> None:
-    """What stands for an image that took its worker down."""
+    """The result for an image whose worker crashed or hung."""

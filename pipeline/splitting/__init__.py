@@ -1,1 +1,1 @@
-"""Which images belong together, which side they are on, where classes are cut, and what a person decides."""
+"""Decide which images train, validate and test: groups, cuts, and what a person has decided."""

@@ -1,8 +1,8 @@
-"""Where each class is cut, `data/splits/DATASET.json`: all that a split remembers, which git keeps.
+"""The positions at which each class is cut, in `data/splits/DATASET.json`. Git keeps this only memory of the splits.
 
-A line is a class: `"cat": {"seed 101": {"test 0.2": [0.2034], "test 0.2, val 0.1": [0.304]}}`. With seed 101, what
-lies below 0.2034 tests where `test` is 0.2, and what lies from there to 0.304 validates where `val` is 0.1. The cuts
-of settings that are no longer used stay, so that going back to them gives the same sides.
+A line is a class: `"cat": {"seed 101": {"test 0.2": [0.2034], "test 0.2, val 0.1": [0.304]}}`. With seed 101 and a
+test fraction of 0.2, groups at positions below 0.2034 are in test; with a val fraction of 0.1, those from there to
+0.304 are in val. Cuts of settings that are no longer used are kept, so that going back gives the same splits.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.system.console import UserError
@@ -23,7 +24,7 @@ Cuts: TypeAlias = dict[str, dict[str, Record]]  # class → seed (and group_by) 
 
 
 def read_cuts(path: Path) -> Cuts:
-    """What `write_cuts` wrote; no file, no cuts. Raises UserError for anything else, such as a merge conflict."""
+    """Read what `write_cuts` wrote; without a file there are no cuts. Raises UserError for a damaged file."""
     if not path.exists():
         return {}
     try:
@@ -38,18 +39,20 @@ def read_cuts(path: Path) -> Cuts:
 
 
 def write_cuts(path: Path, cuts: Cuts) -> None:
-    """Write one line a class, in alphabetical order."""
+    """Write one line for each class, in alphabetical order."""
     lines = (f"  {json.dumps(label)}: {json.dumps(cuts[label], sort_keys=True)}" for label in sorted(cuts))
     with atomic_write(path) as partial:
         partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def choose_cuts(position: np.ndarray, images: np.ndarray, targets: np.ndarray, spared: int) -> list[float]:
-    """Cuts (T,) in [0, 1] between the groups of a class, with about `targets` (T,) images below each.
+def choose_cuts(
+    position: NDArray[np.float64], images: NDArray[np.int64], targets: NDArray[np.float64], spared: int
+) -> list[float]:
+    """Choose T cuts, in [0, 1], between the groups of a class, so that about `targets` (T,) images are below each.
 
-    `position` (G,) and `images` (G,) tell where the groups are and how many images of the class each has. The images
-    below a cut are as near to its target as whole groups allow, but there is a group between any two cuts, and
-    `spared` groups are above the last one.
+    `position` (G,) is where each group is, and `images` (G,) is how many images of the class it has. The number of
+    images below a cut is as near to its target as whole groups allow; but there is at least one group below each cut
+    and between two of them, and at least `spared` groups are above the last.
     """
     order = np.argsort(position, kind="stable")
     images_below = np.concatenate([[0], np.cumsum(images[order])])

@@ -1,4 +1,4 @@
-"""A person's decisions on single images, `data/decisions/DATASET.csv`, which git keeps.
+"""A person's decisions on single images: `data/decisions/DATASET.csv`, which git keeps, as `decisions` has copied it.
 
 A line is `path,decision,label,note`: the decision is `keep` (use it although `check` quarantined it), `drop` (leave it
 out) or empty; the label, where there is one, is the image's class from now on; the note is for people. Text that a
@@ -33,14 +33,14 @@ def read_decisions(file: Path, table: pd.DataFrame, classes: list[str]) -> pd.Da
     """
     import pandas as pd
 
-    rows = list(read_rows(file)) if file.exists() else []
+    rows = list(read_rows(file))
     facts = table.loc[table.path.isin([row["path"] for row in rows]), ["path", "label", "pixel_hash", "issues"]]
     facts_of = facts.astype(object).where(facts.notna(), None).set_index("path").to_dict("index")
     line_of: dict[str, int] = {}
     for row in rows:
         path, line = row["path"], row["line"]
         if path not in facts_of:
-            raise wrong(file, line, f"no image {path!r}{hint(path, neighbours(path, table.path))}")
+            raise wrong(file, line, f"no image {path!r}{hint(path, neighbors(path, table.path))}")
         if path in line_of:
             raise wrong(file, line, f"{path!r} is on line {line_of[path]} already")
         line_of[path] = line
@@ -62,14 +62,21 @@ def decide(table: pd.DataFrame, decisions: pd.DataFrame) -> tuple[pd.DataFrame, 
     counts = {
         "kept": used & ~is_good,
         "dropped": is_good & ~used,
-        "relabelled": used & new_label.notna() & (new_label != table.label),
+        "relabeled": used & new_label.notna() & (new_label != table.label),
     }
     label = new_label.fillna(table.label)
     decided = table.assign(label=label, first_label=table.label, used=used)
     return decided, {what: int(changed.sum()) for what, changed in counts.items()}
 
 
+def is_begun(file: Path) -> bool:
+    """Whether there is a table, with a header at least."""
+    return file.exists() and bool(file.read_bytes().strip())
+
+
 def read_rows(file: Path) -> Iterator[dict[str, Any]]:
+    if not is_begun(file):
+        return
     content = file.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -111,12 +118,17 @@ def refuse_impossible(file: Path, row: dict[str, Any], facts: dict[Any, Any], cl
         raise wrong(file, line, f"{path!r} can't be kept without a class: it is in no class folder; expected a label")
 
 
-def neighbours(path: str, paths: pd.Series) -> list[str]:
+def neighbors(path: str, paths: pd.Series) -> list[str]:
     """Paths with the same file name, else those in the same folder: comparing with a million would take a minute."""
     parts = PurePosixPath(path)
     same_name = paths[(paths == parts.name) | paths.str.endswith(f"/{parts.name}")]
     return list(same_name) or list(paths[paths.str.startswith(f"{parts.parent}/")])
 
 
+def edited(file: Path) -> Path:
+    """The table that `file` is a copy of: where a person edits it."""
+    return Path("data/decisions", file.name)
+
+
 def wrong(file: Path, line: int, problem: str) -> UserError:
-    return UserError(f"{file}, line {line}: {problem}")
+    return UserError(f"{edited(file)}, line {line}: {problem}")

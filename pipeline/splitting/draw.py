@@ -1,17 +1,17 @@
-"""Draw the sides of images that the publisher has not placed, so that an image that was in test never trains.
+"""Draw a split for images without an official one, so that an image that was in test never trains.
 
-An image has a position in [0, 1): the hash of the seed and its `group_by` key, or else its perceptual hash, which most
-resized and compressed copies share. A group is where the first of its images is. So an image that joins a group can
-only move it forward, and what was in test stays there.
+Every image has a position in [0, 1), a hash of the seed and its `group_by` key. Without `group_by`, the key is its
+perceptual hash, which most resized and compressed copies share. The position of a group is the lowest of its images'.
+So an image that joins a group can only move it down, and a group that was in test stays there.
 
-A class is cut at positions that are chosen when it is first seen with the settings: a side gets its fraction of the
-class's images, to within one group. From then on `pipeline.splitting.cuts` remembers them. What lies below the first
-cut tests, what lies below the next validates (or is the first fold), and so on; what is left trains. A group that
-holds several classes is cut at the last of their cuts.
+The images of a class are cut at positions that are chosen when the class is first seen with these settings, so that
+each split gets its fraction of the class's images, to within one group. `pipeline.splitting.cuts` remembers them. A
+group below the first cut is in test; one below the next cut is in val, or in the first fold, and so on; the rest is
+in train. Of a group with several classes, the highest of their cuts counts.
 
-What lay below a test cut once and lies above the present one, because `test` is smaller now, is left out: it may not
-train, and test is the same as it was with this fraction before. Another seed or `group_by` gives other positions: it is
-another draw, which does not know what tests in this one.
+If `test` becomes smaller, a group between the new cut and an earlier one is left out: it must not train, and test is
+the same as it was with this fraction before. Another seed or `group_by` gives other positions. That is another draw,
+which does not know the test set of this one.
 """
 
 from __future__ import annotations
@@ -19,33 +19,35 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.splitting.cuts import Cuts, Record, choose_cuts
 from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from scipy.sparse import csc_array
 
     from pipeline.config.datasets import Split
 
 
 @dataclass
 class Groups:
-    """What is drawn: the groups that have images which the publisher has not placed."""
+    """The G groups that are drawn: those with images that have no official split. There are C classes."""
 
-    number: np.ndarray  # (rows,) each row's group, -1 for none of these
-    position: np.ndarray  # (G,) in [0, 1)
-    classes: list[str]  # those of usable images, then others that have cuts
+    number: NDArray[np.int64]  # (rows,) the group of each row, -1 for none of these
+    position: NDArray[np.float64]  # (G,) in [0, 1)
+    classes: list[str]  # those of usable images first, then others that have cuts
     used: int  # how many classes have usable images
-    images: Any  # scipy.sparse.csc_array (G, C): how many images of each class are drawn with a group
-    holds: tuple[np.ndarray, np.ndarray]  # groups and classes (P,): a group is cut by these classes' cuts
+    images: csc_array  # (G, C): how many images of each class are drawn with a group
+    holds: tuple[NDArray[np.int64], NDArray[np.int64]]  # groups and classes (P,): a group is cut by these classes' cuts
 
     @classmethod
-    def of(cls, table: pd.DataFrame, kept: np.ndarray, seed: int, remembered: Iterable[str]) -> Groups:
-        """The groups of `draw`'s table, of which `kept` (rows,) are usable; classes of `remembered` have cuts."""
+    def of(cls, table: pd.DataFrame, kept: NDArray[np.bool_], seed: int, remembered: Iterable[str]) -> Groups:
+        """The groups in the table of `draw`. `kept` (rows,) are its usable rows, `remembered` the classes with cuts."""
         import pandas as pd
         from scipy.sparse import csc_array
 
@@ -64,33 +66,33 @@ class Groups:
         group, held = pairs[:, (pairs >= 0).all(axis=0)]
         return cls(number, position, classes, len(used), images, (group, held))
 
-    def members(self, label: int) -> tuple[np.ndarray, np.ndarray]:
-        """Groups (N,) that have drawn images of a class, and how many of these each has (N,)."""
+    def members(self, label: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The M groups that have drawn images of a class, (M,), and how many each has, (M,)."""
         of_class = slice(*self.images.indptr[label : label + 2])
         return self.images.indices[of_class], self.images.data[of_class]
 
-    def bins(self, edges: np.ndarray) -> np.ndarray:
-        """(G,) between which edges each group lies, 0 to E, where those of the classes are (C, E)."""
+    def bins(self, edges: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The number of each group's bin, (G,) from 0 to E, between the edges (C, E) of the classes."""
         of_group = np.zeros((len(self.position), edges.shape[1]))
         groups, classes = self.holds
         np.maximum.at(of_group, groups, edges[classes])
-        bins: np.ndarray = (self.position[:, None] >= of_group).sum(axis=1)
+        bins: NDArray[np.int64] = (self.position[:, None] >= of_group).sum(axis=1)
         return bins
 
 
-def positions(table: pd.DataFrame, seed: int) -> np.ndarray:
-    """(N,) float64 in [0, 1): 32 bits from the key; different images with one key are told apart by their pixels."""
+def positions(table: pd.DataFrame, seed: int) -> NDArray[np.float64]:
+    """Positions (N,) in [0, 1). 32 bits are of the key; the rest, of the pixels, tell images of one key apart."""
     cell = np.floor(uniform("side", seed, table.key) * 2.0**32)
     return (cell + uniform("pixels", seed, table.pixel_hash)) * 2.0**-32
 
 
 def draw(name: str, table: pd.DataFrame, options: Split, seed: int, cuts: Cuts) -> pd.DataFrame:
-    """Columns `split` (train, val, test) and `fold` (null in test, or without folds) for every usable row of `table`.
+    """The columns `split` (train, val or test) and `fold` (null in test, and without folds) for the usable rows.
 
-    `table` has the columns of `groups.join`, `label` and `first_label`, the one before a person's decision: a new label
-    takes no image out of test. `split` is null for images to leave out, because they tested with a larger `test`.
-    Test and val images of the publisher keep their sides. Cuts that are chosen are added to `cuts`. Raises UserError
-    for a class that has too few groups.
+    `table` has the columns of `groups.join`, `label`, and `first_label`, the label before a person's decision, so that
+    a new label takes no image out of test. Images with an official split of test or val keep it. `split` is null for
+    images to leave out, because they were in test when `test` was larger. New cuts are added to `cuts`. Raises
+    UserError for a class that has too few groups.
     """
     import pandas as pd
 
@@ -108,7 +110,7 @@ def draw(name: str, table: pd.DataFrame, options: Split, seed: int, cuts: Cuts) 
     edges = cut_test(groups, records, test)
     if len(names) > 1:
         edges = np.hstack([edges, cut_rest(groups, records, edges, test, val, len(names))])
-    bins = groups.bins(np.maximum.accumulate(edges, axis=1))  # 0 tests, 1 has tested, 2, 3, … are as `names` says
+    bins = groups.bins(np.maximum.accumulate(edges, axis=1))  # 0: test; 1: was in test once; 2, 3, …: `names`
     refuse_empty(name, groups, bins, ({0: "test"} if test else {}) | dict(enumerate(names, start=2)))
     for label, record in zip(groups.classes, records, strict=True):
         if record:
@@ -122,10 +124,11 @@ def draw(name: str, table: pd.DataFrame, options: Split, seed: int, cuts: Cuts) 
     return pd.DataFrame({"split": split, "fold": fold})
 
 
-def cut_test(groups: Groups, records: list[Record], test: float) -> np.ndarray:
-    """(C, 2) the test cut of each class, and the highest that it has had; 0 without any. Adds new ones to `records`.
+def cut_test(groups: Groups, records: list[Record], test: float) -> NDArray[np.float64]:
+    """The test cut of each class and the highest that it has ever had, (C, 2); 0 without a cut.
 
-    The cut does not depend on val or folds: two groups at least are above it. A cut is raised if no group is below it.
+    New cuts are added to `records`. A cut is chosen anew if no group is below it. It does not depend on val or folds,
+    so at least two groups are left above it for them.
     """
     key = f"test {test}"
     for label, record in enumerate(records):
@@ -140,11 +143,12 @@ def cut_test(groups: Groups, records: list[Record], test: float) -> np.ndarray:
 
 
 def cut_rest(
-    groups: Groups, records: list[Record], tested: np.ndarray, test: float, val: float, sides: int
-) -> np.ndarray:
-    """(C, sides - 1) the cuts between val and train, or between folds. Adds new ones to `records`.
+    groups: Groups, records: list[Record], tested: NDArray[np.float64], test: float, val: float, sides: int
+) -> NDArray[np.float64]:
+    """The cuts between val and train, or between folds, (C, sides - 1).
 
-    `tested` (C, 2) is from `cut_test`. Cuts are chosen anew if they leave a side without a group.
+    `tested` (C, 2) is what `cut_test` returned. New cuts are added to `records`. Those that leave a side without a
+    group are chosen anew.
     """
     is_rest = groups.bins(tested) == 2
     key = f"test {test}, " + (f"val {val}" if val else f"folds {sides}")
@@ -159,7 +163,7 @@ def cut_rest(
 
 
 def refuse_few(name: str, groups: Groups, sides: list[str]) -> None:
-    """Raise UserError for a class that has fewer groups than sides."""
+    """Raise UserError for a class that has fewer groups than there are splits and folds."""
     for number, label in enumerate(groups.classes[: groups.used]):
         count = len(groups.members(number)[0])
         if count < len(sides):
@@ -169,8 +173,8 @@ def refuse_few(name: str, groups: Groups, sides: list[str]) -> None:
             )
 
 
-def refuse_empty(name: str, groups: Groups, bins: np.ndarray, sides: dict[int, str]) -> None:
-    """Raise UserError for a class that has no group in one of the bins that `sides` names."""
+def refuse_empty(name: str, groups: Groups, bins: NDArray[np.int64], sides: dict[int, str]) -> None:
+    """Raise UserError for a class without a group in one of the bins whose names are in `sides`."""
     for number, label in enumerate(groups.classes[: groups.used]):
         members, _ = groups.members(number)
         for bin_, side in sides.items():
@@ -182,10 +186,10 @@ def refuse_empty(name: str, groups: Groups, bins: np.ndarray, sides: dict[int, s
 
 
 def train_order(table: pd.DataFrame, seed: int) -> pd.Series:
-    """For each image its place among those of its class and side, from 0 to below 1, in an order of its own.
+    """For each image, its place in [0, 1) in a random order of the images of its class and split.
 
-    The images below a fraction are that fraction of each class and side, at least one of each, and contain the images
-    below any smaller one.
+    So the images below a fraction are that fraction of each class and split, with at least one image of each. They
+    include the images below any smaller fraction.
     """
     import pandas as pd
 
@@ -193,7 +197,9 @@ def train_order(table: pd.DataFrame, seed: int) -> pd.Series:
     return (order.rank(method="first") - 1) / order.transform("size")
 
 
-def uniform(purpose: str, seed: int, keys: Iterable[str]) -> np.ndarray:
-    """(N,) float64 in [0, 1): hashes of the keys, independent of each other for another purpose or seed."""
+def uniform(purpose: str, seed: int, keys: Iterable[str]) -> NDArray[np.float64]:
+    """Hashes (N,) float64 in [0, 1) of N keys. Those for another purpose or seed are independent of these."""
     digests = [hashlib.blake2b(f"{purpose}:{seed}:{key}".encode(), digest_size=8).digest() for key in keys]
-    return (np.frombuffer(b"".join(digests), ">u8") >> np.uint64(11)) * 2.0**-53  # as many bits as a float64 holds
+    return (np.frombuffer(b"".join(digests), ">u8") >> np.uint64(11)).astype(
+        np.float64
+    ) * 2.0**-53  # as many bits as a float64 holds

@@ -1,4 +1,4 @@
-"""Which images belong together: of equal pixels, nearly alike, or of one patient, video, … as their paths say."""
+"""Group images that belong together: equal, nearly equal, or by their paths of one patient, video and so on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.config.fields import shown
 from pipeline.images.tables import SPLITS
@@ -19,19 +20,20 @@ if TYPE_CHECKING:
 
     from pipeline.config.datasets import Split
 
-# Seconds to search all paths, and for each of them in addition; a regular expression takes microseconds
+# Seconds to search all paths, and in addition for each of them; usual regular expressions take microseconds
 PATIENCE = 2.0
 PATIENCE_EACH = 2e-4
 
 
 def join(name: str, table: pd.DataFrame, options: Split) -> pd.DataFrame:
-    """The images of `table` that can be decoded, with more columns.
+    """The images of `table` that can be decoded, with four more columns.
 
-    `component`: the number of the image's group. Images are in one group if a chain of equal `pixel_hash`, `group` or
-    `group_by` keys connects them. Images that are not `used` count too, so that leaving one out moves no other.
-    `key`: what the image is drawn by, its `group_by` key or else its `phash`. `placed`: the official side, `train`
-    where there is none, or where val is pooled for folds. `leaked`: whether the image is used, and another of its group
-    on a stronger official side is too.
+    `component` is the number of the image's group. Two images are in one group if a chain of images with equal
+    `pixel_hash`, equal `group` or equal `group_by` keys connects them. Images that are not `used` count too, so that
+    leaving out an image moves no other. `key` is what the image's position is drawn from: its `group_by` key, or else
+    its `phash`. `placed` is the official split, or `train` where there is none; with folds, also instead of `val`.
+    `leaked` says that the image is used, and so is another of its group in an official split that comes later in
+    SPLITS.
     """
     import pandas as pd
 
@@ -49,7 +51,10 @@ def join(name: str, table: pd.DataFrame, options: Split) -> pd.DataFrame:
 
 
 def path_keys(name: str, paths: pd.Series, group_by: str | None) -> list[str | None]:
-    """What `group_by` finds in each path: its first capturing group if it has one, else the whole match."""
+    """What `group_by` finds in each path, or None: its first capturing group if it has one, else the whole match.
+
+    Raises UserError if it finds nothing in any path, or takes too long.
+    """
     if group_by is None:
         return [None] * len(paths)
     pattern = re.compile(group_by)
@@ -75,9 +80,10 @@ def path_keys(name: str, paths: pd.Series, group_by: str | None) -> list[str | N
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError inside when it has taken this process that much time, however busy the machine is.
+    """Raise TimeoutError in the block when it has used so many seconds of CPU time.
 
-    Stops a regular expression too: `re` looks for signals while it searches. Only for the main thread.
+    This interrupts a regular expression too, because `re` handles signals while it searches. Works in the main thread
+    only.
     """
 
     def stop(signum: int, frame: object) -> None:
@@ -92,13 +98,13 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def components(*columns: pd.Series) -> np.ndarray:
-    """(N,) int32: the number of each row's connected component. An equal value in a column connects, null does not."""
+def components(*columns: pd.Series) -> NDArray[np.int64]:
+    """The number of each row's connected component, (N,) int32. Equal values of a column connect rows; nulls do not."""
     import pandas as pd
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    rows, values, nodes = [], [], len(columns[0])  # every row is a node of the graph, and so is every value
+    rows, values, nodes = [], [], len(columns[0])  # the graph's nodes: every row, and every value
     for column in columns:
         codes, distinct = pd.factorize(column)
         known = np.flatnonzero(codes >= 0)

@@ -1,4 +1,4 @@
-"""Files that are kept between runs. Each has a file with its checksum beside it, so that damage is noticed."""
+"""Write files that are kept between runs, with a checksum in another file, so that damage is noticed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZE = 32  # bytes of a checksum
 
 @contextmanager
 def checksummed_write(path: Path) -> Iterator[Path]:
-    """Like `outputs.atomic_write` for one file, whose checksum is written too."""
+    """Like `outputs.atomic_write`, for one file, whose checksum is written too."""
     with atomic_write(path) as partial:
         yield partial
         with atomic_write(checksum_file(path)) as new:

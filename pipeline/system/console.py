@@ -9,13 +9,18 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from pipeline.system import parent
 from pipeline.system.credentials import hide
 
-INTERRUPTED = 128 + signal.SIGINT  # as shells report it
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+T = TypeVar("T")
+INTERRUPTED = 128 + signal.SIGINT  # exit codes, as shells report signals
 TERMINATED = 128 + signal.SIGTERM
+# What a person can mend: a full disk, a missing permission, a file in the wrong place
 THEIRS_TO_MEND = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
@@ -31,7 +36,7 @@ class MissingExtra(UserError):
 
 
 def printable(text: str) -> str:
-    """The text as a terminal may get it: what would steer it or can't be seen is written as an escape."""
+    """The text with escapes for characters that control a terminal or can't be seen."""
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
@@ -44,7 +49,7 @@ def say(*lines: str, file: IO[str] | None = None) -> None:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a stage as Ctrl-C does."""
+    """The process got SIGTERM, which ends a stage as Ctrl-C does."""
 
 
 def terminate(*_: object) -> NoReturn:
@@ -52,12 +57,12 @@ def terminate(*_: object) -> NoReturn:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run `main` and exit: 0 or its own status, 1 after a `UserError`, 130 after Ctrl-C, 143 after SIGTERM.
+    """Run `main` and exit: with 0 or its own status, 1 after a UserError, 130 after Ctrl-C, 143 after SIGTERM.
 
-    There is no traceback for these. What DVC started ends with it.
+    None of these prints a traceback. If DVC has started this process, it ends when DVC does.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # it may know ASCII only
+        sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may be ASCII
     try:
         signal.signal(signal.SIGTERM, terminate)
         parent.end_with_dvc()
@@ -69,9 +74,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         status, why = INTERRUPTED, "interrupted"
         if isinstance(stop, Terminated):
             status, why = TERMINATED, "stopped, as DVC has ended" if parent.ENDED.is_set() else "terminated"
-        with suppress(OSError):  # who would read it may have ended too
+        with suppress(OSError):  # the reader of stderr may have ended too
             say(f"{why}: nothing half-written is left; run it again to go on", file=sys.stderr)
-    except BrokenPipeError:  # `... | head` has seen enough
+    except BrokenPipeError:  # the reader has ended, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except OSError as error:
@@ -82,8 +87,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(status)
 
 
-def progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
-    """A tqdm bar on stderr that is quiet when stderr is not a terminal and vanishes when it is done."""
+@overload
+def progress(items: None = None, **options: Any) -> tqdm[NoReturn]: ...
+@overload
+def progress(items: Iterable[T], **options: Any) -> tqdm[T]: ...
+def progress(items: Iterable[T] | None = None, **options: Any) -> tqdm[T] | tqdm[NoReturn]:
+    """A tqdm bar on stderr. It is not shown if stderr is no terminal, and disappears when it is done."""
     from tqdm import tqdm
 
     return tqdm(items, disable=None, leave=False, dynamic_ncols=True, **options)

@@ -1,4 +1,4 @@
-"""Credentials in addresses: left out wherever an address becomes text, for a terminal, a file or a tracker."""
+"""Hide credentials in addresses, wherever an address is shown, written to a file or sent to a tracker."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 from urllib.parse import unquote
 
 HIDDEN = "***"
-ANY = "any://"  # the scheme of an address that lacks it
-# Up to the next space; inside quotes, where a password may have spaces, at least to the closing one
+ANY = "any://"  # scheme for addresses without one
+# A URL ends at the next space. In quotes, a password may have spaces: there it goes on to the closing quote at least
 URL = re.compile(r"""(["'])?([a-z][a-z0-9+.-]{0,30})://((?(1)(?:(?!\1).)*)\S*)""", re.IGNORECASE)
 HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")
-# A value of a query whose name says so, without the punctuation of the sentence around it
+# The value of a query parameter whose name is that of a secret, without punctuation that belongs to the sentence
 VALUE = re.compile(
     r"""([?&;#](?:[\w.~%-]{0,40}(?:passw|pwd|secret|token|signature|credential|api[-_]?key|access[-_]?key|odbc_connect)"""
     r"""[\w.~%-]{0,40}|sig|key|pass|auth)=)([^&#\s]+?)(?=["')\]},.:;]{0,9}(?:[&#\s]|$))""",
     re.IGNORECASE,
 )
-SHORTEST = 3  # characters of a part of a password that is looked for by itself
+SHORTEST = 3  # characters; shorter parts of a password are not looked for by themselves
 
 
 def hide(text: str) -> str:
@@ -25,16 +25,16 @@ def hide(text: str) -> str:
 
 
 def hide_in(address: str) -> str:
-    """An address that is known to be one, with *** for its password, which may have spaces here."""
+    """An address with *** for its password. Unlike in the text that `hide` takes, the password may have spaces."""
     url = as_url(address)
     hidden = hide(url)
     return address if hidden == url else hidden.removeprefix("" if "://" in address else ANY)
 
 
 def redacted(error: Exception, address: str) -> str:
-    """What a library says of an address, and of the proxies before it, without credentials.
+    """The message of a library's error about an address, without credentials of it or of the proxies before it.
 
-    One that misreads an address takes parts of its password for a host or a port.
+    A library may misread an address and name parts of its password as host or port: they are hidden too.
     """
     from urllib.request import getproxies
 
@@ -46,26 +46,27 @@ def redacted(error: Exception, address: str) -> str:
 
 
 def holds_secret(address: str) -> bool:
-    """Whether a path or address is one with a password or token."""
+    """Whether this is an address, not a path, with a password or token."""
     return "://" in address and hide_in(address) != address
 
 
 def as_url(address: str) -> str:
-    """An address as `hide` finds it in a text: without spaces, and with a scheme."""
+    """An address in the form in which `hide` recognizes it: without spaces, and with a scheme."""
     return ("" if "://" in address else ANY) + re.sub(r"\s", "%20", address)
 
 
 def without_secret(url: re.Match[str]) -> str:
+    """The text of a match of URL, with *** for its password."""
     start, end = secret(url)
     text = url.string
     return text[url.start() : start] + (HIDDEN if end > start else "") + text[end : url.end()]
 
 
 def secret(url: re.Match[str]) -> tuple[int, int]:
-    """Where the password stands in a text with a match of URL; (end, end) if there is none.
+    """Where the password begins and ends in the text that a match of URL is from; (end, end) if there is none.
 
-    It may contain anything, unquoted or not, so it goes on to the last @. With http a lone user may be a token,
-    and is one in token:x-oauth-basic@host.
+    A password may contain any character, so it ends at the last @. With http(s) the user is part of the secret: without
+    a password it may be a token, and in token:x-oauth-basic@host it is one.
     """
     scheme, rest, begin = url[2].lower(), url[3], url.start(3)
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
@@ -83,7 +84,7 @@ def is_http(scheme: str) -> bool:
 
 
 def secret_parts(address: str) -> list[str]:
-    """The pieces into which a reader of URLs may cut the password of one, the longest first."""
+    """The parts into which a parser of URLs may cut the secrets of an address, the longest first."""
     parts: set[str] = set()
     text = as_url(address)
     secrets = [text[slice(*secret(url))] for url in URL.finditer(text)] + [value[2] for value in VALUE.finditer(text)]

@@ -1,4 +1,4 @@
-"""The entry point of stages and commands. They import it first, so that Ctrl-C during their other imports is quiet."""
+"""The entry point of stages and commands. They import it first, so that Ctrl-C prints no traceback during imports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_stage(stage: str, main: Callable[[str], None], argument: str, doc: str |
 
 
 def parse_name(stage: str, argument: str, doc: str | None) -> str:
-    """The only argument of a stage. With --help, or without a name, this exits."""
+    """The only argument of a stage. Exits with --help, or if there is none."""
     parser = command_line(stage, doc)
     parser.add_argument("name", type=name_in, metavar=argument, help=f"a name, or DVC's form of it: {stage}@NAME")
     name: str = parser.parse_args().name
@@ -45,14 +45,14 @@ def command_line(module: str, doc: str | None) -> ArgumentParser:
 
 
 def name_in(argument: str) -> str:
-    """The name of a data set or an experiment, given as it is or as in DVC's name of a stage, `check@digits`."""
+    """The name of a data set or an experiment in an argument, which may also be DVC's name of a stage: check@digits."""
     return argument.rpartition("@")[2]
 
 
 def end_quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Write one line for Ctrl-C, which `console.run` does not see before `main` runs.
+    """Replaces sys.excepthook. Prints one line for Ctrl-C during imports, when `console.run` does not yet handle it.
 
-    Any other exception is written with its traceback, but without control characters and credentials.
+    Any other exception is printed with its traceback, but without control characters and credentials.
     """
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
@@ -66,9 +66,9 @@ def end_quietly(kind: type[BaseException], error: BaseException, trace: Tracebac
 
 
 def is_program() -> bool:
-    """Whether this process runs a module of this package, or was started by one that does.
+    """Whether this process runs a module of the package, or multiprocessing started it for one that does.
 
-    Processes that multiprocessing starts have the arguments of their parent. A test or a notebook has others.
+    Both have the module's path as their first argument. A test or a notebook that imports the package does not.
     """
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return os.path.dirname(sys.argv[0]) == package

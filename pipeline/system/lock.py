@@ -15,16 +15,16 @@ from pipeline.system.console import UserError
 from pipeline.system.parent import GRACE
 
 FOLDER = Path(".checkpoints")  # outside DVC's outputs, which are deleted at every start
-PATIENCE = GRACE + 2  # seconds; a stage whose DVC has ended is gone by then
+PATIENCE = GRACE + 2  # seconds; by then, a stage has ended whose DVC was killed
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the file system has no locks
 
 
 @contextmanager
 def alone(stage: str) -> Iterator[None]:
-    """Run the block while no other process runs the same stage in this folder, such as `train@digits-mlp`.
+    """Run the block while no other process in this folder runs the same stage, such as `train@digits-mlp`.
 
-    The system frees the lock of a process that was killed. Raises UserError, which names the other process, if that
-    has not ended after PATIENCE seconds.
+    If one does, wait for PATIENCE seconds, then raise UserError, which names that process. The operating system frees
+    the lock of a process that is killed.
     """
     path = FOLDER / f".{quote(stage, safe='@')}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,16 +58,17 @@ def take(path: Path) -> int | None:
         removed = not os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
         removed = True
-    if removed:  # by the process that had it before
+    if removed:  # by the process that had the lock before
         os.close(file)
         return None
-    with suppress(OSError):  # on a full disk: the lock holds without a name, and the stage says which file has no room
+    with suppress(OSError):  # a full disk: the lock works without the id
         os.ftruncate(file, 0)
         os.write(file, f"process {os.getpid()} on {os.uname().nodename}".encode())
     return file
 
 
 def owner(path: Path) -> str:
+    """The process that has locked a file, as `take` has written it."""
     try:
         return path.read_text() or "another process"
     except FileNotFoundError:  # it has just ended

@@ -1,4 +1,4 @@
-"""Memory: how much is available, limits for a process, and what glibc keeps of freed blocks."""
+"""Memory: how much there is, limits for a process, and what glibc keeps after it was freed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-MOST_MEMORY = 4 * 1024**3  # bytes of address space of a worker: several times what the largest image needs
+MOST_MEMORY = 4 * 1024**3  # address space of a worker in bytes, several times what the largest image needs
 
-# files that tell a control group's limit and use, and what of that is files' pages that will be given back
+# Files of a control group with its limit and use, and the key of memory.stat for cached files, which are given up first
 CGROUP = ("memory.max", "memory.current", "inactive_file")
 CGROUP_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def keep_freed(most: int) -> None:
-    """Let glibc keep up to `most` freed bytes (below 2**31) for new arrays instead of returning them to the system.
+    """Let glibc keep up to `most` freed bytes (below 2**31) for new arrays, instead of returning them to the system.
 
-    The system would zero every page again: training cats-dogs-cnn then takes 1.8 times the CPU time, small images no
-    more than with it (AMD EPYC). Does nothing on other systems than Linux, or with another C library.
+    The system zeroes every page that it gives out again. With that, training cats-dogs-cnn takes 1.8 times the CPU
+    time; for small images there is no difference (AMD EPYC). Does nothing without Linux and glibc.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
@@ -31,7 +31,7 @@ def keep_freed(most: int) -> None:
 
 
 def limit(most: int) -> None:
-    """Limit the address space of this process to `most` bytes; beyond it, Python raises MemoryError. Not on macOS."""
+    """Limit the address space of this process to `most` bytes. Beyond, Python raises MemoryError. Only on Linux."""
     if sys.platform == "linux" and most < address_space():
         import resource
 
@@ -39,9 +39,9 @@ def limit(most: int) -> None:
 
 
 def would_give(size: int = MOST_MEMORY) -> bool:
-    """Whether the system would give this process `size` more bytes, our own limit MOST_MEMORY aside.
+    """Whether the system would give this process `size` more bytes, without the limit MOST_MEMORY.
 
-    If not, a MemoryError is the machine's fault, not that of the image that was being decoded.
+    If not, a MemoryError is due to the machine, not to the image that was being decoded.
     """
     import resource
 
@@ -49,7 +49,7 @@ def would_give(size: int = MOST_MEMORY) -> bool:
     if ours[0] == MOST_MEMORY:
         resource.setrlimit(resource.RLIMIT_AS, (ours[1], ours[1]))
     try:
-        mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()  # takes no page of it
+        mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()  # reserves them without using any
         return True
     except OSError:
         return False
@@ -58,7 +58,7 @@ def would_give(size: int = MOST_MEMORY) -> bool:
 
 
 def address_space() -> float:
-    """Bytes of it that this process may have (`ulimit -v`), or infinity."""
+    """The limit of this process's address space in bytes (`ulimit -v`), or infinity."""
     import resource
 
     soft = resource.getrlimit(resource.RLIMIT_AS)[0]
@@ -66,13 +66,13 @@ def address_space() -> float:
 
 
 def go_first() -> None:
-    """Let the kernel kill this process first when memory is short. Its stage tries the image again."""
-    with suppress(OSError):  # there is no /proc
+    """Let the kernel kill this process before others when memory is short, because its stage tries the image again."""
+    with suppress(OSError):  # no /proc on this system
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def in_words() -> str:
-    """The available memory, as a person reads it."""
+    """The available memory in words, for an error message."""
     limited = address_space()
     if limited < available():
         return f"an address space of {limited / 1024**2:.0f} MB (ulimit -v)"
@@ -80,7 +80,7 @@ def in_words() -> str:
 
 
 def available() -> int:
-    """Bytes that this process may still take: what the machine has left, or its container or job, if that is less."""
+    """Bytes that this process may still take: the least of what the machine, its container and its job have left."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
@@ -90,9 +90,9 @@ def available() -> int:
 
 
 def left_to_groups(listed: str, root: Path) -> list[int]:
-    """Bytes left to each limited control group that a process is in, `listed` as in /proc/self/cgroup.
+    """Bytes left to each control group with a limit that a process is in; `listed` is its /proc/self/cgroup.
 
-    By both versions of the kernel's interface, with files below `root`: docs.kernel.org/admin-guide/cgroup-v2.html.
+    Reads both versions of the kernel's files below `root`: docs.kernel.org/admin-guide/cgroup-v2.html.
     """
     left = []
     for line in listed.splitlines():
@@ -103,7 +103,7 @@ def left_to_groups(listed: str, root: Path) -> list[int]:
         folder = top / path.strip("/")
         for group in (folder, *folder.parents):
             if group.is_relative_to(top):
-                with suppress(OSError, ValueError):  # it has no limit, or a container does not show it
+                with suppress(OSError, ValueError):  # the group has no limit, or a container hides its files
                     pages = dict(row.split() for row in (group / "memory.stat").read_text().splitlines())
                     used = int((group / use).read_text()) - int(pages[given_back])
                     left.append(max(0, int((group / limit).read_text()) - used))

@@ -1,4 +1,4 @@
-"""Atomic writes: an output is written under a temporary name beside its place and renamed when complete."""
+"""Atomic writes: an output is written under a temporary name in the same folder, and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 
 def remove(path: Path) -> None:
@@ -23,7 +22,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Add the path to an OSError of the block that has none, such as that of a full disk."""
+    """Add the path to an OSError of the block that lacks one, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -33,9 +32,9 @@ def named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write a file or folder to; it becomes `path` only if the block succeeds.
+    """Yield a path in the same folder, to write a file or a folder to. It becomes `path` if the block succeeds.
 
-    What killed processes left is removed first. If the block raises, what it wrote is removed.
+    If the block raises, what it wrote is removed. What killed processes have left is removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
@@ -52,11 +51,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def own_partial(path: Path) -> Path:
+    """The temporary name under which this process writes what is to become `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def sweep(path: Path) -> None:
-    """Remove what processes that no longer run were writing to become `path`."""
+    """Remove what is to become `path` but was left by processes that no longer run."""
     own = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.partial")
     for entry in os.scandir(path.parent):
         found = own.fullmatch(entry.name)
@@ -65,20 +65,21 @@ def sweep(path: Path) -> None:
 
 
 def is_running(process: int) -> bool:
+    """Whether there is a process with this id."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # it is another user's
         return True
     return True
 
 
 @contextmanager
 def together(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder to write files to; all become files of `folder`, only if the block succeeds.
+    """Yield an empty folder to write files to. If the block succeeds, all of them are moved to `folder`.
 
-    Raises whatever the block raises, after removing what it had written.
+    If it raises, what it wrote is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder / "new")
@@ -89,7 +90,7 @@ def together(folder: Path) -> Iterator[Path]:
             yield partial
         files = sorted(partial.iterdir())
         for file in files:
-            if (folder / file.name).is_dir():  # before the first file is moved
+            if (folder / file.name).is_dir():  # found out before any file is moved
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / file.name))
         for file in files:
             os.replace(file, folder / file.name)
@@ -97,13 +98,13 @@ def together(folder: Path) -> Iterator[Path]:
         remove(partial)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with keys in the order given."""
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, with keys in their own order."""
     with atomic_write(path) as partial:
         partial.write_text(json_text(value) + "\n")
 
 
-def json_text(value: Any) -> str:
-    """`value` as indented JSON: only characters that are not printable are escaped."""
+def json_text(value: object) -> str:
+    """`value` as indented JSON in which only characters that can't be printed are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     return "".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)

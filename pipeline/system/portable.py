@@ -39,10 +39,9 @@ def has_avx2() -> bool:
 
 
 def pin_numpy() -> None:
-    """Hold NumPy to AVX2, and its matrix products to one thread. A variable that is set already stays as it is."""
+    """Hold NumPy to AVX2, and its matrix products to one thread, in this process and those that it starts."""
     if has_avx2():
-        for name, value in NUMPY.items():
-            os.environ.setdefault(name, value)
+        os.environ.update(NUMPY)
 
 
 def pin_torch(experiment: str) -> None:

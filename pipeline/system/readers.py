@@ -12,12 +12,14 @@ from pipeline.system.console import UserError
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
-KINDS: dict[type, tuple[str, ...]] = {str: ("string", "large_string"), float: ("double",), int: ("int64",)}  # of arrow
+# Arrow's names of types
+KINDS: dict[type, tuple[str, ...]] = {str: ("string", "large_string"), float: ("double",), int: ("int64",)}
 
 
 def damaged(file: Path, reason: object, stage: str) -> UserError:
-    """The error for a damaged file that this stage wrote. DVC's cache may be linked to it and hold the same damage."""
+    """The error for a damaged file that `stage` wrote. It may be a link to DVC's cache, which then is damaged too."""
     said = " ".join(str(reason).split())[:200]
     return UserError(
         f"{file} is damaged ({said}): remove it and run dvc repro {stage}, or dvc pull it;"
@@ -26,11 +28,12 @@ def damaged(file: Path, reason: object, stage: str) -> UserError:
 
 
 def missing(file: Path, stage: str) -> UserError:
+    """The error for a missing file that `stage` writes."""
     return UserError(f"{file} is not there: run dvc repro {stage}, or dvc pull it")
 
 
 def read_description(file: Path, stage: str) -> dict[str, Any]:
-    """A JSON object. Raises UserError for a file that is none, or is not there."""
+    """Read a JSON object that `stage` wrote. Raises UserError for a file that is missing or holds anything else."""
     try:
         value = json.loads(file.read_bytes())
     except FileNotFoundError:
@@ -42,16 +45,16 @@ def read_description(file: Path, stage: str) -> dict[str, Any]:
     return value
 
 
-def size_fault(sizes: dict[str, Any]) -> str | None:
-    """What is wrong with sizes, if anything is: each has to be a whole number above 0."""
+def size_fault(sizes: dict[str, object]) -> str | None:
+    """Why sizes by name are wrong, or None: each has to be a whole number above 0."""
     for name, size in sizes.items():
         if type(size) is not int or size < 1:
             return f"{name} = {size!r}; expected a whole number above 0"
     return None
 
 
-def class_fault(classes: Any) -> str | None:
-    """What is wrong with a list of classes, if anything is."""
+def class_fault(classes: object) -> str | None:
+    """Why a list of classes is wrong, or None."""
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         return "expected a list of names as classes"
     if len(set(classes)) < len(classes):
@@ -59,8 +62,8 @@ def class_fault(classes: Any) -> str | None:
     return None
 
 
-def statistics_fault(mean: Any, std: Any, channels: int) -> str | None:
-    """What is wrong with mean and standard deviation of each channel, if anything is."""
+def statistics_fault(mean: object, std: object, channels: int) -> str | None:
+    """Why the mean and standard deviation of each channel are wrong, or None."""
     for name, values, least in (("mean", mean, -math.inf), ("std", std, 0)):
         if (
             not isinstance(values, list)
@@ -72,17 +75,17 @@ def statistics_fault(mean: Any, std: Any, channels: int) -> str | None:
     return None
 
 
-def open_images(file: Path, shape: tuple[int, ...], stage: str) -> np.ndarray:
-    """Map an array of uint8 into memory. Raises UserError unless the file holds one of that shape, and no more."""
+def open_images(file: Path, shape: tuple[int, ...], stage: str) -> NDArray[np.uint8]:
+    """Map a .npy file of uint8 into memory. Raises UserError unless it holds an array of this shape and no more."""
     import numpy as np
 
     try:
-        images: np.ndarray = np.lib.format.open_memmap(file, mode="r")
+        images: NDArray[np.uint8] = np.lib.format.open_memmap(file, mode="r")
     except FileNotFoundError:
         raise missing(file, stage) from None
     except OSError:
         raise
-    except Exception as error:  # a header is Python source, and reading it raises whatever it likes
+    except Exception as error:  # a header is Python source; reading a damaged one raises anything
         raise damaged(file, error, stage) from None
     if images.shape != shape or images.dtype != np.uint8 or not images.flags.c_contiguous:
         found, wanted = (" × ".join(map(str, each)) for each in (images.shape, shape))
@@ -93,12 +96,12 @@ def open_images(file: Path, shape: tuple[int, ...], stage: str) -> np.ndarray:
 
 
 def read_table(file: Path, columns: dict[str, type], stage: str) -> pa.Table:
-    """Columns of str, float or int of a parquet file. Raises UserError unless it has all of them, without nulls."""
+    """Read columns of str, float or int from a parquet file. Raises UserError unless it has them all, without nulls."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        # pq.read_table would import pandas, for half a second
+        # pq.read_table would import pandas, which takes half a second
         table = pq.ParquetFile(file, page_checksum_verification=True).read(list(columns))
         table.validate(full=True)
         for name, kind in columns.items():
@@ -108,7 +111,7 @@ def read_table(file: Path, columns: dict[str, type], stage: str) -> pa.Table:
                 raise ValueError(f"its column {name} is not all {kind.__name__}")
     except FileNotFoundError:
         raise missing(file, stage) from None
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: also names that are no UTF-8
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: also for names that are not UTF-8
         if getattr(error, "errno", None):  # of the disk, not of arrow
             raise
         raise damaged(file, error, stage) from None
@@ -116,7 +119,7 @@ def read_table(file: Path, columns: dict[str, type], stage: str) -> pa.Table:
 
 
 def read_classes(file: Path, stage: str) -> list[str]:
-    """The class list in the metadata of a parquet file. Raises UserError unless it has one."""
+    """Read the class list from the metadata of a parquet file. Raises UserError unless it has one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

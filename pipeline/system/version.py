@@ -1,4 +1,4 @@
-"""A hash of the code, to compare it with that of another machine or of an earlier run."""
+"""A hash of the code, to find out whether another machine or an earlier run has the same."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("numpy", "pillow", "simplejpeg", "xxhash")  # these decide how images are read, too
+PACKAGES = ("numpy", "pillow", "simplejpeg", "xxhash")  # how images are read depends on these too
 PIPELINE = Path(__file__).parents[1]
 
 

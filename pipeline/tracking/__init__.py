@@ -1,1 +1,1 @@
-"""Results as their files tell them, and their view in MLflow."""
+"""Read results from their files and log them to MLflow."""

@@ -1,17 +1,17 @@
-"""Which commit of the code a result comes from."""
+"""The commit of the code that a result comes from."""
 
 from __future__ import annotations
 
 import subprocess
 
-UNSEEN_CHANGES = ("dvc.lock", "data/splits", "reports")  # what every run of the pipeline changes by itself
+RESULTS = ("dvc.lock", "data/splits", "reports")  # in git, but every run of the pipeline changes them
 
 
 def git_state() -> tuple[str | None, str | None]:
-    """The commit, and whether files other than the pipeline's own results differ from it; None outside git."""
+    """The commit, and "true" or "false": whether files other than RESULTS differ from it. None and None outside git."""
     try:
         commit = git("rev-parse", "HEAD")
-        changes = git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in UNSEEN_CHANGES))
+        changes = git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in RESULTS))
     except (OSError, subprocess.CalledProcessError):
         return None, None
     return commit, "true" if changes else "false"

@@ -1,4 +1,4 @@
-"""An MLflow database that is a file of SQLite: whether it can be written, and artifacts that move along with it."""
+"""An MLflow database in SQLite: check that it can be written, and keep its paths right when the project moves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 FOLDER = "mlartifacts"  # beside the database
 USUAL_FOLDER = "mlruns"  # where MLflow puts what others log
 PATIENCE = 10  # seconds to wait for another process's lock; its own writes take milliseconds
-# what names files, and which of it are places for new ones
+# Table, column with the path of a folder or file, and condition under which MLflow writes new files there
 LOCATIONS = (
     ("experiments", "artifact_location", "true"),
     ("runs", "artifact_uri", "status <> 'FINISHED'"),
@@ -20,7 +20,7 @@ LOCATIONS = (
     ("model_versions", "source", "false"),
     ("model_versions", "storage_location", "false"),
 )
-# artifacts of the pipeline's own runs, and of what would be the first run of its experiments
+# Artifact folders of the pipeline's own runs; of its experiments without runs, that of a run that does not exist
 OURS = """
 select artifact_uri from runs where run_uuid in (select run_uuid from tags where key = 'dvc.stage')
 union select artifact_location || '/-/artifacts' from experiments
@@ -29,11 +29,11 @@ where artifact_location like '%/mlartifacts/' || name and experiment_id not in (
 
 
 class Unusable(Exception):
-    """A database that can't be used as it is: what is wrong, and what to do, in one line."""
+    """The database can't be used as it is. The message says what is wrong and what to do, in one line."""
 
 
 def file_of(uri: str) -> Path | None:
-    """The file of an SQLite database; None for what is no file."""
+    """The file of an SQLite database; None for servers, other databases and databases in memory."""
     if not urlsplit(uri).scheme.startswith("sqlite"):
         return None
     name = uri.partition(":///")[2].partition("?")[0].removeprefix("file:")
@@ -44,7 +44,7 @@ def file_of(uri: str) -> Path | None:
 
 
 def connect(uri: str) -> sqlite3.Connection:
-    """A connection to the file, opened in the way that the URI says: sqlite:///file:mlflow.db?mode=ro&uri=true."""
+    """Connect to a file, with the options that the URI gives, as in sqlite:///file:mlflow.db?mode=ro&uri=true."""
     name = uri.partition(":///")[2]
     if not name.startswith("file:"):
         name = name.partition("?")[0]
@@ -52,13 +52,13 @@ def connect(uri: str) -> sqlite3.Connection:
 
 
 def check_folder(file: Path) -> None:
-    """Raises Unusable where SQLite and a lock have no place for their files beside the database."""
+    """Raise Unusable if the folder is read-only: SQLite and the lock need files of their own beside the database."""
     if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
         raise Unusable(COMPLAINTS["SQLITE_READONLY"])
 
 
 def check_writable(uri: str) -> None:
-    """Write nothing, as a transaction does. Raises Unusable; MLflow itself tries for minutes and prints tracebacks."""
+    """Raise Unusable unless a transaction can write. MLflow itself would try for minutes and print tracebacks."""
     try:
         with closing(connect(uri)) as connection:
             connection.execute("begin immediate")
@@ -70,7 +70,7 @@ def check_writable(uri: str) -> None:
 
 
 def complaint(error: Exception) -> Exception:
-    """Say it in one line where the database is the reason; else the error as it is."""
+    """An Unusable if the database is the reason for an error of MLflow, otherwise the error itself."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, sqlite3.Error):
         cause = cause.__cause__
@@ -99,10 +99,10 @@ COMPLAINTS = {
 
 
 def bring_artifacts_along(uri: str, file: Path) -> None:
-    """Let a database that was moved or copied with its project name the files beside it, and not the old folder.
+    """Update the paths in a database that was moved or copied together with its project.
 
-    MLflow keeps absolute locations. Whatever is logged from now on goes beside the database; a run that was complete
-    stays with its files, where they have not come along.
+    MLflow stores absolute paths. Those in the old folder are changed to the folder that the database is in now, so that
+    new files go there. A finished run keeps its path if its files have not been moved too.
     """
     home = file.parent
     with closing(connect(uri)) as connection:
@@ -121,13 +121,13 @@ def bring_artifacts_along(uri: str, file: Path) -> None:
 
 
 def home_of(artifacts: str | None) -> Path | None:
-    """The folder of the database that a run's artifacts were beside: …/mlartifacts/<data set>/<run>/artifacts."""
+    """The folder of the database, from a run's artifacts: HOME/mlartifacts/<data set>/<run>/artifacts; else None."""
     match = re.fullmatch(rf"(file://.*)/{FOLDER}/[^/]+/[^/]+/artifacts", artifacts or "")
     return path_of(match[1]) if match else None
 
 
 def moved(location: str | None, old: Path, new: Path) -> str | None:
-    """The same place beside the database in another folder; None for what is not beside the one in the old folder."""
+    """A location below FOLDER or USUAL_FOLDER in `old`, with `new` instead of `old`; None for any other location."""
     for name in (FOLDER, USUAL_FOLDER):
         before, after = old / name, new / name
         for prefix, replacement in ((before.as_uri(), after.as_uri()), (str(before), str(after))):
@@ -137,4 +137,5 @@ def moved(location: str | None, old: Path, new: Path) -> str | None:
 
 
 def path_of(location: str) -> Path:
+    """A location, which may be a file URL, as a path."""
     return Path(unquote(urlsplit(location).path) or "/" if location.startswith("file:") else location)

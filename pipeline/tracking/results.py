@@ -1,4 +1,4 @@
-"""The result of an experiment as its files tell it: `dvc.lock`, `reports/<experiment>/`, `models/<experiment>/`."""
+"""Read the result of an experiment from `dvc.lock`, `reports/<experiment>/` and `models/<experiment>/`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.system import readers
 from pipeline.system.console import UserError, say
 
 LOCK = Path("dvc.lock")
-# what tells one result from another; DVC's lock holds the same md5 of each
+# Two results are the same if these files are; dvc.lock has the md5 of each
 IDENTIFYING = (
     "history.csv",
     "metrics.json",
@@ -25,25 +25,28 @@ IDENTIFYING = (
 
 @dataclass
 class Result:
+    """What a trained and evaluated experiment has given."""
+
     experiment: str
     dataset: str
-    params: dict[str, Any]
-    history: list[dict[str, float]]
-    metrics: dict[str, Any]  # of metrics.json
+    params: dict[str, Any]  # the experiment's section of params.yaml, and the seed
+    history: list[dict[str, float]]  # a row for each epoch
+    metrics: dict[str, Any]  # the content of metrics.json
     digest: str | None  # DVC's hash of the packed data set
     fingerprint: str | None  # of the training, by which its live run is found
-    hash: str
-    files: list[Path]
+    hash: str  # see `result_hash`
+    files: list[Path]  # of the report
 
 
 def locked_experiments() -> list[str]:
-    """Experiments that `dvc.lock` has as trained and evaluated."""
+    """The experiments that have been trained and evaluated, according to `dvc.lock`."""
     stages = locked_stages()
     names = [stage.removeprefix("evaluate@") for stage in stages if stage.startswith("evaluate@")]
     return [name for name in names if f"train@{name}" in stages]
 
 
 def locked_stages() -> dict[str, Any]:
+    """The stages in `dvc.lock`. Raises UserError where the file is not there."""
     from ruamel.yaml import YAML
 
     if not LOCK.exists():
@@ -52,7 +55,7 @@ def locked_stages() -> dict[str, Any]:
 
 
 def read_result(name: str) -> Result | None:
-    """Collect what is on disk of an experiment; None, with a note, where its reports are not there or of another model.
+    """The result of an experiment. None, with a printed note, if its report is missing or of another model.
 
     Raises UserError for an experiment that was never trained here.
     """
@@ -61,7 +64,7 @@ def read_result(name: str) -> Result | None:
         raise UserError(f"{LOCK} has no train@{name}: run dvc repro evaluate@{name}")
     evaluated = stages.get(f"evaluate@{name}", {})
     model = Path("models", name)
-    # while the stage itself runs, the lock still tells of the evaluation before
+    # while evaluate itself runs, the lock is still that of the evaluation before
     if not os.environ.get("DVC_STAGE", "").endswith(f"evaluate@{name}") and (
         locked_md5s(evaluated, "deps").get(model.as_posix()) != locked_md5s(stages[f"train@{name}"])[model.as_posix()]
     ):
@@ -92,11 +95,12 @@ def read_result(name: str) -> Result | None:
 
 
 def locked_md5s(stage: dict[str, Any], kind: Literal["deps", "outs"] = "outs") -> dict[str, str]:
+    """The md5 of each dependency or output of a stage, by its path."""
     return {entry["path"]: entry["md5"] for entry in stage.get(kind, [])}
 
 
 def result_hash(folder: Path, locked: dict[str, str]) -> str:
-    """One hash for the report files, from their md5 on disk or, for those that were not pulled, in the lock."""
+    """One hash of the IDENTIFYING files of a report. `locked` has the md5 of those that were not pulled from DVC."""
     md5s = []
     for name in IDENTIFYING:
         file = folder / name

@@ -1,4 +1,4 @@
-"""Where results are tracked, and whether anybody answers there."""
+"""Where results are tracked, and whether a server answers there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 
 
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, else `mlflow.db` at the project's root; in a temporary copy of it, the original's."""
+    """The environment variable MLFLOW_TRACKING_URI, or else `mlflow.db` in the project's root folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root()}/mlflow.db"
 
 
 def root() -> Path:
+    """The project's root folder. In the temporary copy of a queued experiment, that of the original."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
 
 
@@ -22,7 +23,7 @@ def is_server(uri: str) -> bool:
 
 
 def knock(uri: str) -> None:
-    """Connect to the server, or to the proxy on the way to it. Raises OSError at once where nobody answers."""
+    """Connect to a server, or to the proxy before it, and disconnect. Raises OSError if it does not answer."""
     from requests.utils import get_environ_proxies, select_proxy  # MLflow asks through requests: the same proxies
 
     proxy = select_proxy(uri, get_environ_proxies(uri))

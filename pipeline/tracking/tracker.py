@@ -1,4 +1,4 @@
-"""The few things that the pipeline says to an MLflow server or database."""
+"""What the pipeline logs to MLflow: one run for each result, on a server or in a database."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pipeline.system.credentials import hide, hide_in
@@ -17,17 +17,21 @@ from pipeline.tracking import database
 from pipeline.tracking.commit import git_state
 from pipeline.tracking.server import is_server, knock, root, tracking_uri
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
 COUNTS = ("parameters", "trainable_parameters")
-DECISIVE = COUNTS[0]  # the param that says whether a run is the run of its result: the true value, or
+DECISIVE = COUNTS[0]  # a run with this param is the run of its result, unless the value is DUPLICATE
 DUPLICATE = "duplicate"
 LOCAL_PAGE = "http://127.0.0.1:5000"  # of `make ui`
-FOLDER = "train.folder"  # the tag of a live run
+FOLDER = "train.folder"  # tag of a live run: the machine and folder that it trains in
 
 
 @contextmanager
 def connected() -> Iterator[Tracker]:
     """A Tracker on the tracking URI. Raises OSError at once where no server answers."""
-    # a server that accepts connections and never answers costs less than a minute
+    # so that a server which accepts connections and never answers costs less than a minute
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -40,7 +44,7 @@ def connected() -> Iterator[Tracker]:
     file = database.file_of(uri)
     if file is not None:
         database.check_folder(file)
-    # one at a time: processes of a `dvc queue` that make the same tables, experiment or run stand in each other's way
+    # one process at a time: those of a `dvc queue` would create the same tables, experiment or run at once
     with FileLock(f"{file or root() / 'mlflow.db'}.lock"):
         if file is not None and file.exists():
             database.check_writable(uri)
@@ -48,7 +52,7 @@ def connected() -> Iterator[Tracker]:
         from mlflow import MlflowClient
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        # a database's error is told in one line by whoever asked for the connection; MLflow's traceback adds nothing
+        # the caller reports an error of a database in one line: no traceback of MLflow before it
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING if file is None else logging.CRITICAL)
         client = MlflowClient(uri)
         if file is not None:
@@ -57,7 +61,7 @@ def connected() -> Iterator[Tracker]:
 
 
 def pages_of(tracker: Tracker, datasets: list[str]) -> Iterator[str]:
-    """Where MLflow's page shows the runs of each data set. It opens on one for generative AI, which shows none."""
+    """Yield, for each data set, the address of MLflow's page of its runs. By itself MLflow opens another page."""
     uri = tracking_uri()
     base = hide_in(uri.rstrip("/")) if is_server(uri) else LOCAL_PAGE
     for dataset in datasets:
@@ -67,19 +71,21 @@ def pages_of(tracker: Tracker, datasets: list[str]) -> Iterator[str]:
 
 
 class Deleted(Exception):
-    """What a user deleted in MLflow stays deleted: says what it was, and how to have it again."""
+    """A person has deleted this in MLflow, so it stays deleted. The message says what, and how to restore it."""
 
 
 class Tracker:
-    def __init__(self, client: Any, uri: str) -> None:
+    """Logs to one MLflow server or database, inside `connected`."""
+
+    def __init__(self, client: MlflowClient, uri: str) -> None:
         self.client = client
-        # a database keeps no files: artifacts go beside it; a server knows where its own go
+        # a database stores no files, so artifacts go to a folder beside it; a server has a place of its own
         file = database.file_of(uri)
         home = root().resolve() if file is None else file.parent
         self.artifacts = (home / database.FOLDER).as_uri() if "sql" in urlsplit(uri).scheme else None
 
     def experiment(self, dataset: str) -> str:
-        """The id of the MLflow experiment of a data set, made when it is missing. Raises Deleted."""
+        """The id of a data set's MLflow experiment, which is created if it is missing. Raises Deleted."""
         from mlflow import MlflowException
 
         found = self.client.get_experiment_by_name(dataset)
@@ -90,7 +96,7 @@ class Tracker:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                return self.experiment(dataset)  # another process has just made it
+                return self.experiment(dataset)  # another process has just created it
         if found.lifecycle_stage == "deleted":
             raise Deleted(
                 f"the MLflow experiment {dataset} was deleted in {hide_in(tracking_uri())}; "
@@ -98,20 +104,20 @@ class Tracker:
             )
         return found.experiment_id
 
-    def search(self, experiment: str, tag: str, value: str) -> list[Any]:
-        """Runs with this tag, deleted ones too, but for duplicates in the trash."""
+    def search(self, experiment: str, tag: str, value: str) -> list[Run]:
+        """Runs with this tag, also those that a person has deleted. Duplicates, which `claim` deletes, are left out."""
         from mlflow.entities import ViewType
 
         found = self.client.search_runs([experiment], f"tags.{tag} = '{value}'", run_view_type=ViewType.ALL)
         return [run for run in found if is_active(run) or run.data.params.get(DECISIVE) != DUPLICATE]
 
-    def claim(self, dataset: str, name: str, result: str, fingerprint: str | None, decision: str) -> Any:
-        """The one run of a result, made when it is missing. Raises Deleted.
+    def claim(self, dataset: str, name: str, result: str, fingerprint: str | None, decision: str) -> Run:
+        """The one run of a result, which is created if it is missing. Raises Deleted.
 
-        Any number of processes, on any machines, may claim a result at once and die at any point: those that come back
-        get the same run, the one whose DECISIVE param is `decision`. A run is chosen only after DUPLICATE was written
-        to every other run of the result. Of two runs, whoever chooses the later one sees the earlier one too; the
-        server keeps the first value of a param for good, so that not both can be chosen.
+        Any number of processes, on any machines, may call this for a result at the same time, and any of them may be
+        killed at any point. All that return give the same run, the one whose DECISIVE param is `decision`. This works
+        because MLflow never changes a param, and because a process chooses a run only after it has written DUPLICATE
+        to all other runs of the result: of two runs, a process that chooses the later one sees the earlier one too.
         """
         experiment = self.experiment(dataset)
         while True:
@@ -131,7 +137,7 @@ class Tracker:
             if undecided:
                 if all(self.decide(run, DUPLICATE) for run in undecided[1:]):
                     self.decide(undecided[0], decision)
-                continue  # and see what the server has
+                continue  # other processes may have decided otherwise: look again
             refuse_deleted(live)
             tags = {"result": result, "dvc.stage": f"evaluate@{name}"}
             for run in filter(is_active, live):
@@ -140,8 +146,8 @@ class Tracker:
             else:
                 self.create(experiment, name, fingerprint=fingerprint, **tags)
 
-    def decide(self, run: Any, value: str) -> bool:
-        """Whether the run has this decision, now or from before: MLflow refuses to change a param."""
+    def decide(self, run: Run, value: str) -> bool:
+        """Write the DECISIVE param, which MLflow refuses to change. Returns whether the run has this value now."""
         from mlflow import MlflowException
 
         try:
@@ -149,18 +155,21 @@ class Tracker:
         except MlflowException as error:
             if error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
                 raise
-            return False  # the other decision, or deleted
+            return False  # it has another value, or was deleted
         return True
 
-    def live_runs(self, experiment: str, fingerprint: str | None) -> list[Any]:
-        """Runs of this training in this folder that have no result, those that a user deleted too."""
+    def live_runs(self, experiment: str, fingerprint: str | None) -> list[Run]:
+        """Runs of this training in this folder that have no result yet, also those that a person has deleted."""
         if fingerprint is None:
             return []
         found = self.search(experiment, "fingerprint", fingerprint)
         return [run for run in found if "result" not in run.data.tags and run.data.tags.get(FOLDER) == folder()]
 
     def live(self, dataset: str, name: str, fingerprint: str) -> str | None:
-        """The run to show this training in, made when it is missing; None where its result is there. Raises Deleted."""
+        """The run that shows this training while it goes on, created if it is missing. Raises Deleted.
+
+        None if the result of the same training is already there.
+        """
         experiment = self.experiment(dataset)
         results = [run for run in self.search(experiment, "fingerprint", fingerprint) if "result" in run.data.tags]
         if any(map(is_active, results)):
@@ -174,7 +183,7 @@ class Tracker:
 
     @contextmanager
     def unless_deleted(self, run_id: str) -> Iterator[None]:
-        """End quietly where the run turns out to be a duplicate by now. Raises Deleted where a user deleted it."""
+        """Ignore that the run was deleted in the meantime as a duplicate. Raises Deleted if a person has deleted it."""
         from mlflow import MlflowException
 
         try:
@@ -186,6 +195,7 @@ class Tracker:
                 refuse_deleted([run])
 
     def create(self, experiment: str, name: str, **more: str | None) -> str:
+        """Create a run with tags for commit, DVC experiment and `more`, without those that are None; return its id."""
         commit, dirty = git_state()
         tags = {
             "mlflow.source.type": "PROJECT",
@@ -204,6 +214,7 @@ class Tracker:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log_params(self, run_id: str, values: dict[str, Any]) -> None:
+        """Log the params that the run does not have yet. Nested keys are joined by dots."""
         from mlflow.entities import Param
 
         known = self.client.get_run(run_id).data.params
@@ -223,8 +234,9 @@ class Tracker:
     def log_results(self, run_id: str, metrics: dict[str, Any], epochs: int, time: int) -> None:
         """Log the counts as params and what the trained model reaches as metrics: val_accuracy, test_accuracy, ….
 
-        `metrics` is the content of metrics.json. The history has a val_accuracy of each epoch already. The trained
-        model's stands behind the last one, so that MLflow shows it as the run's, also where an earlier epoch was kept.
+        `metrics` is the content of metrics.json. The history already has val_accuracy and val_loss of each epoch. Those
+        of the trained model are logged after the last epoch's, because MLflow shows the last value as that of the run.
+        They may differ, as the weights of an earlier epoch may be kept. `time` is in milliseconds since 1970.
         """
         self.log_params(run_id, {key: metrics[key] for key in COUNTS})
         for split, step, moment in (("val", epochs, time + 1), ("test", 0, time)):
@@ -232,7 +244,10 @@ class Tracker:
             self.log_metrics(run_id, points, moment)
 
     def log_metrics(self, run_id: str, points: list[tuple[str, float, int]], time: int) -> None:
-        """Log the points that the run lacks. Two processes that log the same ones with the same time double none."""
+        """Log points (key, value, step) that the run does not have yet.
+
+        If two processes log the same point with the same time, MLflow keeps it once.
+        """
         from mlflow.entities import Metric
 
         keys = dict.fromkeys(key for key, _, _ in points)
@@ -244,6 +259,7 @@ class Tracker:
             self.client.log_batch(run_id, metrics=new[start : start + 1000])
 
     def log_dataset(self, run_id: str, name: str, digest: str) -> None:
+        """Log which packed data set the run was trained on, by DVC's hash of it."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         source = json.dumps({"uri": f"data/packed/{name}"})
@@ -258,12 +274,12 @@ class Tracker:
         self.client.set_terminated(run_id, "FINISHED")
 
 
-def is_active(run: Any) -> bool:
+def is_active(run: Run) -> bool:
     return run.info.lifecycle_stage == "active"
 
 
-def refuse_deleted(runs: list[Any]) -> None:
-    """Raise Deleted where there are runs, all of which a user deleted."""
+def refuse_deleted(runs: list[Run]) -> None:
+    """Raise Deleted if there are runs, and a person has deleted all of them."""
     if runs and not any(map(is_active, runs)):
         run_id = runs[0].info.run_id
         raise Deleted(
@@ -272,12 +288,12 @@ def refuse_deleted(runs: list[Any]) -> None:
 
 
 def folder() -> str:
-    """Where a training goes on: the same one elsewhere is another live run, until one of them has the result."""
+    """Machine and folder. The same training in two of them has two live runs, until one of them has the result."""
     return f"{socket.gethostname()}:{root().resolve()}"
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested keys joined by dots."""
+    """Yield the values of nested dictionaries, with their keys joined by dots."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
@@ -285,5 +301,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
+    """A value as a param in MLflow: text as it is, anything else as JSON, without credentials."""
     return hide(value if isinstance(value, str) else json.dumps(value))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import torch
 from torch import Generator, Tensor, nn
@@ -83,7 +83,11 @@ def epoch_batches(
             yield Batch(*whole), None, global_batch_size
 
 
-def split_batch(batch: Batch | None, parts: int) -> list[Any]:
+@overload
+def split_batch(batch: Batch, parts: int) -> Sequence[Batch]: ...
+@overload
+def split_batch(batch: Batch | None, parts: int) -> Sequence[Batch | None]: ...
+def split_batch(batch: Batch | None, parts: int) -> Sequence[Batch | None]:
     """The batch in `parts` contiguous parts that differ by one image at most; as many Nones for no batch."""
     if batch is None or parts == 1:
         return [batch] * parts

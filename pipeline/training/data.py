@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.dataset.batches import Batches, resident_budget
 from pipeline.networks import Shape
+from pipeline.networks.layers import BackboneClassifier
 from pipeline.system.console import UserError
 from pipeline.training.features import Features
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
     from pipeline.config.experiments import Experiment
@@ -47,7 +49,7 @@ class TrainingData:
     def val(self) -> Batches | None:
         return self.batches(self.val_rows) if len(self.val_rows) else None
 
-    def batches(self, rows: np.ndarray) -> Batches:
+    def batches(self, rows: NDArray[np.int64]) -> Batches:
         """The images in these rows, held on the device as far as `compute.cache_mb` allows."""
         compute = self.config.compute
         if compute.cache_mb != "auto":
@@ -58,7 +60,9 @@ class TrainingData:
             budget = resident_budget(self.device, shares)
         return Batches(self.packed, rows, self.mean, self.std, self.device, budget)
 
-    def for_model(self, model: Any, seed: int, folder: Path) -> tuple[nn.Module, Any, Any]:
+    def for_model(
+        self, model: nn.Module, seed: int, folder: Path
+    ) -> tuple[nn.Module, Batches | Features, Batches | Features | None]:
         """The part of `model` that trains, and what it is trained and validated on.
 
         Usually that is the model and the images. With a frozen backbone it is the head and the backbone's features,
@@ -66,7 +70,7 @@ class TrainingData:
         processes train.
         """
         config, alone = self.config, self.group.world_size == 1
-        if alone and getattr(config.network, "freeze", False) and not self.train.mixes(config.augment):
+        if alone and isinstance(model, BackboneClassifier) and model.frozen and not self.train.mixes(config.augment):
             features = Features(model.backbone, self.train, config, seed, folder)
             if self.val is None:
                 return model.head, features, None

@@ -76,7 +76,7 @@ class Group:
         """Raise UserError in all processes unless all have the same `value`."""
         if self.world_size == 1:
             return
-        given: list[Any] = [None] * self.world_size
+        given: list[str | None] = [None] * self.world_size
         dist.all_gather_object(given, value)
         for rank, other in enumerate(given):
             if other != given[0]:
@@ -89,7 +89,7 @@ class Group:
 ALONE = Group()
 
 
-def run(compute: Compute, train: Callable[..., None], *arguments: Any) -> None:
+def run(compute: Compute, train: Callable[..., None], *arguments: object) -> None:
     """Call `train(*arguments, group)` in as many processes as `compute` asks for.
 
     One process, or one of several that torchrun or srun has started, is this process; else new ones are started.
@@ -123,7 +123,7 @@ def writes(compute: Compute) -> bool:
     return started().rank == 0 and (compute.nodes == 1 or os.environ.get("NODE_RANK", "0") == "0")
 
 
-def join(group: Group, train: Callable[..., None], *arguments: Any) -> None:
+def join(group: Group, train: Callable[..., None], *arguments: object) -> None:
     """Train as one of a group. All but the first process print nothing."""
     with contextlib.ExitStack() as stack:
         if group.rank:
@@ -141,7 +141,7 @@ def join(group: Group, train: Callable[..., None], *arguments: Any) -> None:
         dist.destroy_process_group()
 
 
-def launch(compute: Compute, train: Callable[..., None], *arguments: Any) -> None:
+def launch(compute: Compute, train: Callable[..., None], *arguments: object) -> None:
     """Start the processes of this machine as torchrun does, and start all again when one is lost.
 
     Training then goes on from the last checkpoint. An error that a person has to mend is raised as a UserError at once.
@@ -196,7 +196,7 @@ def silence() -> Iterator[None]:
         logging.disable(before)
 
 
-def worker(train: Callable[..., None], *arguments: Any) -> str | None:
+def worker(train: Callable[..., None], *arguments: object) -> str | None:
     """Run `train` in a process that `launch` has started. Returns the error that one of the processes has left, if any.
 
     A process that returned early would leave the others waiting. So it writes its error to the launcher's store, which

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,7 +84,7 @@ def as_matrix(values: Tensor) -> Tensor:
     return (values if values.is_contiguous() else values.permute(0, 2, 3, 1)).flatten(1)
 
 
-def parameter_groups(model: nn.Module, config: Any) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, Any]]:
     """Weights by learning rate, `lr` × `layer_decay` to the power of the blocks behind them, and by weight decay.
 
     Only those that require a gradient. Without `decay_biases`, biases and the weights of norms do not decay.
@@ -101,7 +101,7 @@ def parameter_groups(model: nn.Module, config: Any) -> list[dict[str, Any]]:
     ]
 
 
-def only(groups: list[dict[str, Any]], wanted: Any) -> list[dict[str, Any]]:
+def only(groups: list[dict[str, Any]], wanted: Callable[[Tensor], bool]) -> list[dict[str, Any]]:
     chosen = ({**group, "params": [weight for weight in group["params"] if wanted(weight)]} for group in groups)
     return [group for group in chosen if group["params"]]
 

@@ -7,12 +7,17 @@ and sampling is bilinear.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from pipeline.dataset.augmentation.affine import compose, rotation
 from pipeline.dataset.augmentation.colors import blend, luma
-from pipeline.dataset.augmentation.geometry import rotation
+
+if TYPE_CHECKING:
+    from pipeline.config.augmentation import RandAugment
+    from pipeline.dataset.augmentation.sampler import Sampler
 
 STRONGEST = 30  # the magnitude at which the strengths below are reached
 SHEAR = 0.3
@@ -29,8 +34,24 @@ Operation = IntEnum(
 )
 
 
-def maps(drawn: Tensor, magnitude: int) -> Tensor:
-    """Affine maps (N, 2, 4), as `geometry.compose` takes them, of operations and signs (N, 2); of colors, identity."""
+def draw(config: RandAugment, sampler: Sampler, maps: Tensor) -> dict[str, Tensor]:
+    """`operations` (count, 2 × operations): number and sign of each; and `map` (count, 8), `maps` with their moves."""
+    maps, rounds = maps.view(-1, 2, 4), []
+    for _ in range(config.operations):
+        rounds.append(torch.cat([sampler.integers(0, len(Operation)), 2 * sampler.happens(0.5) - 1], dim=1))
+        maps = compose(maps, moves(rounds[-1], config.magnitude))
+    return {"operations": torch.cat(rounds, dim=1), "map": maps.flatten(1)}
+
+
+def apply(images: Tensor, operations: Tensor, config: RandAugment) -> Tensor:
+    """Change the colors of (B, C, H, W) images; what moves pixels is in the map."""
+    for operation in operations.split(2, dim=1):
+        images = recolor(images, operation, config.magnitude)
+    return images
+
+
+def moves(drawn: Tensor, magnitude: int) -> Tensor:
+    """Affine maps (N, 2, 4), as `compose` takes them, of operations and signs (N, 2); of colors, identity."""
     operation, amount = drawn[:, :1], drawn[:, 1:] * (magnitude / STRONGEST)
 
     def of(chosen: Operation, largest: float) -> Tensor:
@@ -95,7 +116,7 @@ def changed_levels(levels: Tensor, operation: Tensor, factor: Tensor, strength: 
 
 
 def smooth(images: Tensor) -> Tensor:
-    """Each pixel of (B, C, H, W) averaged with its eight neighbours, itself 5 times; borders as they are."""
+    """Each pixel of (B, C, H, W) averaged with its eight neighbors, itself 5 times; borders as they are."""
     columns = images[..., :-2] + images[..., 1:-1] + images[..., 2:]
     squares = columns[..., :-2, :] + columns[..., 1:-1, :] + columns[..., 2:, :]
     smoothed = images.clone()

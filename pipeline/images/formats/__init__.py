@@ -1,6 +1,6 @@
-"""What each format of images must look like, and where it ends."""
+"""Image formats: how a file of each is recognized, and whether all of it is there."""
 
-# Pillow's name of the format that each suffix promises
+# Suffixes of files, and Pillow's name of the format that each stands for
 SUFFIXES = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".gif": "GIF", ".bmp": "BMP",
     ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".avif": "AVIF",

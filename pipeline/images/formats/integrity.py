@@ -1,7 +1,8 @@
-"""Checks of a file's bytes: whether every block of its format is there, whole, and what follows the last one.
+"""Check that a file is whole: every block of its format is there, and nothing follows the last one.
 
-Each takes the content, returns warnings and raises ImageError. Decoders stop at the last pixel of the first frame and
-see little of this. JPEG, PNG and TIFF, of which there is more to say, have modules of their own.
+A decoder stops at the last pixel of the first frame and misses the rest. The function of a format takes the content of
+a file, returns issue codes for what is odd, and raises ImageError for what is damaged. JPEG, PNG and TIFF need more
+code and have modules of their own.
 """
 
 from __future__ import annotations
@@ -9,21 +10,16 @@ from __future__ import annotations
 import re
 import struct
 
+from pipeline.images.errors import ImageError
+
 MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb: a quarter of a GB as RGB
-RLE = (1, 2)  # BMP's compressions
-PROFILED = 124  # bytes of BMP's header that may announce a color profile after the pixels
-MOST_PADDING = 15  # bytes that some write after a BMP's pixels
+RLE = (1, 2)  # BMP's run-length encodings
+PROFILED = 124  # bytes of the latest BMP header, with which a color profile may follow the pixels
+MOST_PADDING = 15  # bytes that some programs write after a BMP's pixels
+# Kinds of boxes at the top level of an AVIF file
 BOXES = {b"ftyp", b"meta", b"mdat", b"moov", b"moof", b"mfra", b"sidx", b"free", b"skip", b"uuid", b"udta", b"pdin"}
 NUMBER = rb"(?:\s|#[^\n]*\n)+(\d{1,9})"
 PPM_HEADER = re.compile(rb"P([56])" + 3 * NUMBER + rb"\s")
-
-
-class ImageError(Exception):
-    """An image that can't be decoded whole: an issue code and the reason."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(f"{code}: {reason}")
-        self.code, self.reason = code, reason
 
 
 def limit_pixels(width: int, height: int) -> None:
@@ -33,15 +29,17 @@ def limit_pixels(width: int, height: int) -> None:
 
 
 def cut(where: str) -> ImageError:
+    """The error for a file that ends too early; `where` completes the sentence that begins with "cut"."""
     return ImageError("truncated", f"cut {where}")
 
 
 def trailing(content: bytes, end: int) -> list[str]:
+    """The issue code for bytes after the end of the image, if there are any."""
     return ["trailing_data"] if len(content) > end else []
 
 
 def gif(content: bytes) -> list[str]:
-    """Extensions and images, each a chain of sub-blocks of at most 255 bytes, up to the trailer (GIF89a)."""
+    """Follow extensions and images, which are chains of sub-blocks of at most 255 bytes, to the trailer (GIF89a)."""
     frames = 0
     try:
         at = 13 + color_table(content[10])
@@ -64,12 +62,12 @@ def gif(content: bytes) -> list[str]:
 
 
 def color_table(flags: int) -> int:
-    """Bytes of the table that the flags announce."""
+    """Bytes of the color table that a GIF's flags announce: 3 for each of 2 to 256 colors."""
     return 6 << (flags & 7) if flags & 0x80 else 0
 
 
 def webp(content: bytes) -> list[str]:
-    """One RIFF chunk of chunks (RFC 9649, section 2)."""
+    """Follow the chunks of a WebP file, all inside one RIFF chunk (RFC 9649, section 2)."""
     end = 8 + int.from_bytes(content[4:8], "little")
     if end > len(content):
         raise cut(f"after {len(content)} of {end} bytes")
@@ -84,7 +82,7 @@ def webp(content: bytes) -> list[str]:
 
 
 def avif(content: bytes) -> list[str]:
-    """Boxes of a size and a kind (ISO/IEC 14496-12, section 4.2)."""
+    """Follow the boxes of an AVIF file, each of which begins with its size and kind (ISO/IEC 14496-12, section 4.2)."""
     at = 0
     odd = ["animated"] if content[8:12] == b"avis" else []
     while at < len(content):
@@ -102,14 +100,14 @@ def avif(content: bytes) -> list[str]:
 
 
 def bmp(content: bytes) -> list[str]:
-    """A header with the file's size and the place of the pixels, rows padded to 4 bytes (Windows' BITMAPINFOHEADER)."""
+    """Compare the length of a BMP with its header. Rows are padded to 4 bytes (Windows' BITMAPINFOHEADER)."""
     if len(content) < 30:
         raise cut("in its header")
     size, _, start, header, width, height, _, bits, compression = struct.unpack_from(
         "<4I2i2HI", content.ljust(34, b"\0"), 2
     )
     stored = 0
-    if header == 12:  # of OS/2
+    if header == 12:  # OS/2's header
         width, height, _, bits = struct.unpack_from("<4H", content, 18)
         compression = 0
     elif len(content) >= 38:
@@ -121,11 +119,14 @@ def bmp(content: bytes) -> list[str]:
         raise cut(f"after {len(content)} of {start + stored} bytes")
     if compression not in RLE and header < PROFILED and min(size, len(content)) > start + stored + MOST_PADDING:
         raise ImageError("corrupt", f"more data than its {width}×{abs(height)} pixels need")
-    return trailing(content, max(size, start + stored) + 3)  # some fill up to whole words
+    return trailing(content, max(size, start + stored) + 3)  # some programs fill up the last 4 bytes
 
 
 def ppm(content: bytes) -> list[str]:
-    """A header in words, then raw pixels (netpbm.sourceforge.net/doc); the rarer kinds are left to the decoder."""
+    """Compare the length of a PGM or PPM with its header in text (netpbm.sourceforge.net/doc).
+
+    The rarer kinds, such as those with pixels in text, are left to the decoder.
+    """
     header = PPM_HEADER.match(content)
     if header is None:
         return []

@@ -1,7 +1,7 @@
-"""JPEG: what its markers tell, and its pixels with every warning of the decoder taken seriously.
+"""JPEG: check the segments that its markers begin, and decode it without accepting what libjpeg guesses.
 
-libjpeg makes up what damaged data lack and only warns; Pillow does not pass the warnings on.
-Markers: ITU-T T.81, Annex B.
+For damaged data, libjpeg makes up pixels and only warns, and Pillow does not pass the warnings on. The markers are
+described in ITU-T T.81, Annex B.
 """
 
 from __future__ import annotations
@@ -12,35 +12,39 @@ from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.images.formats.integrity import ImageError, cut, trailing
+from pipeline.images.errors import ImageError
+from pipeline.images.formats.integrity import cut, trailing
 from pipeline.images.formats.tiff import directories
 
-MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # no stuffed 0xFF, no fill byte, no restart: those stand inside data
+# Inside image data, 0xFF is followed by 0 (it is a byte of data), 0xFF (it fills up) or D0 to D7 (a restart)
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 EOI, SOS, DHT, APP2 = 0xD9, 0xDA, 0xC4, 0xE2
-BARE = (EOI, 0xD8, 0x01)  # markers without a body
+BARE = (EOI, 0xD8, 0x01)  # markers that stand alone, without a segment
 BASELINE, PROGRESSIVE = (0xC0, 0xC1), (0xC2, 0xCA)  # Huffman sequential; Huffman and arithmetic progressive
-FRAMES = {*range(0xC0, 0xD0)} - {DHT, 0xC8, 0xCC}
-MOST_SCANS = 100  # usual are 1 to 20; each decodes the whole picture again
-END_OF_BLOCK = 0  # the symbol for "the rest of this block is flat": only then are long runs of zeros data
-HOLE = bytes(64)
-MP_ENTRIES = 0xB002  # tag: 16 bytes for each picture
+FRAMES = {*range(0xC0, 0xD0)} - {DHT, 0xC8, 0xCC}  # markers of frame headers (SOF)
+MOST_SCANS = 100  # a file usually has 1 to 20; the decoder goes through the whole image for each
+END_OF_BLOCK = 0  # the symbol that ends a block; if its Huffman code is all zeros, flat areas are runs of zero bits
+HOLE = bytes(64)  # otherwise image data never holds so many zero bytes: some program has failed to write them
+MP_ENTRIES = 0xB002  # tag of the index of a multi-picture file: 16 bytes for each picture
 JFIF_VERSION = re.compile(rb"(\xff\xe0..JFIF\0)..", re.DOTALL)
-GUESSED = ("Corrupt JPEG", "Inconsistent progression", "Invalid SOS", "Unknown Adobe")  # libjpeg's warnings
+# Beginnings of libjpeg's warnings that it had to guess
+GUESSED = ("Corrupt JPEG", "Inconsistent progression", "Invalid SOS", "Unknown Adobe")
 SURPLUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
-MOST_PADDING = 64
+MOST_PADDING = 64  # zero bytes that some cameras write before the end
 END = re.compile(rb"\xff\xd9")
 
 
 def inspect(content: bytes) -> list[str]:
-    """Warnings that the markers tell.
+    """Check the segments of a JPEG and return issue codes.
 
-    Raises ImageError for missing or damaged parts that the decoder does not notice, and for a bomb of scans.
+    Raises ImageError for missing or damaged parts that the decoder does not notice, and for more than MOST_SCANS scans.
     """
     scans = scan = frame = components = kind = end = last = 0
-    zeros = 1  # what a code of zeros means in the standard's tables, for files that bring none
-    exact: set[tuple[int, int]] = set()  # component and coefficient that a progressive scan brings to full precision
+    zeros = 1  # symbol whose Huffman code is all zeros; 1 in the standard's tables, for files without any
+    exact: set[tuple[int, int]] = set()  # (component, coefficient) that progressive scans have completed
     for kind, begin, end in segments(content):
         body = content[begin:end]
         if kind == SOS:
@@ -63,7 +67,7 @@ def inspect(content: bytes) -> list[str]:
         raise cut(f"after {scans} scans, before its details")
     if frame in BASELINE and scans == 1 and zeros != END_OF_BLOCK and content.find(HOLE, scan, end) >= 0:
         raise ImageError("corrupt", "a hole of zero bytes in its image data")
-    if last and end < len(content):  # without more data, a program has kept the first picture only
+    if last and end < len(content):  # else some program has kept the first picture only
         if EOI not in (kind for kind, _, _ in segments(content, last)):
             raise cut("in its last picture")
         return []
@@ -71,7 +75,7 @@ def inspect(content: bytes) -> list[str]:
 
 
 def segments(content: bytes, at: int = 2) -> Iterator[tuple[int, int, int]]:
-    """Marker, begin and end of each segment's body, up to the end of the image."""
+    """Yield the marker of each segment and where its body begins and ends, up to the end of the image."""
     while marker := MARKER.search(content, at):
         kind, begin = content[marker.end() - 1], marker.end()
         at = begin if kind in BARE else begin + int.from_bytes(content[begin : begin + 2], "big")
@@ -81,15 +85,16 @@ def segments(content: bytes, at: int = 2) -> Iterator[tuple[int, int, int]]:
 
 
 def brought_to_full_precision(scan: bytes) -> set[tuple[int, int]]:
+    """The pairs of component and coefficient whose last bits a progressive scan gives, from the scan's header."""
     count = scan[0] if scan else 0
-    if len(scan) < 4 + 2 * count or scan[3 + 2 * count] & 15:  # the low bits that are left for later scans
+    if len(scan) < 4 + 2 * count or scan[3 + 2 * count] & 15:  # how many low bits are left for later scans
         return set()
     first, last = scan[1 + 2 * count], min(scan[2 + 2 * count], 63)
     return {(component, number) for component in scan[1 : 1 + 2 * count : 2] for number in range(first, last + 1)}
 
 
 def meaning_of_zeros(tables: bytes, known: int) -> int:
-    """The symbol whose Huffman code is all zeros among the luminance's AC coefficients, if these tables have it."""
+    """The symbol whose Huffman code is all zeros for the AC coefficients of luminance; `known` without such a table."""
     at = 0
     while at + 17 < len(tables):
         if tables[at] == 0x10:
@@ -99,7 +104,7 @@ def meaning_of_zeros(tables: bytes, known: int) -> int:
 
 
 def last_picture(index: bytes) -> int:
-    """Where the last picture of a multi-picture file begins, from the beginning of its index (CIPA DC-007)."""
+    """Where the last picture of a multi-picture file begins, counted from its index; 0 if unknown (CIPA DC-007)."""
     try:
         directory = next(directories(index))
         return max(place for _, _, place, _ in struct.iter_unpack(f"{directory.order}4I", directory.data(MP_ENTRIES)))
@@ -107,9 +112,11 @@ def last_picture(index: bytes) -> int:
         return 0
 
 
-def load(content: bytes, image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
-    """The pixels of a JPEG that Pillow has opened, the same as Pillow's own to the bit: in the image, or beside it
-    as (H, W, 3) uint8. Raises ImageError where the decoder had to guess.
+def load(content: bytes, image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
+    """Decode a JPEG that Pillow has opened. The pixels are the same as Pillow's own to the bit.
+
+    Returns the image, and its pixels as (H, W, 3) uint8 where the image itself has none. Raises ImageError where the
+    decoder had to guess.
     """
     try:
         pixels = strictly_decoded(content, image)
@@ -119,10 +126,8 @@ def load(content: bytes, image: Image.Image) -> tuple[Image.Image, np.ndarray | 
             raise ImageError("truncated", "its image data end before its last row") from None
         if message.startswith(GUESSED) and not is_padding(message, content):
             raise ImageError("corrupt", message[0].lower() + message[1:]) from None
-        pixels = (
-            None  # rare subsampling, which only libjpeg's other interface decodes; or nothing does, and Pillow says so
-        )
-    if pixels is None or image.mode == "CMYK":  # Pillow knows whether that is stored inverted
+        pixels = None  # a rare subsampling, which Pillow decodes, or an error, which Pillow raises too
+    if pixels is None or image.mode == "CMYK":  # Pillow finds out whether CMYK is stored inverted
         image.load()
         return image, None
     if image.mode == "RGB":
@@ -132,14 +137,18 @@ def load(content: bytes, image: Image.Image) -> tuple[Image.Image, np.ndarray | 
     return loaded, None
 
 
-def strictly_decoded(content: bytes, image: Image.Image) -> np.ndarray:
-    """Pixels (H, W, 1, 3 or 4) uint8. Raises ValueError with the first warning or error of libjpeg."""
+def strictly_decoded(content: bytes, image: Image.Image) -> NDArray[np.uint8]:
+    """Pixels (H, W, C) uint8, with 1 channel, 3 or 4.
+
+    Raises ValueError with the first warning or error of libjpeg, KeyError for a subsampling without a name, and
+    ImageError if two headers contradict each other.
+    """
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(content)
     except ValueError as error:
         if "JFIF revision" not in str(error):
             raise
-        content = JFIF_VERSION.sub(rb"\g<1>\1\1", content)  # 0.00 and 2.01 are about: they change nothing
+        content = JFIF_VERSION.sub(rb"\g<1>\1\1", content)  # there are files of 0.00 and 2.01, like any other
         height, width, *_ = simplejpeg.decode_jpeg_header(content)
     if (width, height) != image.size:
         raise ImageError("corrupt", f"two headers, of {image.width}×{image.height} and {width}×{height} pixels")
@@ -147,9 +156,9 @@ def strictly_decoded(content: bytes, image: Image.Image) -> np.ndarray:
 
 
 def is_padding(message: str, content: bytes) -> bool:
-    """Whether libjpeg only stumbled over a few zeros before the end, as some cameras write to fill up a block.
+    """Whether libjpeg warned only of a few zero bytes before the end, which some cameras write as padding.
 
-    Any other surplus means that the data have lost their places, even where it is a single byte.
+    Any other surplus, even a single byte, means that the decoder has lost its place in the data.
     """
     surplus = SURPLUS.match(message)
     if surplus is None or int(surplus[1]) > MOST_PADDING:

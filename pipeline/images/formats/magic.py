@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says."""
+"""Find out what a file is from its first bytes, whatever its name says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 
 from pipeline.images.stored import Problem
 
-# Pillow's name of each format that is read: its decoders are widely used and run no other program, as EPS's does
+# The formats that are read, by Pillow's names. Their decoders are widely used, and none starts another program, as that
+# of EPS does
 SIGNATURES = {
     "JPEG": rb"\xff\xd8",
     "PNG": rb"\x89PNG\r\n\x1a\n(?!.{4}CgBI)",
@@ -17,7 +18,7 @@ SIGNATURES = {
     "PPM": rb"P[1-6][\s#]|Pf\s",
     "AVIF": rb".{4}ftypavi[fs]",
 }
-# Images of other formats: a person wants to hear of them even where the name does not promise an image
+# Images of other formats. They are reported even where the file's name is not that of an image
 OTHER_IMAGES = {
     "a HEIC image": rb".{4}ftyp(hei|hev|mif1|msf1)",
     "a JPEG XL image": rb"\xff\x0a|\0\0\0\x0cJXL ",
@@ -35,10 +36,10 @@ OTHER_IMAGES = {
     "a PAM image": rb"P7\s",
     "a Targa image": rb"\0[\0\x01][\x01-\x03\x09-\x0b].{13}[\x08\x10\x18\x20]",
 }
-# Signatures of JPEG and PNG after their bytes were taken for characters or line ends; nothing brings them back
+# Signatures of JPEG and PNG after some program took the bytes for text and replaced characters or line ends for good
 MANGLED = re.compile(rb"\xc3\xbf\xc3\x98|(?:\xef\xbf\xbd){2}|(?:\x89|\xc2\x89|\xef\xbf\xbd)PNG[\r\n]")
-HEADLESS = re.compile(rb".{6}(?:JFIF|Exif)\0|.{12}IHDR|.{8}WEBPVP8", re.DOTALL)  # all but the signature
-BEGINNING = rb"(?:\xef\xbb\xbf)?\s*"  # a byte order mark and blanks before text that is to be read by programs
+HEADLESS = re.compile(rb".{6}(?:JFIF|Exif)\0|.{12}IHDR|.{8}WEBPVP8", re.DOTALL)  # without the signature
+BEGINNING = rb"(?:\xef\xbb\xbf)?\s*"  # text may begin with a byte order mark and blanks
 XML = BEGINNING + rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
 OTHERS = {
     "an HTML page": XML + rb"<(?:!doctype html|html|head|body|title|script|meta)\b",
@@ -71,16 +72,16 @@ OTHERS = {
 
 
 IS_FORMAT = {name: re.compile(pattern, re.DOTALL) for name, pattern in SIGNATURES.items()}
-READ = 4096  # bytes that tell what a file is
+READ = 4096  # bytes that are looked at
 
 
 def image_format(content: bytes) -> str | None:
-    """Pillow's name of the format, or None for what is no image or of a format that is not read."""
+    """Pillow's name of the format; None for a file that is in none of the formats that are read."""
     return next((name for name, pattern in IS_FORMAT.items() if pattern.match(content)), None)
 
 
 def describe(content: bytes) -> Problem:
-    """What a file is that is not in an image format that is read: `unreadable` for an image, else `not_an_image`."""
+    """Say what a file is for which `image_format` gives None: `unreadable` for an image, else `not_an_image`."""
     start = content[:READ]
     for name, pattern in OTHER_IMAGES.items():
         if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
@@ -100,7 +101,7 @@ def describe(content: bytes) -> Problem:
 
 
 def as_text(start: bytes) -> str:
-    """The first words of what reads as text in UTF-8 or UTF-16, else nothing."""
+    """The first words of a text in UTF-8 or UTF-16; empty if the bytes are no text."""
     encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     text = " ".join(start.decode(encoding, "replace").split())[:40]
     letters = sum(character.isalnum() or character == " " for character in text)

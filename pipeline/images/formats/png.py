@@ -1,4 +1,4 @@
-"""PNG: its chunks with their checksums, and its pixels (PNG specification, third edition, sections 5 and 11)."""
+"""PNG: check its chunks and their checksums, and decode it (PNG specification, third edition, sections 5 and 11)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from collections.abc import Iterator
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from pipeline.images.formats.integrity import ImageError, cut, trailing
+from pipeline.images.errors import ImageError
+from pipeline.images.formats.integrity import cut, trailing
 
 SIGNATURE = 8  # bytes
 PALETTE, RGB = 3, 2  # color types
-SAMPLES = {0: 1, RGB: 3, PALETTE: 1, 4: 2, 6: 4}  # of a pixel, by color type
-READ = 4096  # bytes that the decoder is given at once
-MOST_REST = 64  # bytes of data after the last row: the end of the compressed stream and its checksum
+SAMPLES = {0: 1, RGB: 3, PALETTE: 1, 4: 2, 6: 4}  # values of a pixel, by color type
+READ = 4096  # bytes that the decoder is given at a time
+MOST_REST = 64  # bytes that may follow the last row: the end of the compressed stream and its checksum
 
 
 def inspect(content: bytes) -> list[str]:
-    """Warnings; raises ImageError unless every chunk is there and whole."""
+    """Check the chunks of a PNG and return issue codes. Raises ImageError unless all are there and whole."""
     view, end = memoryview(content), SIGNATURE
     kinds: Counter[str] = Counter()
     frames = 1
@@ -40,13 +41,16 @@ def inspect(content: bytes) -> list[str]:
     if kinds["fcTL"] < frames > 1:
         raise cut(f"after {kinds['fcTL']} of {frames} frames")
     odd = ["animated"] if frames > 1 else []
-    if depth == 16 and color == RGB:  # Pillow makes 8 bits of these
+    if depth == 16 and color == RGB:  # Pillow reduces these to 8 bits
         odd.append("unexpected_mode")
     return odd + trailing(content, end)
 
 
 def chunks(content: bytes) -> Iterator[tuple[str, int, int]]:
-    """Kind, place of the data and end of each chunk up to IEND. Raises ImageError where one is cut or none begins."""
+    """Yield the kind of each chunk up to IEND, where its data begins and where it ends.
+
+    Raises ImageError where a chunk is cut, or none begins after another.
+    """
     end, kind = SIGNATURE, ""
     while kind != "IEND":
         if end + 12 > len(content):
@@ -62,17 +66,15 @@ def chunks(content: bytes) -> Iterator[tuple[str, int, int]]:
 
 
 def load(content: bytes) -> Image.Image:
-    """The pixels of a PNG.
-
-    Raises ImageError if there is less or more data than its size needs.
-    """
+    """Decode a PNG. Raises ImageError if there is less or more data than its size needs."""
     image = RowsOfPng(io.BytesIO(content))
     image.decodermaxblock = READ
     image.load()
     data = [(at, end - 4) for kind, at, end in chunks(content) if kind == "IDAT"]
     if sum(max(0, end - max(at, image.rows_end)) for at, end in data) > MOST_REST:
         raise ImageError("corrupt", f"more data than its {image.width}×{image.height} pixels need")
-    # Pillow leaves black what it has no data for; to count them takes half as long as to decode them
+    # Where data is missing, Pillow leaves the last rows black. Only then is it counted, which takes half as long as
+    # decoding; in an interlaced image, missing data shows in any row
     interlaced = content[SIGNATURE + 20]
     if interlaced or image.crop((0, image.height - 1, *image.size)).getbbox() is None:
         needed, stream = bytes_of_rows(content), zlib.decompressobj()
@@ -86,13 +88,13 @@ def load(content: bytes) -> Image.Image:
 
 
 def bytes_of_rows(content: bytes) -> int:
-    """What the data must hold: each row after the number of its filter; interlaced ones have some more."""
+    """Bytes of decompressed data: each row has its filter's byte before its samples. Interlaced images have more."""
     width, height, depth, color = struct.unpack_from(">IIBB", content, SIGNATURE + 8)
     return height * (1 + (width * depth * SAMPLES[color] + 7) // 8)
 
 
 class RowsOfPng(PngImageFile):
-    """Notes how far the file was read for the last row."""
+    """A PNG that notes how far the file had been read when its last row was decoded."""
 
     rows_end = 0
 

@@ -1,6 +1,6 @@
-"""TIFF, and EXIF, which is a TIFF without pixels: whether all that its directories point to is there.
+"""TIFF, and EXIF, which is a TIFF without pixels: check that all that the directories point to is there.
 
-Adobe, TIFF Revision 6.0, sections 2 and 15; BigTIFF differs in the width of its numbers only.
+Adobe, TIFF Revision 6.0, sections 2 and 15. BigTIFF differs only in the width of its numbers.
 """
 
 from __future__ import annotations
@@ -9,40 +9,27 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipeline.images.formats.integrity import ImageError, cut, limit_pixels
+from pipeline.images.errors import ImageError
+from pipeline.images.formats.integrity import cut, limit_pixels
 
-SIZES = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
-}  # by type
-INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
+# Bytes of a value, by the number of its type
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # types of unsigned integers, and struct's letters for them
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR = 254, 256, 257, 258, 259, 262, 277, 284
 ORIENTATION = 274
 STRIP_OFFSETS, STRIP_ROWS, STRIP_COUNTS = 273, 278, 279
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
-SMALLER_OR_MASK = 0b101  # of SUBFILE: a thumbnail or a mask of another page
+SMALLER_OR_MASK = 0b101  # bits of SUBFILE: the page is a thumbnail or a mask of another one
 UNCOMPRESSED, SEPARATE, YCBCR = 1, 2, 6
 MOST_PAGES = 100_000
 
 
 class Field(NamedTuple):
-    kind: int  # number of the type
-    values: int  # how many
-    place: int  # of the first
+    """How a tag's values are stored."""
+
+    kind: int  # number of their type
+    values: int  # how many there are
+    place: int  # where the first one begins
 
 
 class Directory(NamedTuple):
@@ -53,10 +40,12 @@ class Directory(NamedTuple):
     fields: dict[int, Field]
 
     def data(self, tag: int) -> bytes:
+        """The bytes of a tag's values; none without the tag."""
         kind, values, place = self.fields.get(tag, Field(0, 0, 0))
         return self.block[place : place + SIZES.get(kind, 0) * values]
 
     def numbers(self, tag: int) -> tuple[int, ...]:
+        """A tag's values; none if they are not unsigned integers, or without the tag."""
         kind, values, _ = self.fields.get(tag, Field(0, 0, 0))
         return struct.unpack(f"{self.order}{values}{INTEGERS[kind]}", self.data(tag)) if kind in INTEGERS else ()
 
@@ -65,12 +54,15 @@ class Directory(NamedTuple):
 
 
 def inspect(content: bytes) -> list[str]:
-    """Warnings; raises ImageError if a page or some of its pixels are missing, or the first page is too large."""
+    """Check the pages of a TIFF and return issue codes.
+
+    Raises ImageError if a page or some of its pixels are missing, or the first page is too large.
+    """
     pages, odd = 0, []
     for page in directories(content):
         if not pages:
             limit_pixels(page.number(WIDTH, 0), page.number(HEIGHT, 0))
-            odd = odd_orientation(page)  # which Pillow applies and forgets
+            odd = odd_orientation(page)  # Pillow turns the image and forgets it
         pages += not pages or not page.number(SUBFILE, 0) & SMALLER_OR_MASK
         check_pixels(page)
     if not pages:
@@ -79,15 +71,15 @@ def inspect(content: bytes) -> list[str]:
 
 
 def odd_orientation(page: Directory) -> list[str]:
-    """The warning, if any, for how a picture is to be turned."""
+    """The issue code for an orientation in which the picture is not upright, or that does not exist."""
     value = page.number(ORIENTATION, 1)
     return [] if value == 1 else ["exif_rotated"] if 1 < value <= 8 else ["corrupt_exif"]
 
 
 def directories(block: bytes) -> Iterator[Directory]:
-    """The chain of directories.
+    """Follow the chain of directories and yield each.
 
-    Raises ImageError where one of them or a value lies beyond the end of the block, and for a chain without end.
+    Raises ImageError where one of them or a value lies beyond the end of the block, and for a chain that never ends.
     """
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
     if order is None:
@@ -128,7 +120,10 @@ def directories(block: bytes) -> Iterator[Directory]:
 
 
 def check_pixels(page: Directory) -> None:
-    """Raises ImageError unless the strips or tiles of a page lie in the file and are as many as its size asks for."""
+    """Raise ImageError unless the strips or tiles of a page are in the file and are as many as its size needs.
+
+    If they are not compressed, they also have to have as many bytes as it needs.
+    """
     tiled = TILE_OFFSETS in page.fields
     width, height = page.number(WIDTH, 0), page.number(HEIGHT, 0)
     offsets = page.numbers(TILE_OFFSETS if tiled else STRIP_OFFSETS)
@@ -138,8 +133,8 @@ def check_pixels(page: Directory) -> None:
     across = page.number(TILE_WIDTH, 0) if tiled else width
     down = page.number(TILE_HEIGHT, 0) if tiled else min(page.number(STRIP_ROWS, height), height)
     if not (offsets and across and down):
-        return  # for the decoder to judge
-    limit_pixels(across, down)  # of which the decoder makes room for one
+        return  # the decoder decides
+    limit_pixels(across, down)  # the decoder allocates memory for one strip or tile
     separate = page.number(PLANAR, 1) == SEPARATE
     planes = page.number(SAMPLES, 1)
     needed = -(-width // across) * -(-height // down) * (planes if separate else 1)

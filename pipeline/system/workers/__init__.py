@@ -1,7 +1,8 @@
 """Apply a function to many images, in order, with bounded memory: on all cores, or on a Dask cluster.
 
-An image that crashes or hangs its worker takes only itself down: its chunk is repeated one image at a time, in one
-worker that has all memory to itself. If memory does not suffice even then, the stage stops: the image is not to blame.
+If a worker crashes or hangs, the images of its chunk are tried again one by one, in a single worker that has all the
+memory. Only an image that crashes or hangs this worker too is given up. If there is not enough memory even then, the
+stage stops, because that is not the fault of the image.
 """
 
 from __future__ import annotations
@@ -12,58 +13,57 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from pipeline.system.console import UserError
-from pipeline.system.workers.pool import OutOfMemory, Pool, WorkerCrashed, start_server
+from pipeline.system.workers.pool import Function, OutOfMemory, Pool, R, T, WorkerCrashed, start_server
 
-T = TypeVar("T")
-Function = Callable[[list[Any]], Iterable[Any]]  # of a chunk; gives one result for each of its items
-CHUNK_ITEMS, CHUNK_BYTES = 256, 2 * 1024**2  # what travels to a worker at once
-SECONDS_PER_CHUNK = 120  # a decoder that needs longer hangs
-CRASHED, LATE = "its decoder crashed", "not decoded in"  # why an image was given up, as its reason begins
-SCHEDULER = "DASK_SCHEDULER_ADDRESS"
+Answer = TypeVar("Answer", covariant=True)  # what a future gives
+CHUNK_ITEMS, CHUNK_BYTES = 256, 2 * 1024**2  # that are sent to a worker at once
+SECONDS_PER_CHUNK = 120  # a worker that takes longer hangs
+CRASHED, LATE = "its decoder crashed", "not decoded in"  # beginnings of the reason why an image was given up
+SCHEDULER = "DASK_SCHEDULER_ADDRESS"  # the environment variable that names a Dask cluster
 
 
-class AnyFuture(Protocol):
+class AnyFuture(Protocol[Answer]):
     """A future of concurrent.futures or of Dask."""
 
-    def result(self, timeout: float) -> Any: ...
+    def result(self, timeout: float) -> Answer: ...
 
 
 class Workers(Protocol):
-    """Processes, here or elsewhere."""
+    """Worker processes, on this machine or elsewhere."""
 
-    crashes: tuple[type[Exception], ...]  # what a future raises whose worker has died
+    crashes: tuple[type[Exception], ...]  # exceptions of a future whose worker has died
     width: int  # chunks that are worked on at the same time
 
-    def submit(self, function: Function, chunk: list[Any]) -> AnyFuture: ...
+    def submit(self, function: Function[T, R], chunk: list[T]) -> AnyFuture[list[R]]: ...
 
-    def alone(self, function: Function, chunk: list[Any], seconds: float) -> list[Any]:
-        """The results of a chunk while nothing else is worked on. Raises OutOfMemory, WorkerCrashed or TimeoutError."""
+    def alone(self, function: Function[T, R], chunk: list[T], seconds: float) -> list[R]:
+        """The results of a chunk, with no other at the same time. Raises OutOfMemory, WorkerCrashed or TimeoutError."""
 
-    def recover(self, future: AnyFuture, others: list[AnyFuture], seconds: float) -> None:
-        """Stop what hangs, after a crash or a time-out, so that no chunk is being worked on."""
+    def recover(self, future: AnyFuture[Any], others: list[AnyFuture[Any]], seconds: float) -> None:
+        """After a crash or time-out of `future`, stop what hangs and wait until no chunk is worked on."""
 
-    def is_lost(self, future: AnyFuture) -> bool:
-        """Whether the recovery took the future along."""
+    def is_lost(self, future: AnyFuture[Any]) -> bool:
+        """Whether a chunk has to be submitted again after `recover`."""
 
     def stop(self) -> None: ...
 
 
 def ordered_map(
-    function: Function,
+    function: Function[T, R],
     items: Iterable[T],
     size: Callable[[T], int],
-    on_crash: Callable[[T, str], Any],
+    on_crash: Callable[[T, str], R],
     name: Callable[[T], str] = str,
-) -> Iterator[Any]:
+) -> Iterator[R]:
     """Yield the result of each item, in order.
 
-    `size` gives the bytes of an item, to keep what is under way small; `on_crash` gives the result for an item whose
-    worker crashed or took longer than SECONDS_PER_CHUNK, from the item and the reason; `name` is what people call it.
-    A function raises MemoryError for an item that this machine has too little memory for. Raises UserError where it
-    does not help to give all memory to one worker.
+    `function` takes a chunk of items and gives the result of each; it raises MemoryError where the machine has too
+    little memory. `size` is the number of bytes of an item, by which chunks are kept small. `on_crash` gives the result
+    for an item whose worker crashed or took longer than SECONDS_PER_CHUNK, from the item and the reason. `name` is the
+    item's name in messages. Raises UserError if memory does not suffice for an item even in a single worker.
     """
     workers = start_workers()
-    under_way: deque[tuple[list[T], AnyFuture]] = deque()
+    under_way: deque[tuple[list[T], AnyFuture[list[R]]]] = deque()
     try:
         for chunk in chunks(items, size):
             under_way.append((chunk, workers.submit(function, chunk)))
@@ -78,13 +78,14 @@ def ordered_map(
 def warm_up(module: str) -> None:
     """Start the server that workers are forked from, and let it import the module of the function to be mapped.
 
-    A stage calls this first, because it goes on meanwhile.
+    A stage calls this first, because the import runs in parallel to the stage's own.
     """
     if SCHEDULER not in os.environ:
         start_server(module)
 
 
 def start_workers() -> Workers:
+    """Workers of the Dask cluster that the environment names, or else of this machine."""
     if address := os.environ.get(SCHEDULER):
         from pipeline.system.workers.cluster import Cluster
 
@@ -93,6 +94,7 @@ def start_workers() -> Workers:
 
 
 def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Divide items into chunks of at most CHUNK_ITEMS, and of little more than CHUNK_BYTES."""
     chunk: list[T] = []
     total = 0
     for item in items:
@@ -107,12 +109,12 @@ def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
 
 def finish(
     workers: Workers,
-    function: Function,
-    under_way: deque[tuple[list[T], AnyFuture]],
-    on_crash: Callable[[T, str], Any],
+    function: Function[T, R],
+    under_way: deque[tuple[list[T], AnyFuture[list[R]]]],
+    on_crash: Callable[[T, str], R],
     name: Callable[[T], str],
-) -> list[Any]:
-    """Results of the oldest chunk. Those that a crash took along are started again."""
+) -> list[R]:
+    """The results of the oldest chunk. After a crash, the chunks that were lost with it are submitted again."""
     chunk, future = under_way.popleft()
     failures: tuple[type[Exception], ...] = (TimeoutError, MemoryError, *workers.crashes)
     try:
@@ -136,10 +138,11 @@ def finish(
     return results
 
 
-def alone(workers: Workers, function: Function, item: Any, name: str) -> list[Any]:
+def alone(workers: Workers, function: Function[T, R], item: T, name: str) -> list[R]:
+    """The result of one item, in a list. Raises WorkerCrashed, TimeoutError, and UserError if memory is too short."""
     try:
         return workers.alone(function, [item], SECONDS_PER_CHUNK)
-    except OutOfMemory:  # its worker may have been killed by a person
+    except OutOfMemory:  # try again: a person may have killed the worker
         pass
     try:
         return workers.alone(function, [item], SECONDS_PER_CHUNK)

@@ -1,4 +1,4 @@
-"""A chunk in a process of its own, whose end tells why it ended: of a lost worker Dask only says that it died."""
+"""Run a chunk in a process of its own, on a Dask worker. Its exit code tells why it died, which Dask does not say."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any
 
 from pipeline.system import memory
-from pipeline.system.workers.pool import OutOfMemory, WorkerCrashed, apply
+from pipeline.system.workers.pool import Function, OutOfMemory, R, T, WorkerCrashed, apply
 
 
-def apply_apart(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any], seconds: float) -> list[Any]:
+def apply_apart(function: Function[T, R], chunk: list[T], seconds: float) -> list[R]:
     """Apply a function to a chunk in a new process that has at most `seconds`.
 
     Raises OutOfMemory if the process was killed, WorkerCrashed if it ended by itself, TimeoutError if it was too slow.
@@ -34,7 +32,7 @@ def apply_apart(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]
     answer = pickle.loads(ran.stdout)
     if isinstance(answer, Exception):
         raise answer
-    results: list[Any] = answer
+    results: list[R] = answer
     return results
 
 
@@ -42,8 +40,8 @@ def main() -> None:
     memory.limit(memory.MOST_MEMORY)
     memory.go_first()
     try:
-        answer: Any = apply(*pickle.load(sys.stdin.buffer))
-    except Exception as error:  # the caller's
+        answer: object = apply(*pickle.load(sys.stdin.buffer))
+    except Exception as error:  # it is raised in the parent
         answer = error
     pickle.dump(answer, sys.stdout.buffer)
 

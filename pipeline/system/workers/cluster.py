@@ -1,4 +1,4 @@
-"""The workers of a Dask cluster, whose scheduler DASK_SCHEDULER_ADDRESS names.
+"""The workers of a Dask cluster. DASK_SCHEDULER_ADDRESS names its scheduler.
 
 Every worker runs in a clone of this project at the same commit, and reads the images itself.
 """
@@ -6,29 +6,31 @@ Every worker runs in a clone of this project at the same commit, and reads the i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.system.console import UserError
 from pipeline.system.credentials import hide_in, redacted
 from pipeline.system.version import version
 from pipeline.system.workers.apart import apply_apart
-from pipeline.system.workers.pool import OutOfMemory, apply
+from pipeline.system.workers.pool import Function, OutOfMemory, R, T, apply
+
+if TYPE_CHECKING:
+    from pipeline.system.workers import AnyFuture
 
 
 class Cluster:
-    """Workers of a Dask cluster, as `workers.Workers` asks for."""
+    """The workers of a Dask cluster, with the methods of `workers.Workers`."""
 
     def __init__(self, address: str) -> None:
         from distributed import Client, KilledWorker
         from distributed.comm.addressing import parse_address
         from distributed.comm.registry import get_backend
 
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters comes back as an exception
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # errors come back as exceptions
         self.crashes: tuple[type[Exception], ...] = (KilledWorker,)
         try:
-            get_backend(parse_address(address)[0])  # a client with an unknown one never ends
+            get_backend(parse_address(address)[0])  # with an unknown protocol, a client would wait forever
             self.client = Client(address, timeout=10, set_as_default=False)
         except (OSError, ValueError) as error:
             raise UserError(
@@ -38,7 +40,7 @@ class Cluster:
         self.width = sum(self.client.nthreads().values())
 
     def compare_code(self) -> None:
-        """Raises UserError unless all workers would find the same as this process."""
+        """Raise UserError unless all workers have the same code and packages as this process."""
         try:
             theirs = self.client.run(version)
         except (ImportError, AttributeError, RuntimeError) as error:
@@ -55,15 +57,15 @@ class Cluster:
                 else "the Dask scheduler has no workers: start some in clones of this project with `dask worker`"
             )
 
-    def submit(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> Any:
+    def submit(self, function: Function[T, R], chunk: list[T]) -> AnyFuture[list[R]]:
         return self.client.submit(apply, function, chunk, pure=False)
 
-    def alone(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any], seconds: float) -> list[Any]:
+    def alone(self, function: Function[T, R], chunk: list[T], seconds: float) -> list[R]:
         for apart in (False, True):
             again = (apply_apart, function, chunk, seconds) if apart else (apply, function, chunk)
             future = self.client.submit(*again, pure=False)
             try:
-                results: list[Any] = future.result(seconds)
+                results: list[R] = future.result(seconds)
                 return results
             except MemoryError:
                 raise OutOfMemory("its Dask worker was refused memory") from None
@@ -72,10 +74,10 @@ class Cluster:
                 raise
             except self.crashes:
                 continue
-        raise OutOfMemory("its Dask worker was killed")  # not by the decoder, which was in another process
+        raise OutOfMemory("its Dask worker was killed")  # the decoder ran in another process
 
-    def recover(self, future: Any, others: list[Any], seconds: float) -> None:
-        """Restart workers that still work on it and wait for the others; Dask itself has replaced those that died."""
+    def recover(self, future: Any, others: list[AnyFuture[Any]], seconds: float) -> None:
+        """Restart workers that still work on the future, and wait for the others. Dask has replaced those that died."""
         hanging = [worker for worker, keys in self.client.processing().items() if future.key in keys]
         future.cancel()
         if hanging:
@@ -85,8 +87,8 @@ class Cluster:
         with self.client.as_current(), suppress(TimeoutError):
             wait(others, timeout=seconds)
 
-    def is_lost(self, future: Any) -> bool:
-        return False  # Dask runs what a worker took along on another one
+    def is_lost(self, future: object) -> bool:
+        return False  # Dask gives the chunks of a dead worker to another one
 
     def stop(self) -> None:
         with suppress(OSError, TimeoutError):

@@ -1,4 +1,4 @@
-"""Worker processes of this machine, one a core, that start on demand and can be stopped at once, hanging or not."""
+"""Worker processes of this machine, one for each core. They start on demand and can be stopped even if they hang."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 from pipeline.system import memory
 from pipeline.system.memory import MOST_MEMORY
 
-KEPT = 64 * 1024**2  # freed bytes that a worker keeps for the next picture
-KILLED = (-signal.SIGKILL, 255)  # exit codes: of the worker, or of all where the server that they are forked from was
+T = TypeVar("T")  # an item
+R = TypeVar("R")  # its result
+Function: TypeAlias = Callable[[list[T]], Iterable[R]]  # of a chunk; gives one result for each of its items
+KEPT = 64 * 1024**2  # bytes of freed memory that a worker keeps for the next image
+KILLED = (-signal.SIGKILL, 255)  # exit codes of a worker that was killed, and of all workers whose server was killed
 
 
 class OutOfMemory(Exception):
-    """A chunk that this machine has too little memory for, and how that showed."""
+    """The machine has too little memory for a chunk. The message says how that showed."""
 
 
 class WorkerCrashed(Exception):
-    """A chunk whose worker ended by itself."""
+    """The worker of a chunk ended by itself."""
 
 
 def cores() -> int:
@@ -35,7 +38,7 @@ def cores() -> int:
 
 
 class Pool:
-    """Workers of this machine, as `workers.Workers` asks for."""
+    """The workers of this machine, with the methods of `workers.Workers`."""
 
     crashes: tuple[type[Exception], ...] = (BrokenProcessPool,)
 
@@ -44,13 +47,13 @@ class Pool:
         self.pool: ProcessPoolExecutor | None = None
         start_server()
 
-    def submit(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> Future[list[Any]]:
-        with ctrl_c_later():  # interrupted half-way, the pool would not know a worker that it has just started
+    def submit(self, function: Function[T, R], chunk: list[T]) -> Future[list[R]]:
+        with ctrl_c_later():  # otherwise the pool might not know of a worker that it has just started
             try:
                 return self.started().submit(apply, function, chunk)
-            except BrokenProcessPool:  # broken by an earlier chunk whose result is still to be read
+            except BrokenProcessPool:  # an earlier chunk broke the pool; its result is still to be read
                 return lost()
-            except OSError as error:  # broken just now: the pool's own thread closes what a new worker was to get
+            except OSError as error:  # broken right now: the pool's thread has closed the pipes of a new worker
                 if error.errno not in (None, errno.EBADF):
                     raise
                 return lost()
@@ -61,7 +64,7 @@ class Pool:
             self.pool = ProcessPoolExecutor(self.width, mp_context=context, initializer=prepare)
         return self.pool
 
-    def alone(self, function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any], seconds: float) -> list[Any]:
+    def alone(self, function: Function[T, R], chunk: list[T], seconds: float) -> list[R]:
         try:
             return self.submit(function, chunk).result(seconds)
         except MemoryError:
@@ -74,9 +77,9 @@ class Pool:
                 raise OutOfMemory(f"its worker was killed, with {memory.in_words()} to itself") from None
             raise failure if isinstance(failure, TimeoutError) else WorkerCrashed from None
 
-    def recover(self, future: object, others: list[Any], seconds: float) -> None:
+    def recover(self, future: object, others: object, seconds: float) -> None:
         if self.was_killed():
-            self.width = max(1, self.width // 2)  # as many as before would be killed again
+            self.width = max(1, self.width // 2)  # otherwise they would be killed again
         self.stop()
 
     def was_killed(self) -> bool:
@@ -87,7 +90,8 @@ class Pool:
             self.pool._executor_manager_thread.join()  # type: ignore[attr-defined]  # it asks for the exit codes too
         return any(process.exitcode in KILLED for process in (self.pool._processes or {}).values())
 
-    def is_lost(self, future: Any) -> bool:
+    def is_lost(self, future: object) -> bool:
+        assert isinstance(future, Future)
         return future.cancelled() or (future.done() and isinstance(future.exception(), BrokenProcessPool))
 
     def stop(self) -> None:
@@ -95,28 +99,29 @@ class Pool:
             with ctrl_c_later():
                 for process in list((self.pool._processes or {}).values()):
                     process.kill()
-                # A result cut short would be waited for as long as somebody can still write
+                # The pool would wait for the rest of a result as long as this end of the pipe is open
                 self.pool._result_queue._writer.close()  # type: ignore[attr-defined]
-                self.pool.shutdown(cancel_futures=True)  # waits: its thread must not outlive it to the exit
+                self.pool.shutdown(cancel_futures=True)  # waits for the pool's thread to end
                 self.pool = None
 
 
-def lost() -> Future[list[Any]]:
-    future: Future[list[Any]] = Future()
+def lost() -> Future[list[R]]:
+    """The future of a chunk that has to be submitted again."""
+    future: Future[list[R]] = Future()
     future.set_exception(BrokenProcessPool())
     return future
 
 
 def start_server(*modules: str) -> None:
-    """Start the server that workers are forked from, unless it runs: it imports these modules once for all of them."""
-    resource_tracker.ensure_running()  # first, because it lets Ctrl-C through again: see `ctrl_c_later`
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the workers: they share the cores already
+    """Start the server that workers are forked from, unless it runs. It imports these modules once for all workers."""
+    resource_tracker.ensure_running()  # first, because this lets Ctrl-C through: see `ctrl_c_later`
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there is a worker on each core already
     forkserver.set_forkserver_preload([*modules, __name__])
     with ctrl_c_later():
         forkserver.ensure_running()
 
 
-def apply(function: Callable[[list[Any]], Iterable[Any]], chunk: list[Any]) -> list[Any]:
+def apply(function: Function[T, R], chunk: list[T]) -> list[R]:
     return list(function(chunk))
 
 
@@ -129,7 +134,7 @@ def prepare() -> None:
 
 
 def end_with_stage() -> None:
-    """End this worker when its stage has been killed. It would wait for work for ever."""
+    """End this worker when its stage has been killed, because it would wait for work forever."""
     stage = multiprocessing.parent_process()
     assert stage is not None
     stage.join()
@@ -138,12 +143,12 @@ def end_with_stage() -> None:
 
 @contextmanager
 def ctrl_c_later() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until the end of the block.
+    """Delay Ctrl-C and SIGTERM until the end of the block.
 
-    Processes that are started meanwhile inherit the signal mask and leave Ctrl-C to their parent for good. The mask
-    is not enough for the parent: the signal finds another of its threads, such as those of BLAS.
+    Processes that are started in the block inherit the signal mask, so that Ctrl-C only ever reaches their parent. For
+    the parent, the mask is not enough, because the signal reaches another of its threads, such as those of BLAS.
     """
-    if threading.current_thread() is not threading.main_thread():  # only that one is ever interrupted
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is interrupted
         yield
         return
     held_back: list[int] = []

@@ -1,29 +1,29 @@
-"""Where the pixels of an image come from: exact copies (`window`) and affine maps (`warp`)."""
+"""Rotation, scale, translation and the flips beside them: one affine map, which `randaugment` adds its own to."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def window(images: Tensor, drawn: Tensor) -> Tensor:
-    """Shift, continued by reflection at the borders, and flip: (B, C, H, W) to the same, exact copies of pixels.
-
-    `drawn` (B, 4): pixels to the right and down, both whole; 1 for flipped horizontally, vertically, else 0.
-    """
-    sources = []
-    for axis, side in enumerate((images.shape[3], images.shape[2])):
-        places = torch.arange(side, device=images.device)
-        places = torch.where(drawn[:, 2 + axis, None] == 1, side - 1 - places, places) + drawn[:, axis, None].long()
-        period = max(1, 2 * (side - 1))  # there and back again
-        sources.append(side - 1 - (places.remainder(period) - (side - 1)).abs())
-    across, down = sources
-    places = down[:, :, None] * images.shape[3] + across[:, None, :]
-    return images.flatten(2).gather(2, places.flatten(1)[:, None].expand(images.flatten(2).shape)).view_as(images)
+if TYPE_CHECKING:
+    from pipeline.config.augmentation import Augment
+    from pipeline.dataset.augmentation.sampler import Sampler
 
 
-def warp(images: Tensor, maps: Tensor, interpolation: str = "bilinear") -> Tensor:
+def draw(config: Augment, sampler: Sampler) -> dict[str, Tensor]:
+    """`map` (count, 8), as `compose` takes it; or, where only flips move pixels, `flips` (count, 2) for `crop`."""
+    flips = torch.cat([sampler.happens(config.horizontal_flip), sampler.happens(config.vertical_flip)], dim=1)
+    if config.rotation or config.translate or config.scale != (1.0, 1.0) or config.randaugment:
+        turn = rotation(sampler.uniform(-config.rotation, config.rotation)) / sampler.uniform(*config.scale)[..., None]
+        shift = sampler.uniform(-config.translate, config.translate, 2)
+        return {"map": torch.cat([turn * (1 - 2 * flips[:, None]), turn * shift[:, None]], dim=2).flatten(1)}
+    return {"flips": flips} if config.horizontal_flip or config.vertical_flip else {}
+
+
+def apply(images: Tensor, maps: Tensor, interpolation: str) -> Tensor:
     """Sample (B, C, H, W) images where the maps (B, 8), as `compose` takes them, say; what was outside is black."""
     height, width = images.shape[2:]
     x = torch.arange(width, device=maps.device) - (width - 1) / 2
@@ -46,7 +46,7 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     """One map for a change of the image and one that follows it.
 
     A map (N, 2, 4) tells where pixels come from: [x, y] = A [x', y'] + T [width, height] for A = map[:, :, :2] and
-    T = map[:, :, 2:], in pixels from the centre; so it holds for every size.
+    T = map[:, :, 2:], in pixels from the center; so it holds for every size.
     """
     composed = first[..., :2] @ then
     composed[..., 2:] += first[..., 2:]
