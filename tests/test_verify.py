@@ -117,7 +117,7 @@ def test_digits_are_the_same_bytes(digits: Clone, copy_of: CopyOf, verify: Verif
     ran = verify(copy, MLP, MLFLOW_TRACKING_URI=f"sqlite:///{database}", HTTPS_PROXY="http://127.0.0.1:9")
     assert ran.status == 0, ran.out + ran.err
     assert not database.exists()
-    of_data = [f"{stage}@digits" for stage in ("download", "check", "pack", "split")]
+    of_data = [f"{stage}@digits" for stage in ("download", "check", "decisions", "split", "pack")]
     of_experiment = [f"{stage}@{MLP}" for stage in ("weights", "train", "evaluate")]
     assert table(ran, "stage") == dict.fromkeys([*of_data, *of_experiment], "the same bytes")
     assert all(f"Running stage '{stage}'" in ran.out for stage in of_data + of_experiment)
