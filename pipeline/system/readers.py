@@ -77,7 +77,8 @@ def open_images(file: Path, shape: tuple[int, ...], stage: str) -> np.ndarray:
     import numpy as np
 
     try:
-        images: np.ndarray = np.lib.format.open_memmap(file, mode="r")
+        with np.errstate(over="raise"):  # of sizes whose product has more than 64 bits
+            images: np.ndarray = np.lib.format.open_memmap(file, mode="r")
     except FileNotFoundError:
         raise missing(file, stage) from None
     except OSError:
