@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wait_until
 from conftest import run as run_command
@@ -347,7 +348,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("server")
     port = free_port()
     command = [
-        str(REPOSITORY / ".venv/bin/mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        str(REPOSITORY / ".venv/bin/mlflow"), "server", "--port", str(port), "--workers", "1",
         "--backend-store-uri", database(home), "--artifacts-destination", str(home / "artifacts"),
     ]  # fmt: skip
     with (home / "log").open("w") as log:
@@ -364,6 +365,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only root sees which addresses are bound")
+def test_a_server_that_is_told_no_host_is_reached_from_this_machine_only(server: str) -> None:
+    """`make ui` starts one."""
+    port = int(server.rpartition(":")[2])
+    places = [found.laddr for found in psutil.net_connections("inet") if found.status == psutil.CONN_LISTEN]
+    assert {place.ip for place in places if place.port == port} == {"127.0.0.1"}
 
 
 def test_a_server_gets_what_it_missed(made: Results, server: str) -> None:

@@ -50,6 +50,8 @@ def connected() -> Iterator[Tracker]:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         # a database's error is told in one line by whoever asked for the connection; MLflow's traceback adds nothing
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING if file is None else logging.CRITICAL)
+        if file is not None and not file.exists():
+            database.create(file)
         client = MlflowClient(uri)
         if file is not None:
             database.bring_artifacts_along(uri, file)
