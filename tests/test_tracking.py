@@ -320,6 +320,33 @@ def test_an_absent_server_costs_a_line(made: Results, stage: bool) -> None:
     assert line.startswith(f"warning: not logged to {uri}: ") and "`python -m pipeline.track` logs it later" in line
 
 
+class Refusing(BaseHTTPRequestHandler):
+    """An MLflow server whose database is read-only or full: every request ends in `server.status`."""
+
+    def refuse(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_error(self.server.status)  # type: ignore[attr-defined]
+
+    do_GET = do_POST = refuse  # noqa: N815 (http.server's names)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_server_that_is_read_only_or_full_costs_a_line(made: Results, status: int) -> None:
+    made.add("a")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        server.status = status  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        ran = made.track("a", MLFLOW_TRACKING_URI=uri, DVC_STAGE="evaluate@a")
+        server.shutdown()
+    assert ran.status == 0
+    (line,) = ran.err.splitlines()
+    assert line.startswith(f"warning: not logged to {uri}: ") and "logs it later" in line
+
+
 @pytest.mark.parametrize(
     ("uri", "word"), [("sqlite:///params.yaml/mlflow.db", "params.yaml"), ("http://127.0.0.1:no", "Port")]
 )
