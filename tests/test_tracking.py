@@ -364,6 +364,14 @@ def test_a_mistake_is_an_error_in_one_line(made: Results) -> None:
     failed_in_one_line(made.track(), "dvc.lock", "dvc repro")
     made.add("a")
     failed_in_one_line(made.track("b"), "train@b", "dvc repro evaluate@b")
+    lock = made.root / "dvc.lock"
+    whole = lock.read_text()
+    for half in (whole[:-9], ""):
+        lock.write_text(half)
+        ran = made.track()
+        assert ran.status == 1 and "dvc.lock is cut off: `git checkout dvc.lock`" in ran.err
+        assert len(ran.err.splitlines()) == 1
+    lock.write_text(whole)
     shutil.rmtree(made.root / "reports/a")
     ran = made.track()
     assert ran.status == 0 and "nothing to log" in ran.out and "reports/a is not here" in ran.out

@@ -198,6 +198,7 @@ def prepared(root: Path, weights: str) -> Clone:
     }
     (clone.root / "params.yaml").write_text(json.dumps(params))
     clone.must_run("dvc", "repro", *TARGETS)
+    clone.must_run("python", "-m", "pipeline.track")  # results that git has, too
     return clone
 
 
