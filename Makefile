@@ -51,6 +51,10 @@ results: $(INSTALLED)
 test: $(INSTALLED) ## run the whole test suite
 	@$(BIN)/python -m pytest
 
+.PHONY: torture
+torture: $(INSTALLED) ## kill every stage at random moments, and see that `dvc repro` then ends right: half an hour
+	@PYTHONPATH=. $(BIN)/python tests/torture.py
+
 .PHONY: bench
 bench: $(INSTALLED) ## measure training and start-up, write the tables of docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.document
