@@ -47,6 +47,10 @@ results: $(INSTALLED)
 	@echo "  $(BIN)/dvc plots show       learning curves of all experiments, as a page"
 	@echo "  README.md                      your own images; published studies"
 
+.PHONY: verify
+verify: $(INSTALLED) ## run published experiments again in a fresh clone, and compare
+	@$(BIN)/python -m pipeline.verify
+
 .PHONY: test
 test: $(INSTALLED) ## run the whole test suite
 	@$(BIN)/python -m pytest

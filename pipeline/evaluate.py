@@ -47,6 +47,7 @@ def main(name: str) -> None:
     packed.verify()
     model = Model(Path("models", name))
     check_model(name, config, model, packed)
+    model.check_files(Path("reports", name, "provenance.json"))
     sides = [Side(split, packed.rows(split)) for split in ("val", "test")]
     if not len(sides[-1].rows):
         raise UserError(f"{config.dataset} has no test images: raise datasets.{config.dataset}.split.test")

@@ -51,13 +51,14 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
 
     from pipeline.dataset.packed import PackedDataset
     from pipeline.system.device import make_deterministic, select_device
+    from pipeline.training import provenance
     from pipeline.training.data import TrainingData
     from pipeline.training.features import features_folder, remove_stale
     from pipeline.training.model import make_model, parameter_counts, summary
     from pipeline.training.trainer import Trainer
 
-    packed_folder, splits_file = Path("data/packed", config.dataset), Path("data/splits", f"{config.dataset}.parquet")
-    packed, weights = PackedDataset(packed_folder, splits_file), pretrained(name, config)
+    packed = PackedDataset(Path("data/packed", config.dataset), Path("data/splits", f"{config.dataset}.parquet"))
+    weights = pretrained(name, config)
     if not group.local_rank:  # one process on each machine
         packed.verify()
     device, threads = select_device(config.compute, group.local_rank)
@@ -65,16 +66,15 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     group.connect(device)
     data = TrainingData(packed, config, device, group)
 
-    files = [packed_folder / "meta.json", packed_folder / "index.parquet", splits_file, *([weights] if weights else [])]
-    hashes = [sha256(file) for file in files]
-    identity = fingerprint(name, config.model_dump(mode="json"), seed, hashes)
+    inputs = provenance.inputs(name, config, seed, packed, weights)
+    identity = fingerprint(inputs)
     environment = [device.type, threads, config.compute.portable]
     code = fingerprint(version("dataset", "networks", "training", "evaluation"), torch.__version__)
     group.check_all_equal(fingerprint(identity, environment, code))
     # what features depend on: every head on the same ones finds them
     keys = dict.fromkeys(("normalize", "augment", "precision", "train_on_val", "train_fraction"), True)
     described = config.model_dump(mode="json", include={"network": {"name", "model", "replace"}, **keys})
-    made_of = [described, hashes, environment]
+    made_of = [described, inputs["data"], environment]
 
     histories, states = [], {}
     with live.Logger(name, identity) as logger:
@@ -107,8 +107,9 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
         for file, state in states.items():
             # `save_file` makes a file that only its owner may read, whatever the umask
             (partial / file).write_bytes(save(state))
-        write_json(partial / "model.json", {"experiment": name, **about, "fingerprint": identity})
+        write_json(partial / "model.json", {"experiment": name, **about})
     write_history(Path("reports", name, "history.csv"), histories[0])
+    provenance.write(name, config.network, **inputs, fingerprint=identity)
     remove(CHECKPOINTS / name)
 
 
@@ -165,11 +166,6 @@ def write_history(path: Path, history: list[Row]) -> None:
 
 def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -264,6 +264,7 @@ DAMAGES: dict[str, dict[str, Damage]] = {
             lambda state: {k: v.clone().fill_(np.nan) for k, v in state.items()}
         ),
         "of another size": with_weights(lambda state: {k: v[:-1].clone() for k, v in state.items()}),
+        "of another training": with_weights(lambda state: {k: v / 2 for k, v in state.items()}),
     },
 }
 CASES = [

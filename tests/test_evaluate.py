@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import warnings
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import Project, failed_in_one_line
+from conftest import Project, edit, failed_in_one_line
 from PIL import Image
 from safetensors.torch import save_file
 from scipy.sparse import csr_array
@@ -69,6 +70,16 @@ def write_model(root: Path, brightness: dict[str, float], side: int = SIDE) -> N
         "trainable_parameters": 45,
     }
     (folder / "model.json").write_text(json.dumps(about))
+    write_provenance(root)
+
+
+def write_provenance(root: Path) -> None:
+    """The part of it that says which files the model is."""
+    files = (root / "models/grays-near").iterdir()
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    provenance = root / "reports/grays-near/provenance.json"
+    provenance.parent.mkdir(parents=True, exist_ok=True)
+    provenance.write_text(json.dumps({"model": hashes}))
 
 
 def answer(value: float, brightness: dict[str, float] = BRIGHTNESS) -> tuple[str, float]:
@@ -207,7 +218,7 @@ def test_reports_are_what_scikit_learn_says_of_the_predictions(
 def test_same_bytes_every_time(mixed: list[tuple[str, str, float]], evaluated: Evaluate) -> None:
     names = {
         "metrics.json", "summary.json", "classification_report.json", "classification_report.txt",
-        "confusion_matrix.csv", "predictions.parquet", "confusion_matrix.png", "samples.png",
+        "confusion_matrix.csv", "predictions.parquet", "confusion_matrix.png", "samples.png", "provenance.json",
     }  # fmt: skip
     written = []
     for _ in range(2):
@@ -375,14 +386,14 @@ def test_reports_are_written_together_or_not_at_all(
         with pytest.raises(MemoryError):
             evaluated()
     folder = Path("reports/grays-near")
-    assert list(folder.iterdir()) == []
+    assert [path.name for path in folder.iterdir()] == ["provenance.json"]
     (folder / "samples.png").mkdir()
     with pytest.raises(IsADirectoryError):
         evaluated()
-    assert [path.name for path in folder.iterdir()] == ["samples.png"]
+    assert {path.name for path in folder.iterdir()} == {"provenance.json", "samples.png"}
     (folder / "samples.png").rmdir()
     (folder / "history.csv").write_text("what another stage wrote stays")
-    assert len(list(evaluated().iterdir())) == 9
+    assert len(list(evaluated().iterdir())) == 10
 
 
 def test_class_names_of_all_kinds(project: Project, evaluated: Evaluate) -> None:
@@ -425,7 +436,33 @@ def test_model_and_images_that_do_not_belong_together(project: Project, evaluate
     shutil.rmtree(project.root / "data/packed/grays")
     with pytest.raises(UserError, match="data/packed/grays is not there"):
         evaluated()
-    assert not (project.root / "reports").exists()
+    assert not (project.root / "reports/grays-near/metrics.json").exists()
+
+
+def test_model_of_another_training_than_the_provenance_tells_of(
+    project: Project, mixed: list[tuple[str, str, float]], evaluated: Evaluate
+) -> None:
+    folder, provenance = Path("models/grays-near"), Path("reports/grays-near/provenance.json")
+    told = provenance.read_text()
+    write_model(project.root, {"ant": 0.8, "bee": 0.4, "cat": 0.1})
+    provenance.write_text(told)
+    mends = f"run dvc checkout {folder}, or dvc repro train@grays-near"
+    with pytest.raises(
+        UserError, match=f"^{folder}/model.safetensors is not the file that {provenance} tells of: {mends}"
+    ):
+        evaluated()
+    write_model(project.root, BRIGHTNESS)
+    edit(folder / "model.json", '"std": [1.0]', '"std": [2.0]')
+    with pytest.raises(UserError, match=f"^{folder}/model.json is not the file"):
+        evaluated()
+    for damage in ("", "[]", "{}", '{"model": []}'):
+        provenance.write_text(damage)
+        with pytest.raises(UserError, match=f"^{provenance} is damaged .*dvc repro train@grays-near"):
+            evaluated()
+    provenance.unlink()
+    with pytest.raises(UserError, match=f"^{provenance} is not there: run dvc repro train@grays-near"):
+        evaluated()
+    assert not list(provenance.parent.iterdir())
 
 
 def test_model_whose_logits_are_no_numbers(project: Project, evaluated: Evaluate) -> None:
@@ -433,9 +470,10 @@ def test_model_whose_logits_are_no_numbers(project: Project, evaluated: Evaluate
     write_model(project.root, BRIGHTNESS)
     about = project.root / "models/grays-near/model.json"
     about.write_text(about.read_text().replace('"std": [1.0]', '"std": [1e-38]'))  # sums over an image are infinite
+    write_provenance(project.root)
     with pytest.raises(UserError, match="loss of models/grays-near on test images is nan"):
         evaluated()
-    assert not (project.root / "reports").exists()
+    assert not (project.root / "reports/grays-near/metrics.json").exists()
 
 
 def test_as_a_process(project: Project, mixed: list[tuple[str, str, float]], evaluated: Evaluate) -> None:

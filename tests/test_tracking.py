@@ -532,8 +532,7 @@ def test_clones_that_train_the_same_at_once_end_in_one_run(tmp_path: Path, serve
         clone.add("f", epochs=4)
         clone.dataset("digits", "folders")
         clone.experiment("f", "digits")
-        (clone.root / "models/f").mkdir(parents=True)
-        (clone.root / "models/f/model.json").write_text(json.dumps({"fingerprint": "alike"}))
+        (clone.root / "reports/f/provenance.json").write_text(json.dumps({"fingerprint": "alike"}))
         clones.append(clone)
     rows = "".join(json.dumps({"epoch": epoch, "train_loss": 1 / epoch}) + "\n" for epoch in (1, 2))
     live = [clone.begin("--live", "f", "alike", MLFLOW_TRACKING_URI=server) for clone in clones]

@@ -64,6 +64,7 @@ class PackedDataset:
             reason = f"{len(self.index):,} rows; expected one for each of {len(self.images):,} images"
             raise readers.damaged(index_file, reason, self.stage)
 
+        self.splits_file = splits_file
         stage = f"split@{splits_file.stem}"
         self.splits = readers.read_table(splits_file, SPLITS, stage)
         self.classes = readers.read_classes(splits_file, stage)

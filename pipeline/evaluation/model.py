@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.system import readers
+from pipeline.system.checksummed import checksum
 from pipeline.system.console import MissingExtra, UserError
 
 
@@ -97,6 +98,18 @@ class Model:
     def other_seeds(self) -> list[Path]:
         """Files with weights of the same config's trainings with other seeds, if there are any."""
         return sorted(self.folder.glob("seed-*.safetensors"))
+
+    def check_files(self, provenance: Path) -> None:
+        """Raises UserError unless the files of the model are those that its training's provenance.json tells of."""
+        known = readers.read_description(provenance, self.stage).get("model")
+        if not isinstance(known, dict):
+            raise readers.damaged(provenance, "it has no model", self.stage)
+        for file in sorted(self.folder.glob("[!.]*")):
+            if known.get(file.name) != checksum(file).hex():
+                raise UserError(
+                    f"{file} is not the file that {provenance} tells of:"
+                    f" run dvc checkout {self.folder}, or dvc repro {self.stage}"
+                )
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities (N, classes) float32 of images (N, H, W, C) uint8."""

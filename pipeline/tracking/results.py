@@ -33,7 +33,7 @@ class Result:
     history: list[dict[str, float]]  # a row for each epoch
     metrics: dict[str, Any]  # the content of metrics.json
     digest: str | None  # DVC's hash of the packed data set
-    fingerprint: str | None  # of the training; None if the model is not on disk
+    fingerprint: str | None  # of the training, by which its live run is found
     hash: str  # see `result_hash`
     files: list[Path]  # of the report
 
@@ -82,7 +82,8 @@ def read_result(name: str) -> Result | None:
     locked_params = stages[f"train@{name}"]["params"]["params.yaml"]
     config = locked_params[f"experiments.{name}"]
     dataset = config["dataset"]
-    about = model / "model.json"
+    provenance = folder / "provenance.json"
+    known = readers.read_description(provenance, f"train@{name}") if provenance.exists() else {}
     with (folder / "history.csv").open(newline="") as file:
         history = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
     return Result(
@@ -92,7 +93,7 @@ def read_result(name: str) -> Result | None:
         history=history,
         metrics=readers.read_description(folder / "metrics.json", f"evaluate@{name}"),
         digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
-        fingerprint=readers.read_description(about, f"train@{name}").get("fingerprint") if about.exists() else None,
+        fingerprint=known.get("fingerprint"),
         hash=result_hash(folder, locked_md5s(evaluated)),
         files=sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")),
     )

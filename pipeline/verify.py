@@ -1,0 +1,241 @@
+"""Verify published results: run experiments again in a fresh clone of the last commit, and compare.
+
+Downloads, pretrained weights and what `dvc add` keeps come from DVC's cache; all else is computed again. The outputs of
+every stage are compared with those that dvc.lock and git hold, byte by byte, then metrics, within a tolerance. Portable
+experiments have to give the same bytes where the processor has AVX2. The exit status is 0 if every experiment passes.
+
+An experiment may be a pattern: 'digits-*'. The clone is made in TMPDIR, and removed in the end.
+"""
+
+from __future__ import annotations
+
+from pipeline.system.entry import command_line
+
+import fnmatch
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import chdir
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from pipeline.compare import read_metrics
+from pipeline.config import params
+from pipeline.config.fields import hint
+from pipeline.system.console import UserError, run, say
+from pipeline.system.portable import has_avx2
+from pipeline.system.readers import read_description
+from pipeline.tracking.commit import git
+from pipeline.tracking.results import locked_stages
+from pipeline.tracking.tracker import flat
+
+DVC = (sys.executable, "-m", "dvc")
+FETCHING = ("download@", "weights@")  # stages that fetch only what is not there yet
+Stages = dict[str, dict[str, Any]]  # of dvc.lock
+
+
+def main() -> int:
+    parser = command_line("verify", __doc__)
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="a name or a pattern; none: all")
+    parser.add_argument("--tolerance", type=float, default=0.01, help="by how much a metric may differ (default: 0.01)")
+    arguments = parser.parse_args()
+    packages = Path(".venv").resolve()
+    with TemporaryDirectory(prefix="verify-") as temporary:
+        clone = fresh_clone(Path(temporary))
+        cache = dvc("cache", "dir")
+        with chdir(clone):
+            if packages.exists():
+                Path(".venv").symlink_to(packages)
+            names = chosen(arguments.experiments or ["*"])
+            published = {name: (metrics_of(name), libraries_of(name)) for name in names}
+            before = locked_stages()
+            bring_sources(needed(names, before), before, cache)
+            reproduce(names, Path(temporary))
+            return report(names, before, published, arguments.tolerance)
+
+
+# --- the clone and what runs in it ---
+
+
+def fresh_clone(folder: Path) -> Path:
+    """Clone the last commit into `folder`. Returns the project's root in the clone."""
+    try:
+        top, commit = git("rev-parse", "--show-toplevel"), git("rev-parse", "--short", "HEAD")
+        changes = git("status", "--porcelain")
+        git("clone", "--quiet", top, str(folder / "clone"))
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        raise UserError(f"{Path.cwd()} has no commit that can be cloned: {reason}") from None
+    say(f"verifying commit {commit} in a fresh clone")
+    if changes:
+        say("note: there are changes that are not committed, and not verified")
+    return folder / "clone" / git("rev-parse", "--show-prefix")
+
+
+def chosen(patterns: list[str]) -> list[str]:
+    """The evaluated experiments that patterns match. Raises UserError for a pattern that matches none."""
+    if not Path("dvc.lock").exists():
+        raise UserError("the last commit has no dvc.lock: commit the results of dvc repro first")
+    stages = locked_stages()
+    known = [name for name in params.load().experiments if f"evaluate@{name}" in stages]
+    for pattern in patterns:
+        if not fnmatch.filter(known, pattern):
+            raise UserError(
+                f"the last commit has no results of {pattern!r}{hint(pattern, known)}; it has those of"
+                f" {', '.join(known) or 'no experiment'}: run dvc repro evaluate@EXPERIMENT and commit what it writes"
+            )
+    return [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def needed(names: list[str], stages: Stages) -> list[str]:
+    """The stages that lead to the evaluation of these experiments, in an order in which they can run."""
+
+    def with_ancestors(stage: str) -> Iterator[str]:
+        for path in locked(stage, "deps", stages):
+            for other in stages:
+                if any(overlap(path, output) for output in locked(other, "outs", stages)):
+                    yield from with_ancestors(other)
+        yield stage
+
+    return list(dict.fromkeys(stage for name in names for stage in with_ancestors(f"evaluate@{name}")))
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two paths are the same, or one is a folder that holds the other."""
+    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
+
+
+def bring_sources(names: list[str], stages: Stages, cache: str) -> None:
+    """Give the clone a cache of its own, and in it what no stage computes, as far as the project's `cache` has it.
+
+    Downloads that are not there are downloaded by their stages. Raises UserError for what only DVC can have.
+    """
+    dvc("cache", "dir", "--local", ".dvc/cache")
+    dvc("remote", "add", "--local", "project", cache)
+    paths = [Path(path) for name in names for path in locked(name, "deps", stages)]
+    files = {Path(f"{part}.dvc") for path in paths for part in (path, *path.parents)}
+    added = sorted(file for file in files if file.is_file())
+    if targets := [*map(str, added), *(name for name in names if name.startswith(FETCHING))]:
+        subprocess.run([*DVC, "pull", "--remote", "project", *targets], capture_output=True, check=False)
+    for file in added:
+        if not file.with_suffix("").exists():
+            raise UserError(f"DVC's cache does not have {file.with_suffix('')}: run dvc pull {file}")
+
+
+def reproduce(names: list[str], folder: Path) -> None:
+    """Run all stages again. Raises UserError where one fails."""
+    command = [*DVC, "repro", "--force", *(f"evaluate@{name}" for name in names)]
+    environment = {
+        **os.environ,
+        "DVC_SITE_CACHE_DIR": str(folder / "site"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+    }
+    sys.stdout.flush()
+    # of a process group that is interrupted, DVC ends last: then nobody writes to the clone any more
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+        raise
+    if status:
+        raise UserError("a stage failed in the fresh clone, as DVC says above: nothing was compared")
+
+
+def dvc(*arguments: str) -> str:
+    """What a command of DVC prints. Raises UserError where it fails."""
+    done = subprocess.run([*DVC, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"dvc {' '.join(arguments)}: {' '.join(done.stderr.split())}")
+    return done.stdout.strip()
+
+
+# --- the comparison ---
+
+
+def metrics_of(name: str) -> dict[str, Any]:
+    """The content of metrics.json, such as {"val.accuracy": 0.97}. Raises UserError where git does not have it."""
+    metrics = read_metrics(name)
+    if metrics is None:
+        raise UserError(f"the last commit has no reports/{name}/metrics.json: commit reports with dvc.lock")
+    return dict(flat(metrics))
+
+
+def libraries_of(name: str) -> str:
+    """The libraries that an experiment was trained with, as far as its provenance tells."""
+    file = Path("reports", name, "provenance.json")
+    libraries = read_description(file, f"train@{name}").get("libraries", {}) if file.exists() else {}
+    return ", ".join(f"{library} {version}" for library, version in libraries.items()) or "unknown libraries"
+
+
+def report(names: list[str], before: Stages, published: dict[str, tuple[dict[str, Any], str]], tolerance: float) -> int:
+    """Compare what is there now with what was published, and say how it went. Returns the exit status."""
+    after = locked_stages()
+    rewritten = git("diff", "HEAD", "--name-only", "--relative", "-z").split("\0")  # of what git holds
+    different = {}
+    rows = [["stage", "outputs", ""]]
+    for stage in needed(names, after):
+        outputs = locked(stage, "outs", after)
+        paths = different[stage] = changed(locked(stage, "outs", before), outputs, rewritten)
+        told = f"other bytes: {', '.join(paths)}" if paths else "the same bytes"
+        rows.append([stage, str(len(outputs)), told])
+    say("", *aligned(rows), "")
+
+    if others := other_inputs([*different], before, after):
+        say(f"note: dvc.lock was not made of this commit's {', '.join(others)}: run dvc repro and commit")
+    status, rows = 0, [["experiment", "verdict"]]
+    for name in names:
+        metrics, libraries = published[name]
+        if libraries != (here := libraries_of(name)):
+            say(f"note: {name} was published with {libraries}; here it was trained with {here}")
+        same = not any(different[stage] for stage in needed([name], after))
+        passes, told = (True, "the same bytes") if same else compared(name, metrics, metrics_of(name), tolerance)
+        rows.append([name, told])
+        status = status if passes else 1
+    say(*aligned(rows))
+    return status
+
+
+def locked(stage: str, kind: Literal["deps", "outs"], stages: Stages) -> dict[str, Any]:
+    """What dvc.lock says of each output or dependency of a stage, by path."""
+    return {entry["path"]: entry for entry in stages.get(stage, {}).get(kind, [])}
+
+
+def changed(old: dict[str, Any], new: dict[str, Any], rewritten: list[str]) -> list[str]:
+    return [path for path in {**old, **new} if old.get(path) != new.get(path) or path in rewritten]
+
+
+def other_inputs(names: list[str], before: Stages, after: Stages) -> list[str]:
+    """Files and parameters, but for what stages write, that dvc.lock was made of in another version."""
+    written = {path for stage in after for path in locked(stage, "outs", after)}
+    paths = {path for name in names for path in changed(locked(name, "deps", before), locked(name, "deps", after), [])}
+    params_differ = any(before.get(name, {}).get("params") != after[name].get("params") for name in names)
+    return sorted((paths - written) | ({"params.yaml"} if params_differ else set()))
+
+
+def compared(name: str, old: dict[str, Any], new: dict[str, Any], tolerance: float) -> tuple[bool, str]:
+    """Whether results of other bytes are good enough, and why."""
+    if old.keys() != new.keys() or not all(isinstance(value, int | float) for value in old.values()):
+        return False, "differs: the published metrics.json has other entries"
+    offs = {key.replace(".", " "): abs(old[key] - new[key]) for key in old}
+    largest = max(offs, key=lambda key: offs[key])
+    told = f"{largest} is off by {offs[largest]:.2g}"
+    if params.load().experiment(name).compute.portable and has_avx2():
+        return False, f"differs: it is portable, so the bytes have to be the same; {told}"
+    if offs[largest] <= tolerance:
+        return True, f"within {tolerance} of the published metrics; {told}"
+    return False, f"differs: {told}, more than {tolerance}"
+
+
+def aligned(rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+if __name__ == "__main__":
+    run(main)
