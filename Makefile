@@ -55,6 +55,10 @@ verify: $(INSTALLED) ## run published experiments again in a fresh clone, and co
 test: $(INSTALLED) ## run the whole test suite
 	@$(BIN)/python -m pytest
 
+.PHONY: torture
+torture: $(INSTALLED) ## kill every stage at random moments, and see that `dvc repro` then ends right: half an hour
+	@PYTHONPATH=. $(BIN)/python tests/torture.py
+
 .PHONY: bench
 bench: $(INSTALLED) ## measure training and start-up, write the tables of docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.document
@@ -72,6 +76,7 @@ ui: $(INSTALLED) ## open the MLflow UI on the project's own database
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 .PHONY: lock
+# one version of each package for as many Pythons as can be: other versions of NumPy may give other bytes
 lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--all-extras --upgrade pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+		--no-emit-index-url --no-header --all-extras --upgrade pyproject.toml --output-file requirements.lock

@@ -38,7 +38,15 @@ ENVIRONMENT = {
 
 
 # by the time they take, so that no process of pytest-xdist is left alone with one of them at the end
-LONG = ("test_pipeline", "test_distributed", "test_tracking", "test_scale", "test_benchmarks", "test_check")
+LONG = (
+    "test_pipeline",
+    "test_distributed",
+    "test_tracking",
+    "test_scale",
+    "test_benchmarks",
+    "test_check",
+    "test_torture",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -22,8 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_training import files
+from things import Runs, opened, pack
 from things import one_thread as one_thread
-from things import opened, pack
 
 from pipeline import evaluate, predict, train
 from pipeline.evaluation.model import Model
@@ -133,6 +134,18 @@ def full_of(value: float) -> Damage:
     return with_weights(lambda state: {name: torch.full_like(values, value) for name, values in state.items()})
 
 
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """The beginning of an array of uint8 of that shape."""
+    described = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(described)) + described
+
+
+def safetensors(header: str, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(header) if length is None else length) + header.encode()
+
+
+TRAP = Runs(Path("trap"))  # would be found among the project's files
+TENSOR = '{"1.weight": {"dtype": "F32", "shape": [16, 90], "data_offsets": [%d, %d]}}'
 NO_JSON = {
     "no json": holds('{"classes": ['),
     "empty": holds(""),
@@ -173,6 +186,9 @@ DAMAGES: dict[str, dict[str, Damage]] = {
         "flat": with_images(np.ravel),
         "of another type": with_images(lambda images: images.astype(np.int8)),
         "objects": lambda file: np.save(file, np.array([{}], object), allow_pickle=True),
+        "a pickle": lambda file: np.save(file, np.array([TRAP], object), allow_pickle=True),
+        "says that it has 10 TB": holds(npy_header((10**11, 6, 5, 3))),
+        "says more than can be counted": holds(npy_header((2**62, 2**62))),
         "several arrays": lambda file: np.savez(file.open("wb"), a=np.zeros(3)),
         "missing": Path.unlink,
     },
@@ -224,6 +240,10 @@ DAMAGES: dict[str, dict[str, Damage]] = {
     },
     f"{MODEL}/model.safetensors": {
         "cut short": cut,
+        "a pickle": lambda file: torch.save({"1.weight": TRAP}, file),
+        "a header of 8 EB": holds(safetensors("{}", 2**63)),
+        "a tensor of 10 TB": holds(safetensors(TENSOR % (0, 10**13))),
+        "a tensor from behind": holds(safetensors(TENSOR % (5760, 0)) + bytes(5760)),
         "a byte more": lambda file: file.write_bytes(file.read_bytes() + b"\0"),
         "empty": holds(""),
         "zeros": lambda file: file.write_bytes(bytes(file.stat().st_size)),

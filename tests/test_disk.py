@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, Project, Ran, class_folders, failed_in_one_line, make_clone, outputs, run
+from test_tracking import Results
 
 DAEMON, BIN, TEAM = 1, 2, 50  # accounts and a group (staff) of every Debian
 
@@ -25,11 +26,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
-def fill(disk: Path) -> Path:
-    """Leave no byte free."""
+def fill(disk: Path, left: int = 0) -> Path:
+    """Leave so many bytes free."""
     file = disk / "filler"
     free = os.statvfs(disk)
-    file.write_bytes(bytes(free.f_bavail * free.f_frsize))
+    file.write_bytes(bytes(free.f_bavail * free.f_frsize - left))
     return file
 
 
@@ -45,6 +46,18 @@ def test_a_full_disk_is_one_line_that_names_the_file(small_disk: Path) -> None:
         assert outputs(project) == before and not list(small_disk.rglob(".*.partial"))
         filler.unlink()
         project.must_run(stage, "photos")
+
+
+def test_a_read_only_folder_is_one_line(small_disk: Path) -> None:
+    project = Project(small_disk)
+    class_folders(small_disk / "photos", {"cat": 9, "dog": 9})
+    project.dataset("photos", "photos")
+    command = project.command("check", "photos")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    ran = run(command, small_disk, PYTHONPATH=str(REPOSITORY))
+    failed_in_one_line(ran, ".checkpoints", "Read-only file system")
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    project.must_run("check", "photos")
 
 
 class Member:
@@ -87,3 +100,17 @@ def test_two_people_push_to_a_shared_folder(tmp_path: Path) -> None:
     for person, content in zip(people, contents, strict=True):
         pushed = person.push(content)
         assert pushed.status == 0 and "1 file pushed" in pushed.out, pushed.err
+
+
+def test_a_full_disk_under_mlflow_costs_a_line_and_track_completes_later(small_disk: Path, tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.add("a")
+    uri = f"sqlite:///{small_disk}/mlflow.db"
+    filler = fill(small_disk, left=300_000)  # for some of the tables
+    ran = results.track("a", MLFLOW_TRACKING_URI=uri, DVC_STAGE="evaluate@a")
+    assert ran.status == 0
+    (line,) = ran.err.splitlines()
+    assert line.startswith(f"warning: not logged to {uri}: ") and "pace" in line
+    filler.unlink()
+    ran = results.track(MLFLOW_TRACKING_URI=uri)
+    assert (ran.status, ran.err) == (0, "") and "logged to" in ran.out

@@ -54,6 +54,7 @@ parent.GRACE = 0.5
 console.run(main)
 """
 EPOCHS = 150  # a second or more: long enough to be interrupted in the middle
+HERE = "127.0.0.1"
 TWO = {"device": "cpu", "threads": 1, "devices": 2}
 
 
@@ -96,6 +97,11 @@ def end(process: Any) -> Ran:
 def workers(launcher: int) -> list[psutil.Process]:
     children = psutil.Process(launcher).children(recursive=True)
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def listening(process: psutil.Process) -> list[Any]:
+    """The addresses at which a process lets others connect."""
+    return [found.laddr for found in process.net_connections("inet") if found.status == psutil.CONN_LISTEN]
 
 
 def until(done: Callable[[], Any], process: Any) -> Any:
@@ -351,6 +357,7 @@ def test_interruption_leaves_no_process(
     launcher = start(things, "things-long")
     until(lambda: checkpoint(things, "things-long"), launcher)
     started = workers(launcher.pid)
+    assert {place.ip for process in (psutil.Process(launcher.pid), *started) for place in listening(process)} == {HERE}
     send(launcher.pid, number)
     ran = end(launcher)
     assert (ran.status, ran.err) == expected

@@ -56,6 +56,8 @@ class Handler(BaseHTTPRequestHandler):
         _, fault, name = self.path.split("/")
         self.server.requests.append((fault, name, self.headers["Range"]))
         body = self.server.files.get(name)
+        if fault in ("circles", "to-a-file"):
+            return self.answer(302, b"", location=self.path if fault == "circles" else "file:///etc/hostname")
         if fault in ("trickles", "trickles-in-header", "trickles-in-size", "bit-by-bit"):
             return self.trickle(fault, self.headers["Range"])
         if fault == "changes" and len(self.server.requests) == 1 and body:
@@ -112,6 +114,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         if "content_range" in more:
             self.send_header("Content-Range", more["content_range"])
+        if "location" in more:
+            self.send_header("Location", more["location"])
         if "encoding" in more:
             self.send_header("Content-Encoding", more["encoding"])
         self.end_headers()
@@ -350,6 +354,8 @@ def test_names_cannot_leave_the_folder(project: Project) -> None:
         ("breaks", "truncated: the connection broke off after 7[0-9]{5} of 1500000 bytes"),
         ("wrong", "md5 is [0-9a-f]{12}…, expected [0-9a-f]{12}…"),
         ("hang", "no answer within 0.3 s"),
+        ("circles", "Exceeded 30 redirects"),
+        ("to-a-file", "No connection adapters were found for 'file:///etc/hostname'"),
     ],
 )
 def test_what_is_not_the_file_is_refused(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from conftest import REPOSITORY, Project
 from safetensors.torch import load_file, save_file
-from things import pack, write_packed
+from things import Runs, pack, write_packed
 from torch import nn
 from torchvision import models
 
@@ -537,16 +537,6 @@ def test_backbone_that_does_not_exist_or_fit(backbone: str, shape: Shape, words:
 
 
 # --- Weights from files ----------------------------------------------------------------------------------------------
-
-
-class Runs:
-    """Pickles into a call that leaves a file behind."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.trace,)
 
 
 @pytest.fixture(scope="module")

@@ -285,6 +285,24 @@ def put_back(scratch: Clone, digits: Clone) -> None:
             file.write_bytes(content)
 
 
+def test_a_clock_that_was_set_back(digits: Clone, copy_of: CopyOf) -> None:
+    """All files are from next year. A run of this year goes as any other, and the old results are found again."""
+    copy = copy_of(digits)
+    next_year = time.time() + 365 * 86400
+    for path in copy.root.rglob("*"):
+        if not path.is_symlink() and ".venv" not in path.parts:
+            os.utime(path, (next_year, next_year))
+    assert "up to date" in copy.must_run("dvc", "repro", f"evaluate@{MLP}").out
+    edit(copy.root / "params.yaml", "epochs: 40", "epochs: 1")
+    ran = copy.must_run("dvc", "repro", f"evaluate@{MLP}")
+    assert [line for line in ran.out.splitlines() if line.startswith("Running")] == [
+        f"Running stage '{stage}@{MLP}':" for stage in ("train", "evaluate")
+    ]
+    edit(copy.root / "params.yaml", "epochs: 1\n", "epochs: 40\n")
+    copy.must_run("dvc", "repro", f"evaluate@{MLP}")
+    assert_same(results(copy), results(digits))
+
+
 def test_lost_results_come_from_the_run_cache(digits: Clone, copy_of: CopyOf) -> None:
     copy = copy_of(digits)
     for folder in ("models", "reports", "data"):
@@ -391,6 +409,9 @@ def test_training_ends_with_its_dvc_and_the_next_goes_on(
 
     first = start(copy, *repro, SHELL="/bin/sh")  # the stage's parent, or replaced by it
     first.wait_for(written)
+    busy = copy.run(*repro)
+    assert busy.status and "Traceback" not in busy.err
+    assert "is busy, it is being blocked by:" in busy.err and f"(PID {first.process.pid})" in busy.err
     first.process.kill()
     first.process.wait()
     second = start(copy, *repro, SHELL="/bin/bash")  # at once

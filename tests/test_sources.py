@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ from conftest import class_folders, picture
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.images import arrays, stored, tars, zips
+from pipeline.images import arrays, sources, stored, tars, zips
 from pipeline.images.items import Entry, Item, Listing, sort_classes
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Problem, Read, read_all
@@ -581,6 +582,58 @@ def test_numbers_of_a_zip_that_lie(tmp_path: Path) -> None:
         assert "Bad offset for zip64 end record" in refusal(path)
 
 
+def zeros(says: int) -> bytes:
+    """A zip of an image that says how large it is, and is 10 GB of zeros: 10 MB of deflate."""
+    compressor = zlib.compressobj(9, wbits=-15)
+    stretch = compressor.compress(bytes(2**26)) + compressor.flush(zlib.Z_FULL_FLUSH)
+    data = stretch * 160 + zlib.compressobj(9, wbits=-15).flush()
+    name, extra = b"cat/1.png", struct.pack("<HHQ", 1, 8, says)
+    local = b"PK\3\4" + bytes(22) + struct.pack("<HH", len(name), 0) + name
+    directory = zips.MEMBER.pack(b"PK\1\2", 0, 8, 0, len(data), zips.IN_EXTRA, len(name), len(extra), 0, 0)
+    end = zips.END.pack(b"PK\5\6", 1, len(directory) + len(name) + len(extra), len(local) + len(data), 0)
+    return local + data + directory + name + extra + end
+
+
+@pytest.mark.parametrize(("says", "code"), [(160 * 2**26, "too_large"), (5, "unreadable")])
+def test_ten_gigabytes_of_zeros_in_a_zip_are_never_held(tmp_path: Path, says: int, code: str) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(zeros(says))
+    tracemalloc.start()
+    ((_, problem),) = read(open_source(path))
+    assert tracemalloc.get_traced_memory()[1] < 64 * 1024**2  # the 10 MB of the file, and copies
+    tracemalloc.stop()
+    assert isinstance(problem, Problem) and problem.code == code
+
+
+def test_a_tar_whose_image_swells_is_read_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "LARGEST_FILE", 2**20)
+    swollen = tar_header(b"cat/1.png", b"%011o" % 2**24) + bytes(2**24) + tar_header(b"dog/1.png", b"%011o" % 5)
+    path = tmp_path / "a.tar"
+    path.write_bytes(gzip.compress(swollen + b"hello" + bytes(507)))
+    del swollen
+    tracemalloc.start()
+    found = contents(path)
+    assert tracemalloc.get_traced_memory()[1] < 4 * 1024**2
+    tracemalloc.stop()
+    assert isinstance(problem := found.pop("cat/1.png"), Problem) and problem.code == "too_large"
+    assert found == {"dog/1.png": b"hello"}
+
+
+def test_no_member_of_many_is_kept_in_memory(tmp_path: Path) -> None:
+    """Listing a million takes half a minute and as little memory."""
+    path, count = tmp_path / "a.zip", 10_000
+    with path.open("wb") as file:
+        for number in range(count):
+            name = b"c%d/%d.png" % (number % 2, number)
+            file.write(zips.MEMBER.pack(b"PK\1\2", 0, 0, 0, 0, 0, len(name), 0, 0, 0) + name)
+        file.write(zips.END.pack(b"PK\5\6", count, file.tell(), 0, 0))
+    tracemalloc.start()
+    source = open_source(path)
+    assert source.count == count == sum(1 for _ in source.read())
+    assert tracemalloc.get_traced_memory()[1] < 1024**2
+    tracemalloc.stop()
+
+
 MEMBERS = {f"c{number % 2}/{number}é.png": bytes([number]) * 50 for number in range(6)}
 CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6)
 
@@ -724,6 +777,8 @@ def test_cifars_binary_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "expected whole records" in refusal(path)
     tar_of(path, {name: data for name, data in members.items() if "meta" not in name})
     assert "batches.meta.txt" in refusal(path)
+    tar_of(path, {**members, f"{batches}/batches.meta.txt": b"</script><script>alert(1)</script> automobile bird"})
+    assert "a class name in batches.meta.txt holds a slash" in refusal(path)
     tar_of(path, {**members, f"{batches}/test_batch.bin": bytes([9]) + bytes(3072)})
     assert "label 9 in test, but only 3 class names" in refusal(path)
     monkeypatch.setattr(arrays, "LARGEST_CIFAR", 20_000)

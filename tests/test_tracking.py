@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wait_until
 from conftest import run as run_command
@@ -319,6 +320,33 @@ def test_an_absent_server_costs_a_line(made: Results, stage: bool) -> None:
     assert line.startswith(f"warning: not logged to {uri}: ") and "`python -m pipeline.track` logs it later" in line
 
 
+class Refusing(BaseHTTPRequestHandler):
+    """An MLflow server whose database is read-only or full: every request ends in `server.status`."""
+
+    def refuse(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_error(self.server.status)  # type: ignore[attr-defined]
+
+    do_GET = do_POST = refuse  # noqa: N815 (http.server's names)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_server_that_is_read_only_or_full_costs_a_line(made: Results, status: int) -> None:
+    made.add("a")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        server.status = status  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        ran = made.track("a", MLFLOW_TRACKING_URI=uri, DVC_STAGE="evaluate@a")
+        server.shutdown()
+    assert ran.status == 0
+    (line,) = ran.err.splitlines()
+    assert line.startswith(f"warning: not logged to {uri}: ") and "logs it later" in line
+
+
 @pytest.mark.parametrize(
     ("uri", "word"), [("sqlite:///params.yaml/mlflow.db", "params.yaml"), ("http://127.0.0.1:no", "Port")]
 )
@@ -336,6 +364,14 @@ def test_a_mistake_is_an_error_in_one_line(made: Results) -> None:
     failed_in_one_line(made.track(), "dvc.lock", "dvc repro")
     made.add("a")
     failed_in_one_line(made.track("b"), "train@b", "dvc repro evaluate@b")
+    lock = made.root / "dvc.lock"
+    whole = lock.read_text()
+    for half in (whole[:-9], ""):
+        lock.write_text(half)
+        ran = made.track()
+        assert ran.status == 1 and "dvc.lock is cut off: `git checkout dvc.lock`" in ran.err
+        assert len(ran.err.splitlines()) == 1
+    lock.write_text(whole)
     shutil.rmtree(made.root / "reports/a")
     ran = made.track()
     assert ran.status == 0 and "nothing to log" in ran.out and "reports/a is not here" in ran.out
@@ -347,7 +383,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("server")
     port = free_port()
     command = [
-        str(REPOSITORY / ".venv/bin/mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        str(REPOSITORY / ".venv/bin/mlflow"), "server", "--port", str(port), "--workers", "1",
         "--backend-store-uri", database(home), "--artifacts-destination", str(home / "artifacts"),
     ]  # fmt: skip
     with (home / "log").open("w") as log:
@@ -364,6 +400,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only root sees which addresses are bound")
+def test_a_server_that_is_told_no_host_is_reached_from_this_machine_only(server: str) -> None:
+    """`make ui` starts one."""
+    port = int(server.rpartition(":")[2])
+    places = [found.laddr for found in psutil.net_connections("inet") if found.status == psutil.CONN_LISTEN]
+    assert {place.ip for place in places if place.port == port} == {"127.0.0.1"}
 
 
 def test_a_server_gets_what_it_missed(made: Results, server: str) -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, failed_in_one_line
+from conftest import run as run_command
 from samples import bit_flipped
 from things import (
     ADAM,
@@ -29,6 +30,7 @@ from things import (
     DROPOUT,
     MLP,
     SGD,
+    Runs,
     batches,
     config,
     digest,
@@ -304,6 +306,13 @@ def test_a_checkpoint_that_is_damaged_is_set_aside(
         assert out.count(f"{saved.name} is damaged: set aside") == 1 and "resuming" not in out
 
     saved.parent.mkdir()
+    trap = things.root / "trap"
+    torch.save({"model": Runs(trap)}, saved)
+    saved.write_bytes(saved.read_bytes() + hashlib.sha256(saved.read_bytes()).digest())
+    with pytest.raises(UserError, match=r"is of another training \(Weights only load failed"):
+        stage(things, monkeypatch, "things-cnn", **everything)
+    assert not trap.exists()
+
     saved.write_bytes(good)
     assert files(stage(things, monkeypatch, "things-cnn", **everything)) == whole
     assert "resuming after epoch 2 of 3" in capsys.readouterr().out
@@ -833,6 +842,33 @@ def test_stage_on_a_full_disk(
     assert files(disk) == {}
     assert files(things.root / "models") == {}
     assert not (things.root / "reports").exists()
+
+
+# Trains in a process that may take so many more MB of address space than it has once all is imported
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from pipeline import train
+from pipeline.dataset import packed
+from pipeline.training import data, distributed, model, trainer
+
+size = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv.pop()) * 2**20,) * 2)
+train.run(train.main)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [(125, "for this network: make it smaller"), (600, "for a batch of 8 with grad_accum_steps = 1: set")],
+)
+def test_too_little_memory_is_one_line(things: Project, more: int, words: str) -> None:
+    wide = {"network": {"name": "mlp", "hidden": [500_000]}}  # 188 MB, and as much again for gradients
+    things.experiment("things-wide", "things", compute={"device": "cpu", "threads": 1}, **wide)
+    things.command("train")
+    command = [sys.executable, "-c", LIMITED, "things-wide", str(more)]
+    failed_in_one_line(run_command(command, things.root, PYTHONPATH=str(REPOSITORY)), "not enough memory", words)
 
 
 # --- Transfer learning on real photos --------------------------------------------------------------------------------

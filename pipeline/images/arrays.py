@@ -139,6 +139,8 @@ class CifarBinary(Arrays):
         splits = {"train": train, "test": contents.get("test_batch.bin", b"")}
         if any(len(records) % CIFAR_RECORD for records in splits.values()) or not names:
             raise UserError(f"{path}: not CIFAR-10's binary version: expected whole records and batches.meta.txt")
+        if any("/" in name for name in names):  # no folder has one, and in a page `</script>` would end the script
+            raise UserError(f"{path}: a class name in batches.meta.txt holds a slash; expected names as of folders")
         super().__init__({split: cifar_records(records) for split, records in splits.items()}, names, path)
 
 

@@ -188,6 +188,8 @@ def unzip(content: Stored, member: ZipMember, data: bytes) -> bytes | Problem:
         return Problem("unreadable", "encrypted")
     if member.method not in METHODS:
         return Problem("unreadable", f"compression method {member.method} of zip is not supported")
+    if member.uncompressed > LARGEST_FILE:
+        return too_large()
     if len(data) < LOCAL_HEADER.size:
         raise zipfile.BadZipFile("Truncated file header")
     magic, name, extra = LOCAL_HEADER.unpack_from(data)
@@ -205,5 +207,4 @@ def unzip(content: Stored, member: ZipMember, data: bytes) -> bytes | Problem:
     info.compress_size, info.file_size = member.compressed, member.uncompressed
     info.compress_type, info.flag_bits, info.CRC = member.method, member.flags, member.crc
     with zipfile.ZipExtFile(io.BytesIO(data[begin:]), "r", info) as file:
-        whole = file.read(LARGEST_FILE + 1)
-    return too_large() if len(whole) > LARGEST_FILE else whole
+        return file.read(member.uncompressed + 1)  # without a limit it would decompress whatever there is

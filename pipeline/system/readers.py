@@ -80,7 +80,8 @@ def open_images(file: Path, shape: tuple[int, ...], stage: str) -> NDArray[np.ui
     import numpy as np
 
     try:
-        images: NDArray[np.uint8] = np.lib.format.open_memmap(file, mode="r")
+        with np.errstate(over="raise"):  # of sizes whose product has more than 64 bits
+            images: NDArray[np.uint8] = np.lib.format.open_memmap(file, mode="r")
     except FileNotFoundError:
         raise missing(file, stage) from None
     except OSError:

@@ -9,6 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from pipeline.system.outputs import together
+
 FOLDER = "mlartifacts"  # beside the database
 USUAL_FOLDER = "mlruns"  # where MLflow puts what others log
 PATIENCE = 10  # seconds to wait for another process's lock; its own writes take milliseconds
@@ -49,6 +51,14 @@ def connect(uri: str) -> sqlite3.Connection:
     if not name.startswith("file:"):
         name = name.partition("?")[0]
     return sqlite3.connect(name, timeout=PATIENCE, isolation_level=None, uri=name.startswith("file:"))
+
+
+def create(file: Path) -> None:
+    """Make a database with MLflow's tables. Where making them was cut off half-way, MLflow itself never goes on."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with together(file.parent) as partial:  # a folder, because SQLite keeps a journal beside the file
+        SqlAlchemyStore(f"sqlite:///{partial / file.name}", USUAL_FOLDER).engine.dispose()
 
 
 def check_folder(file: Path) -> None:

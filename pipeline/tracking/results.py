@@ -46,12 +46,17 @@ def locked_experiments() -> list[str]:
 
 
 def locked_stages() -> dict[str, Any]:
-    """The stages in `dvc.lock`. Raises UserError where the file is not there."""
+    """The stages in `dvc.lock`. Raises UserError where there is none, and ValueError for half a file."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     if not LOCK.exists():
         raise UserError(f"{LOCK} is not here: run this in the project's root folder, after dvc repro")
-    return YAML(typ="safe").load(LOCK.read_text())["stages"]
+    try:
+        stages: dict[str, Any] = YAML(typ="safe").load(LOCK.read_text())["stages"]
+    except (YAMLError, TypeError, KeyError):  # DVC writes it in place, at this moment or until it was killed
+        raise ValueError(f"{LOCK} is cut off: `git checkout {LOCK}`, then dvc repro") from None
+    return stages
 
 
 def read_result(name: str) -> Result | None:

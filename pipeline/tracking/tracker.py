@@ -54,6 +54,8 @@ def connected() -> Iterator[Tracker]:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         # the caller reports an error of a database in one line: no traceback of MLflow before it
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING if file is None else logging.CRITICAL)
+        if file is not None and not file.exists():
+            database.create(file)
         client = MlflowClient(uri)
         if file is not None:
             database.bring_artifacts_along(uri, file)

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.system.console import Terminated, UserError
+from pipeline.system.device import out_of_memory
 
 if TYPE_CHECKING:
     from pipeline.config.experiments import Compute
@@ -132,10 +133,12 @@ def join(group: Group, train: Callable[..., None], *arguments: object) -> None:
             stack.enter_context(contextlib.redirect_stderr(nowhere))
         try:
             train(*arguments, group)
-        except BaseException:
+        except BaseException as error:
             # gloo's threads would abort the process at its exit; with NCCL this would wait for the others for ever
             if dist.is_initialized() and dist.get_backend() == dist.Backend.GLOO:
                 dist.destroy_process_group()
+            if isinstance(error, RuntimeError) and out_of_memory(error):
+                raise UserError("not enough memory for this network: make it smaller, or its images") from None
             raise
     if group.world_size > 1:
         dist.destroy_process_group()
@@ -233,7 +236,9 @@ def meeting_point(nodes: int) -> dict[str, Any]:
     results: several machines use the static rendezvous.
     """
     if nodes == 1:
-        return {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+        from pipeline.training import loopback
+
+        return loopback.meeting_point()
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", PORT)
     number = os.environ.get("NODE_RANK", "")
     if not address or not number.isdecimal() or int(number) >= nodes:
