@@ -206,7 +206,9 @@ def locked(stage: str, kind: Literal["deps", "outs"], stages: Stages) -> dict[st
 
 
 def changed(old: dict[str, Any], new: dict[str, Any], rewritten: list[str]) -> list[str]:
-    return [path for path in {**old, **new} if old.get(path) != new.get(path) or path in rewritten]
+    """Paths of other content. Provenance is left out: it says how results were made, and differs with every package."""
+    paths = [path for path in {**old, **new} if Path(path).name != "provenance.json"]
+    return [path for path in paths if old.get(path) != new.get(path) or path in rewritten]
 
 
 def other_inputs(names: list[str], before: Stages, after: Stages) -> list[str]:
