@@ -147,7 +147,7 @@ def test_values_arrive_as_written(here: Path) -> None:
         ("experiments mnist-mlp network hiden", [3], ["mnist-mlp.network:", "'hiden'", "did you mean 'hidden'"]),
         ("experiments mnist-mlp network kernel", 3, ["mnist-mlp.network:", "'kernel'", "allowed: hidden"]),
         ("experiments mnist-mlp optimizer LR", 3, ["mnist-mlp.optimizer:", "'LR'", "did you mean 'lr'"]),
-        ("experiments mnist-cnn augment rotate", 3, ["augment:", "'rotate'", "allowed: brightness, contrast"]),
+        ("experiments mnist-cnn augment rotate", 3, ["augment:", "'rotate'", "allowed: rotation, interpolation"]),
         ("experiments mnist-mlp ep\nochs", 3, [r"'ep\nochs'", "did you mean 'epochs'"]),
         # wrong types
         ("seed", "x", ["seed = 'x'", "integer"]),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from pipeline.config.fields import hint, shown
 
@@ -36,7 +37,7 @@ def in_one_line(error: ValidationError, raw: object) -> str:
     return f"{where}: {expected}" if where else expected
 
 
-def dotted_path(fault: ErrorDetails, raw: object) -> str:
+def dotted_path(fault: Mapping[str, Any], raw: object) -> str:
     """pydantic's location without the names of union members, which stand in no file."""
     location = fault["loc"]
     keys, value = [], raw
