@@ -41,7 +41,7 @@ results: $(INSTALLED)
 	@echo; $(BIN)/python -m pipeline.compare 'digits-*'; echo
 	@if git diff --quiet HEAD -- dvc.lock data/splits reports 2>/dev/null; then echo "The same results as published, to the byte."; echo; fi
 	@echo "Where to look next:"
-	@echo "  reports/digits/index.html      the images: what is odd, sizes, splits; open it in a browser"
+	@echo "  reports/digits/index.html      the images: what is odd, sizes, light; open it in a browser"
 	@echo "  reports/digits-cnn/            of test images: classification report, confusion matrix, sample predictions"
 	@echo "  make ui                        the runs in MLflow"
 	@echo "  $(BIN)/dvc plots show       learning curves of all experiments, as a page"

@@ -1,4 +1,4 @@
-"""Stage `report`: one page, complete in itself, that shows what check and split found, for a person to decide on."""
+"""Stage `report`: one page, complete in itself, that shows what check found, for a person to decide on."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ import pyarrow.compute as pc
 
 from pipeline.config import params
 from pipeline.images.sources import open_source
-from pipeline.images.tables import STATUSES, read_columns
+from pipeline.images.tables import SPLITS, STATUSES, read_columns
 from pipeline.page import charts, findings
+from pipeline.page.template import TEMPLATES, write_page
 from pipeline.page.thumbnails import thumbnails
 from pipeline.splitting.decisions import HEADER, is_begun, read_rows
 from pipeline.system import workers
 from pipeline.system.console import say
-from pipeline.system.outputs import atomic_write
 
-TEMPLATES = Path(__file__).parent / "page"
 SHOWN = ["path", "status", "issues", "reason", "width", "height", "bytes", "format", "mode"]
 MEASURED = ["brightness", "contrast", "sharpness"]
 CHECKED = [*SHOWN, *MEASURED, "label", "official_split", "group", "pixel_hash"]
@@ -32,7 +31,6 @@ def main(name: str) -> None:
     workers.warm_up("pipeline.page.thumbnails")
     dataset = params.load().dataset(name)
     checked, classes = read_columns(Path("data/checked", f"{name}.parquet"), CHECKED)
-    splits, _ = read_columns(Path("data/splits", f"{name}.parquet"), ["path", "label", "split"])
     decision_file = Path("data/decided", f"{name}.csv")
     decisions = {row["path"]: row for row in read_rows(decision_file)}
 
@@ -41,14 +39,19 @@ def main(name: str) -> None:
 
     sections = findings.find(checked)
     rows = list(dict.fromkeys(row for section in sections for entry in section.entries for row in entry))
-    images = metadata(checked.take(pa.array(rows, pa.int64())), splits, labels, decisions)
+    images = metadata(checked.take(pa.array(rows, pa.int64())), labels, decisions)
     pictured = {row for section in sections for entry in section.entries[: section.pictured] for row in entry}
     wanted = {image["path"] for row, image in zip(rows, images, strict=True) if row in pictured and image["width"]}
     source = open_source(dataset.source, dataset.check.classes)
 
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     path = Path("reports", name, "index.html")
-    page = render(
+    write_page(
+        path,
+        "page.html",
         name=name,
+        script=script,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data=script_data(labels, sections, rows, images, thumbnails(source, wanted)),
         classes=classes,
         labels=labels,
@@ -58,22 +61,16 @@ def main(name: str) -> None:
         decision_header="" if is_begun(decision_file) else ",".join(HEADER),
         sizes=charts.sizes(checked),
         histograms=charts.histograms(checked),
+        official_splits=[split for split in SPLITS if pc.index(checked["official_split"], split).as_py() >= 0],
         by_class=charts.by_class(checked, labels),
-        balance=charts.balance(splits, classes),
     )
-    with atomic_write(path) as partial:
-        partial.write_text(page, encoding="utf-8")
     say(f"{name}: {len(checked)} files, {len(sections)} kinds of findings: open {path} in a browser")
 
 
-def metadata(
-    table: pa.Table, splits: pa.Table, labels: list[str], decisions: dict[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
+def metadata(table: pa.Table, labels: list[str], decisions: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """The metadata that the page shows of each listed image. A class is given as its position in `labels`."""
-    where = pc.index_in(table["path"], value_set=splits["path"])
     columns: dict[str, list[Any]] = {column: table[column].to_pylist() for column in SHOWN}
     columns["label"] = charts.positions(table["label"], labels).tolist()
-    columns["split"] = splits["split"].take(where).to_pylist()
     columns["official_split"] = table["official_split"].to_pylist()
     for column in (*MEASURED, "aspect_ratio"):
         columns[column] = [float(f"{value:.3g}") for value in findings.measure(table, column)]
@@ -112,23 +109,6 @@ def script_data(
             for section in sections
         ],
     }
-
-
-def render(**values: object) -> str:
-    """The page. Names of files and classes may be anything: whatever the template inserts is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(script=script, script_digest=digest, **values)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from pipeline.config import params
 from pipeline.images.tables import SPLIT, SPLITS, read_manifest, write_tables
+from pipeline.page.template import write_page
 from pipeline.splitting.cuts import read_cuts, write_cuts
 from pipeline.splitting.decisions import decide, edited, read_decisions, wrong
 from pipeline.splitting.draw import draw, train_order
@@ -52,6 +53,7 @@ def main(name: str) -> None:
     counts = count(table, classes)
     write_cuts(cuts_file, cuts)  # before the table: no test set is ever there that is not remembered
     write_json(Path("reports", name, "split.json"), {**counts, "left_out": left_out, "decisions": changes})
+    write_page(Path("reports", name, "split.html"), "split.html", name=name, counts=counts)
     rows = pa.Table.from_pandas(table[SPLIT.names], SPLIT, preserve_index=False)
     write_tables(Path("data/splits", f"{name}.parquet"), [rows], classes, SPLIT)
     say(f"{name}: {in_words(counts['total'])}; left out: {in_words(left_out)}")

@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from pipeline.images.tables import CHECKED, SPLIT
+from pipeline.images.tables import CHECKED
 from pipeline.page.issues import GROUPS, ISSUES
 from pipeline.splitting.decisions import read_rows
 from pipeline.system.csv_cells import escape_formula
@@ -78,21 +78,11 @@ def every_kind() -> list[dict[str, Any]]:
     return rows + contradicting + leak
 
 
-def side(number: int) -> str:
-    return ("train", "train", "val", "test")[number % 4]
-
-
 def prepare(root: Path, rows: list[dict[str, Any]], classes: list[str] = CLASSES) -> Project:
     """What stages before `report` leave, and the images as far as they are small enough to be files."""
     project = Project(root)
     project.dataset("photos", "photos")
-    usable = [row for row in rows if row["status"] != "quarantined"]
-    splits = [
-        {**dict.fromkeys(SPLIT.names), "path": row["path"], "label": row["label"], "split": side(number)}
-        for number, row in enumerate(usable)
-    ]
     write_manifest(root / "data/checked/photos.parquet", rows, classes)
-    write_manifest(root / "data/splits/photos.parquet", splits, classes, SPLIT)
     for number, row in enumerate(rows[:120]):
         file = root / "photos" / row["path"]
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +138,16 @@ class Browser:
             return found.filter(element => element.checkVisibility()).map(element => element.innerText);
             """,
             selector,
+        )
+
+    def cells(self, rows: str) -> list[list[str]]:
+        """What is in each cell of the table rows that a selector names."""
+        return self.script(
+            """
+            const found = [...document.querySelectorAll(arguments[0])];
+            return found.map(row => [...row.children].map(cell => cell.innerText.trim()));
+            """,
+            rows,
         )
 
     def listed(self) -> dict[str, list[str]]:
@@ -267,22 +267,43 @@ def test_groups_stand_side_by_side(browser: Browser) -> None:
     assert browser.texts("#exact_duplicate .kind") == ["3 images, same pixels"]
 
 
-def test_tables_count_classes_sizes_and_splits(browser: Browser) -> None:
+def test_the_table_of_classes_counts_files(browser: Browser) -> None:
     rows = every_kind()
-    cells = "return [...document.querySelectorAll(arguments[0])].map(r => [...r.children].map(c => c.innerText.trim()))"
-    by_class = {row[0]: row[2:] for row in browser.script(cells, "#classes tbody tr")}
+    by_class = {row[0]: row[2:] for row in browser.cells("#classes tbody tr")}
     assert list(by_class) == CLASSES
     cats = [row["status"] for row in rows if row["label"] == "cat"]
     assert by_class["cat"] == [
         *(str(len(cats)), *(str(cats.count(status)) for status in ("ok", "warning", "quarantined"))), "10 × 12",
     ]  # fmt: skip
 
-    usable = [row for row in rows if row["status"] != "quarantined"]
-    sides = [side(number) for number in range(len(usable))]
-    total = browser.script(cells, "#split tbody tr")[0]
-    assert total[2] == str(len(sides))
-    assert total[3::2] == [str(sides.count(name)) for name in ("train", "val", "test")]
-    assert total[4::2] == [f"{100 * sides.count(name) / len(sides):.1f} %" for name in ("train", "val", "test")]
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    root = tmp_path_factory.mktemp("split")
+    project = prepare(root, [row(f"{n}.png", CLASSES[n % 4], phash=f"{n:016x}") for n in range(2400)])
+    project.dataset("photos", "photos", split={"val": 0.1, "test": 0.2})
+    for stage in ("split", "report"):
+        project.must_run(stage, "photos")
+    return project
+
+
+def test_a_link_leads_to_the_page_of_the_split(chromium: Browser, split: Project) -> None:
+    chromium.open(page_of(split))
+    chromium.find("nav a[href='split.html']").click()
+    assert chromium.errors() == []
+    assert chromium.script("return window.hacked ?? null") is None
+    counts = json.loads((split.root / "reports/photos/split.json").read_text())
+    for found, (label, sides) in zip(
+        chromium.cells("tbody tr"), [("All classes", counts["total"]), *counts["classes"].items()], strict=True
+    ):
+        total = sum(sides.values())
+        assert found[0] == label and found[2] == f"{total:,}"
+        assert found[3:] == [f"{count:,} {100 * count / total:.1f} %" for count in sides.values()]
+    assert chromium.texts("thead th")[-3:] == ["train", "val", "test"]
+    bars = chromium.script(
+        "return [...document.querySelectorAll('tbody tr:first-child .bar i')].map(i => [i.className, i.style.flexGrow])"
+    )
+    assert {side: int(count) for side, count in bars} == counts["total"]
 
 
 def test_size_table_is_that_of_pandas(project: Project, browser: Browser, tmp_path: Path) -> None:
@@ -332,15 +353,14 @@ FILTERS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "label: cat": lambda row: row["label"] == "cat",
     f"label: {CLASSES[1]}": lambda row: row["label"] == CLASSES[1],
     "label: without a class": lambda row: row["label"] is None,
-    "split: val": lambda row: row["split"] == "val",
-    "split: test": lambda row: row["split"] == "test",
-    "split: in none": lambda row: row["split"] is None,
+    "official_split: test": lambda row: row["official_split"] == "test",
+    "official_split: in none": lambda row: row["official_split"] is None,
     "status: quarantined": lambda row: row["status"] == "quarantined",
     "status: warning": lambda row: row["status"] == "warning",
     "text: WHAT": lambda row: "what" in row["path"],
     "text: <img": lambda row: "<img" in row["path"],
-    "label: cat; split: train; text: blurry1": lambda row: (
-        row["label"] == "cat" and row["split"] == "train" and "blurry1" in row["path"]
+    "label: cat; status: warning; text: blurry1": lambda row: (
+        row["label"] == "cat" and row["status"] == "warning" and "blurry1" in row["path"]
     ),
 }
 
@@ -348,9 +368,7 @@ FILTERS: dict[str, Callable[[dict[str, Any]], bool]] = {
 @pytest.mark.parametrize("filters", FILTERS)
 def test_filters_leave_what_matches(browser: Browser, filters: str) -> None:
     everything = browser.listed()
-    rows = {row["path"]: {**row, "split": None} for row in every_kind()}
-    for number, row in enumerate(row for row in rows.values() if row["status"] != "quarantined"):
-        row["split"] = side(number)
+    rows = {row["path"]: row for row in every_kind()}
 
     def expected(section: str, path: str) -> bool:
         """A group is kept whole if one of its images matches; of the sections of single images only the one chosen."""
@@ -383,7 +401,7 @@ def test_nothing_matches(browser: Browser) -> None:
     browser.find("input[name=text]").send_keys("no such path")
     assert browser.listed() == {}
     assert browser.find("#nothing").is_displayed()
-    assert browser.find("#split").is_displayed()  # what describes the data set as a whole stays
+    assert browser.find("#classes").is_displayed()  # what describes the data set as a whole stays
 
 
 # decisions
@@ -440,7 +458,7 @@ def test_tick_by_keyboard(browser: Browser) -> None:
 
 
 def test_tick_many(browser: Browser) -> None:
-    browser.choose("split", "val")
+    browser.find("input[name=text]").send_keys("blurry1")
     browser.find("#blurry .tick").click()
     assert [line[0] for line in browser.lines()[1:]] == browser.listed()["blurry"]
     browser.find("#filters button").click()
@@ -479,7 +497,7 @@ def test_lines_are_copied_once_and_the_header_with_the_first(browser: Browser, t
 def test_the_advice_names_the_stages_of_this_data_set(browser: Browser) -> None:
     browser.find("#near_duplicate .card").click()
     commands = browser.texts("#decisions code")
-    assert commands[1:] == ["dvc repro report@photos", "dvc repro --glob 'evaluate@photos-*'"]
+    assert commands[1:] == ["dvc repro split@photos report@photos", "dvc repro --glob 'evaluate@photos-*'"]
 
 
 def test_earlier_decisions_are_shown(chromium: Browser, tmp_path: Path) -> None:
@@ -522,6 +540,15 @@ def test_fits_the_screen(chromium: Browser, project: Project, width: int, scheme
     assert (text < ground) == (scheme == "light") and abs(text - ground) > 500
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_of_the_split_fits_the_screen(chromium: Browser, split: Project, width: int) -> None:
+    chromium.open(split.root / "reports/photos/split.html", width)
+    wider = "return {0}.scrollWidth - {0}.clientWidth"
+    assert chromium.script(wider.format("document.documentElement")) == 0
+    assert chromium.script(wider.format("document.querySelector('.scroll')")) == 0
+    assert chromium.find(".bar").is_displayed() == (width == 1280)
+
+
 # the file
 
 
@@ -531,7 +558,8 @@ def test_a_set_without_findings(chromium: Browser, tmp_path: Path) -> None:
     chromium.open(page_of(project))
     assert chromium.errors() == []
     assert chromium.texts("header .lead") == ["No findings: every file is a whole image, and no two are alike."]
-    assert chromium.texts("section h2") == ["Classes", "Sizes and light", "Split"]
+    assert chromium.texts("section h2") == ["Classes", "Sizes and light"]
+    assert chromium.texts("nav a") == ["Classes", "Sizes and light", "How the images are split"]
     assert chromium.texts("#filters, #decisions") == []
 
 
@@ -584,7 +612,6 @@ def test_an_image_that_has_gone_loses_only_its_thumbnail(chromium: Browser, tmp_
     ("missing", "words"),
     [
         ("data/checked/photos.parquet", ["data/checked/photos.parquet is not there", "dvc repro"]),
-        ("data/splits/photos.parquet", ["data/splits/photos.parquet is not there", "dvc repro"]),
         ("photos", ["photos is not there"]),
     ],
 )

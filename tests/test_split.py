@@ -75,8 +75,8 @@ def split(project: Project, rows: Rows, **options: Any) -> dict[str, str]:
 
 
 def outputs(project: Project) -> list[bytes]:
-    written = ("data/splits/photos.parquet", "data/splits/photos.json", "reports/photos/split.json")
-    return [(project.root / path).read_bytes() for path in written]
+    names = ("data/splits/photos.parquet", "data/splits/photos.json", "reports/photos/split.json")
+    return [(project.root / path).read_bytes() for path in (*names, "reports/photos/split.html")]
 
 
 def within(count: int, fraction: float, of: int, deviations: float = 5) -> bool:

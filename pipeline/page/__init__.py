@@ -1,1 +1,1 @@
-"""The page that shows a person what check and split found."""
+"""The pages that show a person what check found and how the images are split."""

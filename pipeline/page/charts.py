@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.checking.describe import NAMES, describe
-from pipeline.images.tables import SPLITS, STATUSES
+from pipeline.images.tables import STATUSES
 from pipeline.page.findings import measure
 
 BINS = 32
@@ -36,12 +36,6 @@ class ClassRow(NamedTuple):
     total: int
     share: float  # total, as a fraction of that of the largest class
     size: str  # median width × median height, in pixels
-
-
-class BalanceRow(NamedTuple):
-    label: str
-    total: int
-    splits: list[tuple[str, int, float]]  # split, images in it, their fraction of `total`
 
 
 def sizes(table: pa.Table) -> list[tuple[str, list[str]]]:
@@ -105,20 +99,6 @@ def by_class(table: pa.Table, classes: list[str]) -> list[ClassRow]:
             size=f"{tick(np.median(width[rows]))} × {tick(np.median(height[rows]))}" if len(rows) else "–",
         )
         for label, row, rows in zip(classes, counts.tolist(), members, strict=True)
-    ]
-
-
-def balance(splits: pa.Table, classes: list[str]) -> list[BalanceRow]:
-    """For all images, then for each class, how many images are in each split."""
-    counts = crosstab(splits["label"], classes, splits["split"], SPLITS)
-    rows = [("All classes", counts.sum(0).tolist()), *zip(classes, counts.tolist(), strict=True)]
-    return [
-        BalanceRow(
-            label=label,
-            total=sum(row),
-            splits=[(split, count, count / max(1, sum(row))) for split, count in zip(SPLITS, row, strict=True)],
-        )
-        for label, row in rows
     ]
 
 

@@ -66,7 +66,7 @@ function picture(image) {
 }
 
 function metadata(image) {
-  const split = image.split || (image.official_split ? `official ${image.official_split}` : "");
+  const split = image.official_split ? `official ${image.official_split}` : "";
   const size = image.width ? `${image.width} × ${image.height}` : "";
   return [image.status === "quarantined" ? "quarantined" : "", split, size].filter(Boolean).join(" · ");
 }
@@ -100,7 +100,7 @@ const filters = document.getElementById("filters");
 
 function matches(image, wanted) {
   if (wanted.label && String(image.label) !== wanted.label) return false;
-  if (wanted.split && (image.split || "none") !== wanted.split) return false;
+  if (wanted.official_split && (image.official_split || "none") !== wanted.official_split) return false;
   if (wanted.status && image.status !== wanted.status) return false;
   return image.search.includes(wanted.text.toLowerCase());
 }
