@@ -51,6 +51,13 @@ results: $(INSTALLED)
 test: $(INSTALLED) ## run the whole test suite
 	@$(BIN)/python -m pytest
 
+.PHONY: coverage
+coverage: $(INSTALLED) ## run the whole test suite, list the lines and branches of pipeline/ that it leaves out
+	@rm -rf .coverage
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
 .PHONY: bench
 bench: $(INSTALLED) ## measure training and start-up, write the tables of docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.document
