@@ -59,6 +59,13 @@ test: $(INSTALLED) ## run the whole test suite
 torture: $(INSTALLED) ## kill every stage at random moments, and see that `dvc repro` then ends right: half an hour
 	@PYTHONPATH=. $(BIN)/python tests/torture.py
 
+.PHONY: coverage
+coverage: $(INSTALLED) ## run the whole test suite, list the lines and branches of pipeline/ that it leaves out
+	@rm -rf .coverage
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
 .PHONY: bench
 bench: $(INSTALLED) ## measure training and start-up, write the tables of docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.document

@@ -265,7 +265,10 @@ def test_two_processes_train_as_one_with_two_parts_of_a_batch(
     things: Project,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    more = {"network": {**MLP, "hidden": [12, 9]}, "epochs": 5, "optimizer": {"name": "adam", "lr": 0.01}}
+    more = {
+        "network": {**MLP, "hidden": [12, 9]}, "epochs": 5, "optimizer": {"name": "adam", "lr": 0.01},
+        "unfreeze_every": 2,  # what trains later is exchanged from then on
+    }  # fmt: skip
     stage(things, monkeypatch, "things-parts", compute={"device": "cpu", "threads": 1}, grad_accum_steps=2, **more)
     stage(things, monkeypatch, "things-whole", compute={"device": "cpu", "threads": 1}, **more)
     things.experiment("things-two", "things", compute=TWO, **more)

@@ -144,6 +144,13 @@ def test_pictures_of_nothing_resemble_nothing(regions: list[Image.Image]) -> Non
     assert pairs.tolist() == [[3000, 3001]]
 
 
+def test_pairs_are_found_among_any_number_of_others(regions: list[Image.Image]) -> None:
+    pictures = fingerprints(regions + [COPIES["center"](region) for region in regions])
+    others = np.random.default_rng(0).integers(0, 256, (4 * NEAREST, *pictures.shape[1:]), dtype=np.uint8)
+    pairs = near_pairs(pictures, PARAMS)
+    assert (near_pairs(np.concatenate([others, pictures]), PARAMS) - len(others)).tolist() == pairs.tolist()
+
+
 def test_a_crowd_of_one_picture_is_one_group(regions: list[Image.Image]) -> None:
     """More than are ever compared with each: they are connected all the same."""
     count = 4 * NEAREST
