@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
 
@@ -89,6 +90,8 @@ def s3_server() -> Iterator[dict[str, str]]:
         "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }  # fmt: skip
+    # all servers of one process share what they hold
+    requests.post(f"{environment['AWS_ENDPOINT_URL']}/moto-api/reset", timeout=10).raise_for_status()
     s3_client(environment).create_bucket(Bucket="bucket")
     yield environment
     server.stop()
