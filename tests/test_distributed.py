@@ -327,7 +327,7 @@ def test_lost_processes_change_nothing(things: Project) -> None:
     launcher = start(things, "things-lost")
     until(lambda: checkpoint(things, "things-lost"), launcher)
     orphans = workers(launcher.pid)
-    assert len(orphans) == 2
+    assert len(orphans) >= 2
     launcher.kill()
     end(launcher)
     assert psutil.wait_procs(orphans, timeout=30)[1] == []
