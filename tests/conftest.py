@@ -265,6 +265,13 @@ def commit(clone: Clone) -> None:
     clone.must_run("git", "commit", "-q", "--allow-empty", "-m", "More")
 
 
+def share(clone: Clone, remote: Path) -> None:
+    """Push to a folder as the remote of a team, and commit where it is."""
+    clone.must_run("dvc", "remote", "add", "--default", "team", str(remote))
+    clone.must_run("dvc", "push")
+    commit(clone)
+
+
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:
     """A clone of its own for tests that change it; nothing has run in it."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Clone, Ran, commit, edit, follow, git_clone, picture, recipe, run
+from conftest import REPOSITORY, Clone, Ran, commit, edit, follow, git_clone, picture, recipe, run, share
 
 from pipeline.splitting.cuts import write_cuts
 
@@ -71,9 +71,7 @@ def test_two_who_add_and_change_experiments_train_nothing_again(
     digits: Clone, copy_of: Callable[[Clone], Clone], tmp_path: Path
 ) -> None:
     mine = copy_of(digits)
-    mine.must_run("dvc", "remote", "add", "--default", "team", str(tmp_path / "team"))
-    mine.must_run("dvc", "push")
-    commit(mine)
+    share(mine, tmp_path / "team")
     theirs = git_clone(mine, tmp_path / "theirs")
     theirs.must_run("dvc", "pull")
     for clone, changed in ((mine, "digits-mlp"), (theirs, "digits-cnn")):

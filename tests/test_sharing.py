@@ -11,7 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from conftest import REPOSITORY, Clone, class_folders, commit, edit, git_clone, wait_until
+from conftest import REPOSITORY, Clone, class_folders, commit, edit, git_clone, share, wait_until
 
 
 def bytes_of(clone: Clone, *folders: str) -> dict[str, bytes]:
@@ -43,9 +43,7 @@ def test_a_colleague_gets_everything_without_running_it(
     digits: Clone, copy_of: Callable[[Clone], Clone], tmp_path: Path
 ) -> None:
     mine = copy_of(digits)
-    mine.must_run("dvc", "remote", "add", "--default", "team", str(tmp_path / "team"))
-    mine.must_run("dvc", "push")
-    commit(mine)
+    share(mine, tmp_path / "team")
     theirs = git_clone(mine, tmp_path / "theirs")
 
     # what git has is enough to log: the rest is named, not needed

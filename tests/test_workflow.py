@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import REPOSITORY, Clone, commit, edit, git_clone
+from conftest import REPOSITORY, Clone, commit, edit, git_clone, share
 from ruamel.yaml import YAML
 
 
@@ -14,9 +14,7 @@ def test_a_pull_request_gets_its_results_as_a_comment(
     digits: Clone, copy_of: Callable[[Clone], Clone], tmp_path: Path
 ) -> None:
     base = copy_of(digits)
-    base.must_run("dvc", "remote", "add", "--default", "team", str(tmp_path / "team"))
-    base.must_run("dvc", "push")
-    commit(base)
+    share(base, tmp_path / "team")
     change = git_clone(base, tmp_path / "change")
     edit(change.root / "params.yaml", "epochs: 40", "epochs: 1")
     commit(change)
