@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -137,7 +138,7 @@ FileOrHub = Annotated[
 ]
 
 
-class BackboneConfig(Strict):
+class BackboneConfig(Strict, ABC):
     """A model of a library, of which the last layer is replaced by a new head."""
 
     name: str
@@ -149,9 +150,9 @@ class BackboneConfig(Strict):
     def incompatible_size(self, height: int, width: int) -> str | None:
         return None  # only building the model tells: `networks.build` does
 
+    @abstractmethod
     def pretrained_on(self) -> tuple[int, int, str] | None:
         """Height, width and interpolation of the images that the weights are for, where the library tells."""
-        raise NotImplementedError
 
     def unknown_model(self, library: str, names: Iterable[str], listed: str) -> UserError:
         return UserError(
