@@ -29,8 +29,7 @@ from pipeline.system.console import UserError, run, say
 from pipeline.system.portable import has_avx2
 from pipeline.system.readers import read_description
 from pipeline.tracking.commit import git
-from pipeline.tracking.results import locked_stages
-from pipeline.tracking.tracker import flat
+from pipeline.tracking.results import flat, locked_stages
 
 DVC = (sys.executable, "-m", "dvc")
 FETCHING = ("download@", "weights@")  # stages that fetch only what is not there yet

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -114,3 +115,12 @@ def result_hash(folder: Path, locked: dict[str, str]) -> str:
         else:
             md5s.append(locked.get(file.as_posix(), ""))
     return hashlib.sha256("\n".join((folder.name, *md5s)).encode()).hexdigest()[:32]
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested dictionaries, with their keys joined by dots."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pipeline.system.credentials import hide, hide_in
 from pipeline.tracking import database
 from pipeline.tracking.commit import git_state
+from pipeline.tracking.results import flat
 from pipeline.tracking.server import is_server, knock, root, tracking_uri
 
 if TYPE_CHECKING:
@@ -292,15 +293,6 @@ def refuse_deleted(runs: list[Run]) -> None:
 def folder() -> str:
     """Machine and folder. The same training in two of them has two live runs, until one of them has the result."""
     return f"{socket.gethostname()}:{root().resolve()}"
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested dictionaries, with their keys joined by dots."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def text(value: object) -> str:
