@@ -126,7 +126,9 @@ def test_a_storage_that_does_not_answer(s3: dict[str, str], project: Project) ->
 
 @contextmanager
 def dask(folder: Path, environment: dict[str, str], workers: int) -> Iterator[tuple[str, psutil.Process]]:
-    """The address of a scheduler with worker processes, and the process above these."""
+    """The address of a scheduler with worker processes, and the process above these, when all have joined."""
+    from distributed import Client
+
     address = f"tcp://127.0.0.1:{free_port()}"
     host, port = address.removeprefix("tcp://").split(":")
     local, number = ("--local-directory", str(folder)), str(workers)
@@ -144,6 +146,8 @@ def dask(folder: Path, environment: dict[str, str], workers: int) -> Iterator[tu
             for command in commands
         ]  # fmt: skip
     try:
+        with Client(address, timeout=60, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=120)
         yield address, psutil.Process(processes[1].pid)
     finally:
         started = [psutil.Process(process.pid) for process in processes]
