@@ -1,6 +1,7 @@
 """Compare experiments by their results: a table with validation images first, by which one is chosen.
 
-An experiment may be a pattern: 'digits-*'.
+An experiment may be a pattern: 'digits-*'. Of two experiments of one data set, and of one experiment before and after a
+change (--before HEAD), it also says whether they differ by more than chance, by the validation images that both saw.
 """
 
 from __future__ import annotations
@@ -10,24 +11,54 @@ from pipeline.system.entry import command_line
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import params
+from pipeline.evaluation.paired import Paired, pair
 from pipeline.system import readers
 from pipeline.system.console import UserError, run, say
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 COLUMNS = ("accuracy", "loss", "macro_f1")
+PREDICTIONS: dict[str, type] = {"path": str, "split": str, "label": str, "predicted": str}
+DRAWN = 240  # images: more can't be looked at, and take minutes to draw
 
 
 def main() -> None:
     parser = command_line("compare", __doc__)
+    parser.add_argument("--before", metavar="REV", help="compare one experiment with what it was at a commit of git")
+    parser.add_argument("--grid", type=Path, metavar="OUT.png", help="draw the images that only one of two gets right")
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="a name or a pattern; none: all")
-    patterns = parser.parse_args().experiments or ["*"]
-    names = [name for name in params.load().experiments if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    arguments = parser.parse_args()
+    patterns = arguments.experiments or ["*"]
+    known = params.load().experiments
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise UserError(f"params.yaml has no experiment {pattern!r}; expected some of {', '.join(known)}")
+    names = [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
     results = {name: metrics for name in names if (metrics := read_metrics(name))}
     if not results:
         raise UserError(f"no results of {', '.join(patterns)}: run dvc repro evaluate@EXPERIMENT")
     say(*table(results))
+
+    if arguments.before and len(results) != 1:
+        raise UserError(f"--before compares one experiment with itself; found {', '.join(results)}")
+    two = list(dict.fromkeys(name for name in arguments.experiments if name in results))
+    if arguments.before:
+        (name,) = results
+        sides = {f"{name} at {arguments.before}": read_before(name, arguments.before), name: read_predictions(name)}
+    elif len(two) == 2 == len(results) and len({known[name].dataset for name in two}) == 1:
+        sides = {name: read_predictions(name) for name in two}
+    elif arguments.grid:
+        raise UserError("--grid draws what two experiments of one data set differ in: name two, or one with --before")
+    else:
+        return
+    counts, changed = compare(sides)
+    say("", *in_words(counts, *sides))
+    if arguments.grid:
+        draw(arguments.grid, known[next(iter(results))].dataset, sides, changed)
 
 
 def read_metrics(name: str) -> dict[str, Any] | None:
@@ -54,6 +85,96 @@ def cell(metrics: dict[str, float], column: str) -> str:
     if f"{column}_mean" in metrics:
         return f"{metrics[f'{column}_mean']:.4f} ± {metrics[f'{column}_sd']:.4f}"
     return f"{metrics[column]:.4f}" if column in metrics else "-"
+
+
+def read_predictions(name: str, content: Path | None = None) -> pd.DataFrame:
+    """What an experiment says of validation images: path, label and predicted class, sorted by path.
+
+    `content` is another file than that of the workspace. Raises UserError where there are none.
+    """
+    import pyarrow.compute as pc
+
+    file = content or Path("reports", name, "predictions.parquet")
+    predictions = readers.read_table(file, PREDICTIONS, f"evaluate@{name}")
+    chosen: pd.DataFrame = predictions.filter(pc.equal(predictions["split"], "val")).to_pandas()
+    if chosen.empty:
+        raise UserError(
+            f"{name} has no predictions of validation images, by which to choose: it trains on all,"
+            " or none are split off"
+        )
+    return chosen.sort_values("path", ignore_index=True)
+
+
+def read_before(name: str, revision: str) -> pd.DataFrame:
+    """The same at a commit of git, from DVC's cache or remote."""
+    import tempfile
+
+    from dvc.api import read
+    from dvc.exceptions import DvcException
+    from dvc.scm import SCMError
+
+    path = f"reports/{name}/predictions.parquet"
+    try:
+        content = read(path, rev=revision, mode="rb")
+    except (DvcException, SCMError, OSError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"{path} can't be read at {revision} ({said}): expected a commit whose results are in DVC's cache or remote"
+        ) from None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"{name} at {revision}.parquet".replace("/", "-"))
+        file.write_bytes(content)
+        return read_predictions(name, file)
+
+
+def compare(sides: dict[str, pd.DataFrame]) -> tuple[Paired, pd.DataFrame]:
+    """The counts, and a row for each image that only one of the two gets right, with what both say.
+
+    Raises UserError unless both are of the same images, labeled alike.
+    """
+    (first_name, first), (second_name, second) = sides.items()
+    if first.path.tolist() != second.path.tolist() or first.label.tolist() != second.label.tolist():
+        shared = len(set(first.path) & set(second.path))
+        raise UserError(
+            f"{first_name} and {second_name} were not validated on the same images ({len(first)} and {len(second)},"
+            f" {shared} shared, or labeled otherwise): their accuracies say nothing about each other; run dvc repro"
+        )
+    counts, differing = pair(first, second)
+    changed = first.loc[differing, ["path", "label", "predicted"]]
+    return counts, changed.assign(other=second.predicted[differing])
+
+
+def in_words(counts: Paired, first: str, second: str) -> Iterator[str]:
+    low, high = (100 * side for side in counts.interval())
+    yield f"On the same {counts.images:,} validation images, by the first training of each:"
+    yield f"  both right {counts.both:,}, only {first} {counts.only_first:,}, only {second} {counts.only_second:,}," + (
+        f" neither {counts.neither:,}"
+    )
+    yield f"  {second} is {100 * counts.difference:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}),"
+    yield f"  McNemar's exact test: p = {counts.p_value():.2g}"
+    words = {"better": f"better than {first}", "worse": f"worse than {first}"}
+    verdict = counts.verdict()
+    yield f"{second} is {words.get(verdict, f'{verdict} from {first}')} by these images."
+
+
+def draw(path: Path, dataset: str, sides: dict[str, pd.DataFrame], changed: pd.DataFrame) -> None:
+    """Draw the images that changed sides, titled with their class and what each of the two says."""
+    from pipeline.dataset.packed import PackedDataset
+    from pipeline.evaluation import figures
+
+    packed = PackedDataset(Path("data/packed", dataset), Path("data/splits", f"{dataset}.parquet"))
+    position = {path: row for row, path in enumerate(packed.index["path"].to_pylist())}
+    if missing := [each for each in changed.path if each not in position]:
+        raise UserError(f"{missing[0]} is not in data/packed/{dataset}: run dvc repro pack@{dataset}")
+    tiles = []
+    columns = [changed[column].head(DRAWN).tolist() for column in ("path", "label", "predicted", "other")]
+    for image, label, *said in zip(*columns, strict=True):
+        before, after = (figures.short(each, 18) for each in said)
+        title = f"is {figures.short(label, 18)}\n{before} → {after}"
+        tiles.append(figures.Tile(packed.images[position[image]], title, "green" if said[1] == label else "red"))
+    figures.draw_grid(path, tiles)
+    of = f"the first {DRAWN} of " if len(changed) > DRAWN else ""
+    say(f"{path}: {of}{len(changed)} images that only one of them gets right; green: {list(sides)[1]}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""Two experiments, or one before and after, by what they say of the same validation images."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+from conftest import Clone
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.evaluation.paired import Paired
+
+MLP, CNN = "digits-mlp", "digits-cnn"
+COUNTS = st.integers(0, 300)
+
+
+def test_published_numbers() -> None:
+    """Approval of a prime minister in two surveys of the same people: Agresti, Categorical Data Analysis, table 10.1.
+
+    There the difference is −0.04, its 95 % interval −0.06 to −0.02, and McNemar's z −4.17.
+    """
+    surveys = Paired(794, 150, 86, 570)
+    assert surveys.difference == pytest.approx(-0.04)
+    assert surveys.interval() == pytest.approx((-0.06, -0.02), abs=0.0015)
+    assert surveys.p_value() == pytest.approx(math.erfc(4.17 / math.sqrt(2)), rel=0.3)  # z's is an approximation
+    assert surveys.verdict() == "worse"
+
+
+@given(COUNTS, COUNTS, COUNTS, COUNTS)
+def test_verdicts(both: int, first: int, second: int, neither: int) -> None:
+    paired = Paired(both, first, second, neither)
+    if not paired.images:
+        return
+    # the binomial distribution, summed over all outcomes that are no more probable
+    differing = first + second
+    ways = [math.comb(differing, k) for k in range(differing + 1)]
+    exact = sum(way for way in ways if way <= ways[second]) / 2**differing
+    assert paired.p_value() == pytest.approx(exact, rel=1e-6)
+    low, high = paired.interval()
+    assert -1 <= low < high <= 1 and low <= paired.difference * paired.images / (paired.images + 2) <= high
+    mirrored = Paired(both, second, first, neither)
+    opposite = {"better": "worse", "worse": "better", "not distinguishable": "not distinguishable"}
+    assert mirrored.verdict() == opposite[paired.verdict()]
+    assert (paired.verdict() == "not distinguishable") == (exact >= 0.05)
+
+
+def spoil(clone: Clone, name: str, images: int, split: str = "val") -> None:
+    """Make the first predictions of an experiment wrong."""
+    file = clone.root / f"reports/{name}/predictions.parquet"
+    table = pd.read_parquet(file)
+    of = table.index[(table.split == split) & (table.label == table.predicted)][:images]
+    table.loc[of, "predicted"] = (table.label[of].astype(int) + 1).mod(10).astype(str)
+    file.unlink()  # it may be a link into DVC's cache
+    table.to_parquet(file, index=False)
+
+
+def test_two_experiments(digits: Clone, copy_of: Callable[[Clone], Clone]) -> None:
+    copy = copy_of(digits)
+    same = copy.must_run("python", "-m", "pipeline.compare", MLP, CNN).out
+    assert f"{CNN} is not distinguishable from {MLP} by these images." in same
+
+    spoil(copy, MLP, 30)
+    grid = copy.root / "changed.png"
+    worse = copy.must_run("python", "-m", "pipeline.compare", CNN, MLP, "--grid", str(grid)).out
+    assert f"{MLP} is worse than {CNN} by these images." in worse
+    assert int(re.search(rf"only {CNN} (\d+)", worse)[1]) >= 29
+    assert Image.open(grid).height > 5 * Image.open(grid).width / 6  # 30 tiles in five rows
+    better = copy.must_run("python", "-m", "pipeline.compare", MLP, CNN).out
+    assert f"{CNN} is better than {MLP} by these images." in better
+
+
+def test_before_and_after(digits: Clone, copy_of: Callable[[Clone], Clone]) -> None:
+    copy = copy_of(digits)
+    copy.must_run("git", "add", "-A")
+    copy.must_run("git", "commit", "-qm", "Results")
+    spoil(copy, MLP, 30)
+    ran = copy.must_run("python", "-m", "pipeline.compare", MLP, "--before", "HEAD")
+    assert f"{MLP} is worse than {MLP} at HEAD by these images." in ran.out
+
+    for arguments, message in (
+        ([MLP, "digits-none"], "params.yaml has no experiment 'digits-none'; expected some of digits-mlp, digits-cnn"),
+        ([MLP, CNN, "--before", "HEAD"], f"--before compares one experiment with itself; found {MLP}, {CNN}"),
+        ([MLP, "--before", "never"], f"reports/{MLP}/predictions.parquet can't be read at never"),
+        ([MLP, "--grid", "x.png"], "--grid draws what two experiments of one data set differ in"),
+    ):
+        refused = copy.run("python", "-m", "pipeline.compare", *arguments)
+        assert refused.status == 1 and refused.err.startswith(f"error: {message}")
+        assert len(refused.err.splitlines()) == 1
+
+
+def test_other_images_are_not_compared(digits: Clone, copy_of: Callable[[Clone], Clone]) -> None:
+    copy = copy_of(digits)
+    file = copy.root / f"reports/{MLP}/predictions.parquet"
+    table = pd.read_parquet(file)
+
+    def write(changed: pd.DataFrame) -> str:
+        file.unlink()
+        changed.to_parquet(file, index=False)
+        ran = copy.run("python", "-m", "pipeline.compare", MLP, CNN)
+        assert ran.status == 1 and len(ran.err.splitlines()) == 1, ran.err
+        return ran.err
+
+    assert "were not validated on the same images (178 and 179, 178 shared" in write(table.drop(table.index[0]))
+    assert f"{MLP} has no predictions of validation images" in write(table[table.split == "test"])
+    (copy.root / "data/packed/digits/index.parquet").unlink()
+    table.to_parquet(file, index=False)
+    spoil(copy, MLP, 3)
+    grid = copy.root / "grid.png"
+    ran = copy.run("python", "-m", "pipeline.compare", MLP, CNN, "--grid", str(grid))
+    assert ran.status == 1 and "index.parquet is not there" in ran.err
+    assert not grid.exists()
