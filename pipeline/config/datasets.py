@@ -117,6 +117,7 @@ class Check(Strict):
 
 
 Interpolation = Literal["bilinear", "bicubic"]
+Fit = Literal["crop", "pad", "stretch"]  # what `decode.to_size` does
 
 
 class Pack(Strict):
@@ -125,6 +126,7 @@ class Pack(Strict):
     size: Pixels | list[Pixels]
     channels: Literal[1, 3] = 3
     interpolation: Interpolation = "bilinear"
+    fit: Fit = "crop"
 
     @model_validator(mode="after")
     def size_is_one_or_two_numbers(self) -> Pack:
