@@ -320,7 +320,7 @@ def made_if_it_can_be(*arguments: Any) -> pd.DataFrame | None:
 
 def as_table(rows: Rows, left_out: frozenset[str] = frozenset()) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["path", "label", "official_split", "pixel_hash", "phash", "group"])
-    return table.assign(used=~table.path.isin(left_out), first_label=table.label)
+    return table.assign(used=~table.path.isin(left_out), first_label=table.label, listed_group=None)
 
 
 def same_pixels(image: dict[str, Any]) -> dict[str, Any]:
