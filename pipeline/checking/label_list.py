@@ -14,8 +14,7 @@ def compare(name: str, source: Labeled, most: float) -> dict[str, int]:
 
     Raises UserError if more than the fraction `most` of the files that the list names is not there.
     """
-    missing, missing_names = source.missing()
-    unlisted, unlisted_names = source.unlisted()
+    missing, unlisted = source.missing, source.unlisted
     labels = np.frombuffer(source.list.label, np.int64)
     is_there = source.file_of_row != NONE
     counts = {
@@ -26,17 +25,19 @@ def compare(name: str, source: Labeled, most: float) -> dict[str, int]:
         "repeated": source.list.repeated,
         "unlisted": unlisted,
     }
-    absent = f"{missing} of {len(labels)} files that {source.path} names are not there{named(missing, missing_names)}"
+    absent = (
+        f"{missing} of {len(labels)} files that {source.path} names are not there{named(missing, source.missing_names)}"
+    )
     if missing > most * len(labels):
         raise UserError(
             f"{name}: {absent}, more than datasets.{name}.check.max_quarantined = {most:g} allows; it does not name"
-            f" {unlisted} images{named(unlisted, unlisted_names)}: correct the list, or add the files"
+            f" {unlisted} images{named(unlisted, source.unlisted_names)}: correct the list, or add the files"
         )
     lines = [f"{name}: {source.path} has {counts['rows']} rows: {counts['labeled']} labels of images"]
     lines += [f"{counts['without_label']} without a label"] * (counts["without_label"] > 0)
     lines += [f"{counts['repeated']} repeated"] * (counts["repeated"] > 0)
-    lines += [f"{missing} of files that are not there{named(missing, missing_names)}"] * (missing > 0)
-    not_named = f"; not in it, and left out: {unlisted} images{named(unlisted, unlisted_names)}"
+    lines += [f"{missing} of files that are not there{named(missing, source.missing_names)}"] * (missing > 0)
+    not_named = f"; not in it, and left out: {unlisted} images{named(unlisted, source.unlisted_names)}"
     say(", ".join(lines) + not_named * (unlisted > 0))
     return counts
 

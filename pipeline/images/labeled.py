@@ -7,7 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import compress, islice
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from pipeline.system.console import UserError
 
 TABLES = (".csv", ".tsv", ".txt")  # named where the list is not there
 NAMED = 3  # files, in a message
-BY_PATH, BY_END, NOT = range(3)  # how well a row fits a file
+FROM_LIST, FROM_ROOT, BY_END, NOT = range(4)  # how well a row fits a file, by where the path that it names begins
 
 
 class Labeled:
@@ -38,7 +38,13 @@ class Labeled:
         self.list = LabelList(f"{self.path} in {place}", content, class_names)
         self.row_of_file = array("q")  # by position in the source, NONE for files without a row
         self.file_of_row = np.full(len(self.list), NONE)
+        self.unlisted = 0  # images without a row
+        self.unlisted_names: list[str] = []  # of the first ones
         self.match()
+        is_missing: NDArray[np.bool_] = self.file_of_row == NONE
+        self.missing = int(is_missing.sum())  # files that the list names
+        self.missing_names = list(islice(compress(self.list.row_of, is_missing), NAMED))
+        self.list.row_of.clear()  # of a million names, 200 MB
         self.count = source.count - 1  # without the list
         self.per_class: Counter[str | None] = Counter(map(self.label, self.row_of_file))
         self.per_class[None] -= 1
@@ -54,6 +60,7 @@ class Labeled:
             if fit < fit_of_row[row]:
                 if self.file_of_row[row] != NONE:
                     self.row_of_file[self.file_of_row[row]] = NONE
+                    self.unlisted += 1
                 self.file_of_row[row], fit_of_row[row] = position, fit
                 rivals.pop(row, None)
             elif row != NONE:
@@ -61,6 +68,9 @@ class Labeled:
                     rivals[row] = position
                 row = NONE
             self.row_of_file.append(row)
+            if row == NONE and is_visible(item.path) and splitext(item.path)[1].lower() in SUFFIXES:
+                self.unlisted += 1
+                self.unlisted_names += [item.path] * (len(self.unlisted_names) < NAMED)
         if rivals:
             row = min(rivals)
             both = {self.file_of_row[row], rivals[row]}
@@ -95,30 +105,20 @@ class Labeled:
         unlabeled = None if label else f"no label in {self.path}"
         return Item(item.path, label, split, None if group == NONE else self.list.groups[group], unlabeled)
 
-    def missing(self) -> tuple[int, list[str]]:
-        """How many files the list names that are not there, and the first of them."""
-        is_missing: NDArray[np.bool_] = self.file_of_row == NONE
-        return int(is_missing.sum()), list(islice(compress(self.list.row_of, is_missing), NAMED))
-
-    def unlisted(self) -> tuple[int, list[str]]:
-        """How many images are there that the list does not name, and the first of them."""
-        count, names = 0, []
-        for row, (item, _) in zip(self.row_of_file, self.source.read(), strict=False):
-            if row == NONE and is_visible(item.path) and PurePosixPath(item.path).suffix.lower() in SUFFIXES:
-                count += 1
-                names += [item.path] * (count <= NAMED)
-        return count, names
-
 
 def keys(path: str, folder: str) -> Iterator[tuple[str, int]]:
-    """What a list in `folder` may call a file: its path from there, or the end of its path; with or without suffix."""
-    plain = plain_path(path).removeprefix(f"{folder}/")
-    fit = BY_PATH
-    while plain:
-        yield plain, fit
-        if (suffix := PurePosixPath(plain).suffix).lower() in SUFFIXES:
-            yield plain[: -len(suffix)], fit
-        plain, fit = plain.partition("/")[2], BY_END
+    """What a list in `folder` may call a file, and how well it fits: with or without the suffix of an image."""
+    plain = plain_path(path)
+    names = [(plain, FROM_ROOT)]
+    if plain.startswith(f"{folder}/"):
+        names.insert(0, (plain.removeprefix(f"{folder}/"), FROM_LIST))
+    while plain := plain.partition("/")[2]:
+        names.append((plain, BY_END))
+    for name, fit in names:
+        yield name, fit
+        stem, suffix = splitext(name)
+        if suffix.lower() in SUFFIXES:
+            yield stem, fit
 
 
 def find_list(source: Source, place: str, file: str) -> tuple[str, bytes]:
