@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import Project, class_folders, failed_in_one_line, picture
+from conftest import Project, class_folders, edit, failed_in_one_line, make_clone, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -334,3 +334,33 @@ def test_rows_add_up(tmp_path_factory: pytest.TempPathFactory, files: list[str],
     for name in listed:  # who is named by the whole path has the label
         if (plain := plain_path(name)) in files:
             assert next(item.label for item in items if item.path == plain) == "x"
+
+
+def test_dvc_follows_the_list_with_the_images(tmp_path: Path) -> None:
+    clone = make_clone(tmp_path / "clone")
+    root = clone.root / "data/raw/plants"
+    photos(root, [f"photos/{number:02d}.jpg" for number in range(24)])
+    write(root, ["id,label", *(f"{number:02d},{'ab'[number % 2]}" for number in range(24))])
+    clone.must_run("dvc", "add", "-q", "data/raw/plants")
+    entry = (
+        "  plants:\n    source: data/raw/plants\n    check: {labels: labels.csv}\n    split: {}\n    pack: {size: 8}\n"
+    )
+    edit(clone.root / "params.yaml", "datasets:\n", f"datasets:\n{entry}")
+
+    def stages(command: str) -> list[str]:
+        ran = clone.must_run("dvc", *command.split())
+        return [line.split("'")[1] for line in ran.out.splitlines() if line.startswith("Running stage")]
+
+    repro = "repro split@plants pack@plants"
+    assert sorted(stages(repro)) == ["check@plants", "decisions@plants", "pack@plants", "split@plants"]
+    assert stages(repro) == []
+    edit(clone.root / "params.yaml", "pack: {size: 8}", "pack: {size: 8, fit: pad}")
+    assert stages(repro) == ["pack@plants"]
+    before = pd.read_parquet(clone.root / "data/splits/plants.parquet")
+    edit(root / "labels.csv", "07,b", "07,a")
+    status = json.loads(clone.must_run("dvc", "status", "--json", "check@plants").out)
+    assert "data/raw/plants" in str(status["check@plants"])
+    assert "check@plants" in stages(repro)
+    after = pd.read_parquet(clone.root / "data/splits/plants.parquet")
+    assert list(before.label[before.path == "photos/07.jpg"]) == ["b"]
+    assert list(after.label[after.path == "photos/07.jpg"]) == ["a"]
