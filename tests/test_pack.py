@@ -328,7 +328,7 @@ def test_crop_pad_or_stretch(project: Project) -> None:
     np.testing.assert_array_equal(found["pad"][3:5], wide.resize((8, 2), Image.Resampling.BILINEAR))
     assert not found["pad"][[0, 1, 2, 5, 6, 7]].any()
     np.testing.assert_array_equal(found["stretch"], wide.resize((8, 8), Image.Resampling.BILINEAR))
-    assert "warning: heavy_crop: cropping to 8 × 8 cuts more than a third off 2 of 22 images" in said["crop"]
+    assert "warning: heavy_crop: cropping to 8 × 8 cuts more than 40% off 2 of 22 images" in said["crop"]
     assert "datasets.photos.pack.fit" in said["crop"]
     assert "heavy_crop" not in said["pad"] + said["stretch"]
 
