@@ -15,14 +15,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.checking import contact_sheets
+from pipeline.checking import contact_sheets, label_list
 from pipeline.checking.describe import describe
 from pipeline.checking.inspected import Inspected
 from pipeline.checking.validation import Validation
 from pipeline.config import params
 from pipeline.images.formats import SUFFIXES
 from pipeline.images.items import is_visible
-from pipeline.images.sources import open_source
+from pipeline.images.labeled import Labeled
+from pipeline.images.sources import Source, open_source
 from pipeline.images.tables import STATUSES, write_tables
 from pipeline.system import workers
 from pipeline.system.console import UserError, say
@@ -35,13 +36,19 @@ NAMED = 20  # classes named in a line, at most
 def main(name: str) -> None:
     workers.warm_up("pipeline.checking.metadata")
     dataset = params.load().dataset(name)
-    source = open_source(dataset.source, dataset.check.classes)
+    source: Source = open_source(dataset.source, dataset.check.classes)
+    listed = None
+    if dataset.check.labels:
+        source = Labeled(source, dataset.source, dataset.check.labels, dataset.check.classes)
+        listed = label_list.compare(name, source, dataset.check.max_quarantined)
     inspected = Inspected(name, source)
     validation = Validation(inspected, dataset.check)
     stop_if_too_many_broken(name, inspected, validation, dataset.check.max_quarantined)
 
     classes = [label for label in source.classes if validation.has_usable(label)]
     summary = summarize(inspected, validation, classes, source.classes)
+    if listed:
+        summary["label_list"] = listed
     report = Path("reports", name)
     draw_contact_sheets(report / "contact_sheets", inspected, classes)
     write_json(report / "check.json", summary)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import params
 from pipeline.images import stored
-from pipeline.images.decode import decode, to_size, upright
+from pipeline.images.decode import decode, lost_by_cropping, to_size, upright
 from pipeline.images.errors import ImageError
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Content, Problem
@@ -29,6 +30,19 @@ from pipeline.images.tables import read_columns
 from pipeline.system import workers
 from pipeline.system.console import UserError, progress, say
 from pipeline.system.outputs import atomic_write, write_json
+
+HEAVY_CROP = 0.4  # of an image's area that is cut off; a square of a 3:2 photo costs 0.33, of a 16:9 photo 0.44
+MANY = 0.05  # of the images: a warning where cropping takes so much of more of them
+RESIZE = {
+    "crop": "shorter side to fit, with antialiasing; the center is cut out",
+    "pad": "whole image to fit, with antialiasing; centered on black",
+    "stretch": "both sides to fit, with antialiasing; the aspect ratio changes",
+}
+
+
+class Packed(NamedTuple):
+    pixels: NDArray[np.uint8]  # (height, width, channels)
+    lost: float  # fraction of the image that cropping cuts off
 
 
 def main(name: str) -> None:
@@ -41,11 +55,12 @@ def main(name: str) -> None:
     source = open_source(dataset.source, dataset.check.classes)
     height, width = dataset.pack.height_width
     shape = (len(paths), height, width, dataset.pack.channels)
-    interpolation = dataset.pack.interpolation
+    interpolation, fit = dataset.pack.interpolation, dataset.pack.fit
 
     with atomic_write(Path("data/packed", name)) as folder:
         folder.mkdir()
-        sha256, sums = write_images(folder / "images.npy", source, paths, shape, interpolation)
+        sha256, sums, lost = write_images(folder / "images.npy", source, paths, shape, interpolation, fit)
+        heavy = int((lost > HEAVY_CROP).sum()) if fit == "crop" else 0
         index = pa.table({"path": paths, **sums})
         pq.write_table(index, folder / "index.parquet", write_page_checksum=True)
         write_json(
@@ -56,29 +71,38 @@ def main(name: str) -> None:
                 "width": width,
                 "channels": dataset.pack.channels,
                 "sha256": sha256,
+                "heavy_crop": heavy,
                 "preprocessing": {
                     "orientation": "exif applied",
                     "transparency": "on white",
-                    "resize": "shorter side to fit, with antialiasing",
+                    "fit": fit,
+                    "resize": RESIZE[fit],
                     "interpolation": interpolation,
-                    "crop": "center",
                 },
             },
         )
     say(f"{name}: {' × '.join(map(str, shape))} uint8, {np.prod(shape, dtype=np.int64) / 1e6:.1f} MB")
+    if heavy > MANY * len(paths):
+        say(
+            f"{name}: warning: heavy_crop: cropping to {height} × {width} cuts more than {HEAVY_CROP:.0%} off {heavy}"
+            f" of {len(paths)} images; datasets.{name}.pack.fit: pad keeps them whole, stretch changes their shape"
+        )
 
 
 def write_images(
-    path: Path, source: Source, wanted: list[str], shape: tuple[int, int, int, int], interpolation: str
-) -> tuple[str, dict[str, NDArray[np.int64]]]:
+    path: Path, source: Source, wanted: list[str], shape: tuple[int, int, int, int], interpolation: str, fit: str
+) -> tuple[str, dict[str, NDArray[np.int64]], NDArray[np.float32]]:
     """Write the wanted images, in their order, as one .npy file of `shape` (N, H, W, C), uint8.
 
     Sequential writes keep memory flat, and a full disk is an error here (a sparse memory map would be killed by
-    SIGBUS). Returns the sha256 of all pixels and, per channel, `sum_0` and `sum_of_squares_0` and so on:
-    for each image the sum over its pixels of the values and of their squares, (N,) int64.
+    SIGBUS). Returns the sha256 of all pixels; per channel, `sum_0` and `sum_of_squares_0` and so on: for each image
+    the sum over its pixels of the values and of their squares, (N,) int64; and what fraction of each image cropping
+    cuts off, (N,).
     """
     image_size = int(np.prod(shape[1:]))
-    to_pixels = partial(pixels, height=shape[1], width=shape[2], channels=shape[3], interpolation=interpolation)
+    _, height, width, channels = shape
+    to_pixels = partial(pixels, height=height, width=width, channels=channels, interpolation=interpolation, fit=fit)
+    lost = np.empty(shape[0], np.float32)
     sums, sums_of_squares = np.empty((2, shape[3], shape[0]), np.int64)
     digest = hashlib.sha256()
     with path.open("wb") as file:
@@ -95,13 +119,14 @@ def write_images(
         for row, image in enumerate(progress(images, total=len(wanted), unit=" images")):
             if isinstance(image, Problem):
                 raise UserError(f"{source_changed(wanted[row])} ({image.reason})")
-            file.write(image.data)
-            digest.update(image.data)
-            values = image.reshape(-1, shape[3]).astype(np.int64)
+            file.write(image.pixels.data)
+            digest.update(image.pixels.data)
+            lost[row] = image.lost
+            values = image.pixels.reshape(-1, shape[3]).astype(np.int64)
             sums[:, row], sums_of_squares[:, row] = values.sum(0), (values**2).sum(0)
     columns = {f"sum_{channel}": sums[channel] for channel in range(shape[3])}
     columns |= {f"sum_of_squares_{channel}": sums_of_squares[channel] for channel in range(shape[3])}
-    return digest.hexdigest(), columns
+    return digest.hexdigest(), columns, lost
 
 
 def contents(source: Source, wanted: list[str]) -> Iterator[tuple[str, Content]]:
@@ -121,16 +146,17 @@ def source_changed(path: str) -> str:
 
 
 def pixels(
-    tasks: list[tuple[str, Content]], height: int, width: int, channels: int, interpolation: str
-) -> Iterator[NDArray[np.uint8] | Problem]:
+    tasks: list[tuple[str, Content]], height: int, width: int, channels: int, interpolation: str, fit: str
+) -> Iterator[Packed | Problem]:
     """Each image as (height, width, channels) uint8. Runs in a worker process."""
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
         try:
-            image = decode(content, path).image
+            image = upright(decode(content, path).image, channels)
         except ImageError as error:
             yield Problem(error.code, error.reason)
         else:
-            yield np.ascontiguousarray(to_size(upright(image, channels), height, width, interpolation))
+            fitted = np.ascontiguousarray(to_size(image, height, width, interpolation, fit))
+            yield Packed(fitted, lost_by_cropping(image, height, width))
 
 
 def crashed(task: tuple[str, Content], reason: str) -> Problem:

@@ -111,7 +111,7 @@ def read_image(file: Path, model: Model) -> NDArray[np.uint8] | str:
     try:
         image = decode(file.read_bytes(), file.name).image
         shape = model.shape
-        return to_size(upright(image, shape.channels), shape.height, shape.width, model.interpolation)
+        return to_size(upright(image, shape.channels), shape.height, shape.width, model.interpolation, model.fit)
     except ImageError as error:
         return str(error)
     except OSError as error:

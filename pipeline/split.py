@@ -90,7 +90,9 @@ def stop_if_one_class(name: str, present: set[str], source: str) -> None:
         found = (
             f"only one class with usable images, '{present.pop()}'" if present else "no usable image in a class folder"
         )
-        raise UserError(f"{name}: {found}; expected one folder per class, two at least, in {source}")
+        raise UserError(
+            f"{name}: {found}; expected one folder per class, two at least, in {source}, or a list as check.labels"
+        )
 
 
 def count(table: pd.DataFrame, classes: list[str]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_one_array_its_index_and_what_is_known_of_it(photos: Project) -> None:
     assert len(index.columns) == 7
     assert (meta["images"], meta["height"], meta["width"], meta["channels"]) == (70, 10, 8, 3)
     assert meta["sha256"] == hashlib.sha256(images.tobytes()).hexdigest()
-    assert set(meta["preprocessing"]) == {"orientation", "transparency", "resize", "interpolation", "crop"}
+    assert set(meta["preprocessing"]) == {"orientation", "transparency", "fit", "resize", "interpolation"}
 
 
 @together
@@ -305,6 +305,44 @@ def test_bicubic_is_pillows(project: Project) -> None:
         with Image.open(project.root / "in" / path) as stored:
             np.testing.assert_array_equal(image, stored.resize((8, 10), Image.Resampling.BICUBIC))
             assert not np.array_equal(image, stored.resize((8, 10), Image.Resampling.BILINEAR))
+
+
+def test_crop_pad_or_stretch(project: Project) -> None:
+    class_folders(project.root / "in", {"a": 10, "b": 10}, height=16, width=16)
+    wide = Image.new("RGB", (40, 10), (0, 128, 0))
+    wide.paste((255, 0, 0), (0, 0, 12, 10))
+    wide.paste((0, 0, 255), (28, 0, 40, 10))
+    for name in ("a/wide.png", "b/wide.png"):
+        wide.save(project.root / "in" / name)
+    project.dataset("photos", "in", 8)
+    prepare(project, "photos", "check")
+    found, said = {}, {}
+    for fit in ("crop", "pad", "stretch"):
+        project.params["datasets"]["photos"]["pack"]["fit"] = fit
+        said[fit] = project.must_run("pack", "photos").out
+        images, index, meta = packed(project)
+        assert meta["preprocessing"]["fit"] == fit
+        assert meta["heavy_crop"] == (2 if fit == "crop" else 0)
+        found[fit] = images[list(index.path).index("a/wide.png")]
+    assert (found["crop"] == (0, 128, 0)).all()  # red and blue are cut off
+    np.testing.assert_array_equal(found["pad"][3:5], wide.resize((8, 2), Image.Resampling.BILINEAR))
+    assert not found["pad"][[0, 1, 2, 5, 6, 7]].any()
+    np.testing.assert_array_equal(found["stretch"], wide.resize((8, 8), Image.Resampling.BILINEAR))
+    assert "warning: heavy_crop: cropping to 8 × 8 cuts more than 40% off 2 of 22 images" in said["crop"]
+    assert "datasets.photos.pack.fit" in said["crop"]
+    assert "heavy_crop" not in said["pad"] + said["stretch"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 3), (8, 8), (9000, 2)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_any_shape_can_be_padded(size: tuple[int, int], channels: int) -> None:
+    image = Image.new("L" if channels == 1 else "RGB", size, "white")
+    found = to_size(image, 8, 6, fit="pad")
+    assert found.shape == (8, 6, channels)
+    scale = min(6 / size[0], 8 / size[1])
+    inner = [max(1, round(side * scale)) for side in size]
+    assert (found == 255).all(axis=2).sum() == inner[0] * inner[1] and set(np.unique(found)) <= {0, 255}
+    np.testing.assert_allclose(np.argwhere(found[:, :, 0]).mean(0), (3.5, 2.5), atol=0.5)  # in the middle
 
 
 def test_downscaling_averages_instead_of_dropping_pixels() -> None:

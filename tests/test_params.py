@@ -150,6 +150,15 @@ def test_values_arrive_as_written(here: Path) -> None:
         ("experiments mnist-cnn augment rotate", 3, ["augment:", "'rotate'", "allowed: rotation, interpolation"]),
         ("experiments mnist-mlp ep\nochs", 3, [r"'ep\nochs'", "did you mean 'epochs'"]),
         # wrong types
+        (
+            "datasets mnist pack fit",
+            "letterbox",
+            ["datasets.mnist.pack.fit = 'letterbox'", "'crop', 'pad' or 'stretch'"],
+        ),
+        ("datasets mnist source", {"images": "x", "labels": "y"}, ["mnist.source: ", "one path", "check.labels"]),
+        ("datasets mnist source", ["x", "y"], ["datasets.mnist.source: ", "expected one path"]),
+        ("datasets mnist check labels", "", ["datasets.mnist.check.labels = ''", "at least 1 character"]),
+        ("datasets mnist labels", "x.csv", ["unknown key 'labels' (did you mean 'check.labels'?)"]),
         ("seed", "x", ["seed = 'x'", "integer"]),
         ("datasets mnist source", 7, ["datasets.mnist.source = 7", "string"]),
         ("datasets mnist pack size", 28.0, ["datasets.mnist.pack.size = 28.0", "integer", "list"]),

@@ -51,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     class_folders(photos / "test", dict.fromkeys(CLASSES, 2), height=14, width=9)
     write_odd_images(photos / "test/bee")
     project.dataset("photos", "photos", [8, 6])
-    project.params["datasets"]["photos"]["pack"]["interpolation"] = "bicubic"
+    project.params["datasets"]["photos"]["pack"] |= {"interpolation": "bicubic", "fit": "pad"}
     project.experiment("photos-cnn", "photos", network={"name": "cnn", "convolutions": [6], "hidden": [8]}, epochs=12)
     for stage in ("check", "split", "pack"):
         project.must_run(stage, "photos")
@@ -268,14 +268,14 @@ def test_mistakes_in_the_command(asked: Predict, arguments: list[str], words: li
     assert ran.out == ""
 
 
-def test_a_model_of_before_there_was_a_choice_scales_bilinearly(trained: Project, tmp_path: Path) -> None:
+def test_a_model_of_before_there_was_a_choice_scales_bilinearly_and_crops(trained: Project, tmp_path: Path) -> None:
     shutil.copytree(trained.root / "models/photos-cnn", tmp_path / "model")
     file = trained.root / "photos/train/ant/000.png"
     with Image.open(file) as image:
-        bicubic, bilinear = (to_size(image, 8, 6, interpolation) for interpolation in ("bicubic", "bilinear"))
+        bicubic, bilinear = to_size(image, 8, 6, "bicubic", "pad"), to_size(image, 8, 6, "bilinear", "crop")
     assert np.array_equal(predict.read_image(file, Model(tmp_path / "model")), bicubic)
     about = json.loads((tmp_path / "model/model.json").read_text())
-    del about["preprocessing"]["interpolation"]
+    del about["preprocessing"]["interpolation"], about["preprocessing"]["fit"]
     (tmp_path / "model/model.json").write_text(json.dumps(about))
     assert np.array_equal(predict.read_image(file, Model(tmp_path / "model")), bilinear)
 
@@ -312,10 +312,16 @@ def cut(file: Path) -> None:
             ),
             "interpolation = 'cubic'; expected bilinear or bicubic",
         ),
+        (
+            lambda model: (model / "model.json").write_text(
+                (model / "model.json").read_text().replace('"pad"', '"fill"')
+            ),
+            "fit = 'fill'; expected crop or pad or stretch",
+        ),
     ],
     ids=[
         "no weights", "no json", "half weights", "half json", "empty", "binary", "list", "no keys", "other network",
-        "interpolation",
+        "interpolation", "fit",
     ],
 )  # fmt: skip
 def test_half_a_model(

@@ -320,7 +320,7 @@ def made_if_it_can_be(*arguments: Any) -> pd.DataFrame | None:
 
 def as_table(rows: Rows, left_out: frozenset[str] = frozenset()) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["path", "label", "official_split", "pixel_hash", "phash", "group"])
-    return table.assign(used=~table.path.isin(left_out), first_label=table.label)
+    return table.assign(used=~table.path.isin(left_out), first_label=table.label, listed_group=None)
 
 
 def same_pixels(image: dict[str, Any]) -> dict[str, Any]:
@@ -408,6 +408,21 @@ def test_what_always_holds(rows: Rows, options: Split, seed: int, random: Any) -
     remembered = copy.deepcopy(cuts)
     pd.testing.assert_frame_equal(made(as_table(rows), options, seed, cuts), table)
     assert cuts == remembered
+
+
+@settings(deadline=None, max_examples=20)
+@given(images(official=True), OPTIONS, st.integers(0, 99))
+def test_groups_of_a_list_count_as_those_that_paths_name(rows: Rows, options: Split, seed: int) -> None:
+    by_path = made_if_it_can_be(as_table(rows), options, seed)
+    table = as_table(rows)
+    listed = table.assign(listed_group=table.path.str.extract(PATIENT)[0].astype(object))
+    cuts: Cuts = {}
+    by_list = made_if_it_can_be(listed, options.model_copy(update={"group_by": None}), seed, cuts)
+    assert (by_path is None) == (by_list is None)
+    if by_path is not None and by_list is not None:
+        assert side_of(by_list) == side_of(by_path)
+        # groups that were not there before are another draw: the cuts of the one without them do not count
+        assert {key for drawn in cuts.values() for key in drawn} <= {f"seed {seed}, listed groups"}
 
 
 @settings(deadline=None, max_examples=80)

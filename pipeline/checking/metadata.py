@@ -57,7 +57,8 @@ def inspect_one(task: Task, content: Read) -> dict[str, Any]:
         issues.append("blank")
     if task.item.label is None:
         issues.append("no_label")
-        metadata["reason"] = "not in a class folder" if is_visible(task.item.path) else "hidden"
+        not_labeled = task.item.unlabeled or "not in a class folder"
+        metadata["reason"] = not_labeled if is_visible(task.item.path) else "hidden"
     fingerprint = hashing.fingerprint(gray)
     metadata.update(
         measured,
@@ -81,7 +82,9 @@ def unusable(task: Task, reason: str, issue: str = "unreadable") -> dict[str, An
 
 def known_unread(item: Item, content: Read) -> dict[str, Any]:
     """The metadata that is known without decoding."""
-    metadata: dict[str, Any] = {"path": item.path, "label": item.label, "official_split": item.split, "bytes": 0}
+    metadata: dict[str, Any] = {
+        "path": item.path, "label": item.label, "official_split": item.split, "listed_group": item.group, "bytes": 0,
+    }  # fmt: skip
     if not isinstance(content, Problem):
         data = content.tobytes() if isinstance(content, np.ndarray) else content
         metadata.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

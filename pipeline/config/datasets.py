@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pipeline.config.fields import Address, Fraction, Strict, shown
 
@@ -45,6 +45,15 @@ def a_pattern(pattern: str) -> str:
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"{shown(pattern)} is no regular expression: {error}") from None
     return pattern
+
+
+def one_path(source: object) -> object:
+    if isinstance(source, dict | list):
+        raise ValueError(
+            "found several; expected one path, because DVC follows no more: for images with a list of labels, put the"
+            " list into their folder and name it as check.labels"
+        )
+    return source
 
 
 def a_source(source: str) -> str:
@@ -110,13 +119,15 @@ class NearDuplicates(Strict):
 class Check(Strict):
     """What the stage `check` compares images with, and what it calls their classes."""
 
-    classes: list[str] | None = None  # names for formats that only number their classes
+    labels: Annotated[str, Field(min_length=1)] | None = None  # a list inside the source, instead of class folders
+    classes: list[str] | None = None  # names for formats and lists that only number their classes
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.01  # fraction of broken images that is accepted
     outliers: Outliers = Outliers()
     near_duplicates: NearDuplicates | Literal[False] = NearDuplicates()
 
 
 Interpolation = Literal["bilinear", "bicubic"]
+Fit = Literal["crop", "pad", "stretch"]  # what `decode.to_size` does
 
 
 class Pack(Strict):
@@ -125,6 +136,7 @@ class Pack(Strict):
     size: Pixels | list[Pixels]
     channels: Literal[1, 3] = 3
     interpolation: Interpolation = "bilinear"
+    fit: Fit = "crop"
 
     @model_validator(mode="after")
     def size_is_one_or_two_numbers(self) -> Pack:
@@ -147,7 +159,7 @@ class Dataset(Strict):
         for key in model.model_fields
     }
 
-    source: Annotated[Address, AfterValidator(a_source)]
+    source: Annotated[Address, BeforeValidator(one_path), AfterValidator(a_source)]
     check: Check
     split: Split
     pack: Pack

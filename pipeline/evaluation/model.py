@@ -23,7 +23,7 @@ class Model:
     def __init__(self, folder: Path) -> None:
         from pydantic import TypeAdapter, ValidationError
 
-        from pipeline.config.datasets import Interpolation
+        from pipeline.config.datasets import Fit, Interpolation
         from pipeline.config.errors import in_one_line
         from pipeline.config.networks import Network
         from pipeline.networks import Shape, build
@@ -39,6 +39,7 @@ class Model:
         counts = {key: about.get(key) for key in ("parameters", "trainable_parameters")}
         mean, std, flip = (about["preprocessing"].get(key) for key in ("mean", "std", "tta"))
         interpolation = about["preprocessing"].get("interpolation", "bilinear")
+        fit = about["preprocessing"].get("fit", "crop")
         reason = (
             readers.size_fault({**sizes, **counts})
             or readers.class_fault(about.get("classes"))
@@ -50,6 +51,8 @@ class Model:
             reason = f"tta = {flip!r}; expected true or false"
         if not reason and interpolation not in get_args(Interpolation):
             reason = f"interpolation = {interpolation!r}; expected {' or '.join(get_args(Interpolation))}"
+        if not reason and fit not in get_args(Fit):
+            reason = f"fit = {fit!r}; expected {' or '.join(get_args(Fit))}"
         if reason:
             raise readers.damaged(file, reason, self.stage)
         self.classes: list[str] = about["classes"]
@@ -57,6 +60,7 @@ class Model:
         self.std: list[float] = std
         self.tta = bool(flip)
         self.interpolation: str = interpolation
+        self.fit: str = fit
         self.shape = Shape(**sizes)
         try:
             network = TypeAdapter(dict[str, Network]).validate_python({"network": about["network"]})["network"]

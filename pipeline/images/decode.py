@@ -177,11 +177,31 @@ def upright_pixels(decoded: Decoded) -> NDArray[np.uint8]:
     return np.asarray(upright(decoded.image, channels=3))
 
 
-def to_size(image: Image.Image, height: int, width: int, interpolation: str = "bilinear") -> NDArray[np.uint8]:
-    """Scale the shorter side to fit and crop the center. Returns (height, width, channels) uint8.
+def to_size(
+    image: Image.Image, height: int, width: int, interpolation: str = "bilinear", fit: str = "crop"
+) -> NDArray[np.uint8]:
+    """Scale an image to a size. Returns (height, width, channels) uint8.
 
-    `interpolation` is what Pillow and torchvision call so; where an image shrinks, all of its pixels count.
+    `fit` says what to do with another aspect ratio. `crop`: the shorter side fits, the center is cut out. `pad`: the
+    whole image fits, with black beside it, as augmentation leaves it where it moves an image. `stretch`: both sides
+    are scaled to fit. `interpolation` is what Pillow and torchvision call so; where an image shrinks, all of its
+    pixels count.
     """
-    fitted = ImageOps.fit(image, (width, height), method=Image.Resampling[interpolation.upper()])
+    method = Image.Resampling[interpolation.upper()]
+    if fit == "crop":
+        fitted = ImageOps.fit(image, (width, height), method=method)
+    elif fit == "pad":
+        scale = min(width / image.width, height / image.height)
+        inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), method)
+        fitted = Image.new(image.mode, (width, height))
+        fitted.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+    else:
+        fitted = image.resize((width, height), method)
     pixels = np.asarray(fitted)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def lost_by_cropping(image: Image.Image, height: int, width: int) -> float:
+    """The fraction of an image's area that `to_size` cuts off to give it another aspect ratio."""
+    ratio = (image.width * height) / (image.height * width)
+    return 1 - min(ratio, 1 / ratio)

@@ -36,6 +36,8 @@ class Item:
     path: str  # stable id: the path inside the source, or train/00042
     label: str | None = None
     split: str | None = None
+    group: str | None = None  # what it belongs to, such as a patient, where a list of labels says so
+    unlabeled: str | None = None  # why it has no label, where a list of labels should give one
 
 
 def is_visible(path: str) -> bool:

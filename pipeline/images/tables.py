@@ -36,7 +36,8 @@ CHECKED = pa.schema(
         "contrast": pa.float32(),
         "sharpness": pa.float32(),
         "color": pa.bool_(),
-        "group": pa.int32(),
+        "group": pa.int32(),  # of duplicates
+        "listed_group": pa.string(),  # of a list of labels
         "status": pa.string(),
         "issues": pa.list_(pa.string()),
         "reason": pa.string(),

@@ -1,8 +1,9 @@
 """Draw a split for images without an official one, so that an image that was in test never trains.
 
-Every image has a position in [0, 1), a hash of the seed and its `group_by` key. Without `group_by`, the key is its
-perceptual hash, which most resized and compressed copies share. The position of a group is the lowest of its images'.
-So an image that joins a group can only move it down, and a group that was in test stays there.
+Every image has a position in [0, 1), a hash of the seed and its key: what `group_by` finds in its path, or the group
+that a list of labels gives it. Without these, the key is its perceptual hash, which most resized and compressed copies
+share. The position of a group is the lowest of its images'. So an image that joins a group can only move it down, and a
+group that was in test stays there.
 
 The images of a class are cut at positions that are chosen when the class is first seen with these settings, so that
 each split gets its fraction of the class's images, to within one group. `pipeline.splitting.cuts` remembers them. A
@@ -106,6 +107,8 @@ def draw(name: str, table: pd.DataFrame, options: Split, seed: int, cuts: Cuts) 
     groups = Groups.of(table, kept, seed, cuts)
     refuse_few(name, groups, ["test"] * (test > 0) + names)
     drawn_by = f"seed {seed}" if options.group_by is None else f"seed {seed}, group_by {options.group_by}"
+    if table.listed_group.notna().any():
+        drawn_by += ", listed groups"
     records = [dict(cuts.get(label, {}).get(drawn_by, {})) for label in groups.classes]
     edges = cut_test(groups, records, test)
     if len(names) > 1:

@@ -29,24 +29,27 @@ def join(name: str, table: pd.DataFrame, options: Split) -> pd.DataFrame:
     """The images of `table` that can be decoded, with four more columns.
 
     `component` is the number of the image's group. Two images are in one group if a chain of images with equal
-    `pixel_hash`, equal `group` or equal `group_by` keys connects them. Images that are not `used` count too, so that
-    leaving out an image moves no other. `key` is what the image's position is drawn from: its `group_by` key, or else
-    its `phash`. `placed` is the official split, or `train` where there is none; with folds, also instead of `val`.
-    `leaked` says that the image is used, and so is another of its group in an official split that comes later in
-    SPLITS.
+    `pixel_hash`, `group`, `listed_group` or `group_by` keys connects them. Images that are not `used` count too, so
+    that leaving out an image moves no other. `key` is what the image's position is drawn from: its `group_by` key, or
+    else its `listed_group`, or else its `phash`. `placed` is the official split, or `train` where there is none; with
+    folds, also instead of `val`. `leaked` says that the image is used, and so is another of its group in an official
+    split that comes later in SPLITS.
     """
     import pandas as pd
 
     table = table[table.pixel_hash.notna()].reset_index(drop=True)
     named = pd.Series(path_keys(name, table.path, options.group_by), dtype=object)
-    component = components(table.pixel_hash, table.group, named)
+    component = components(table.pixel_hash, table.group, table.listed_group, named)
     placed = table.official_split.fillna("train")
     if options.folds is not None:
         placed = placed.replace("val", "train")
     rank = placed.map({side: rank for rank, side in enumerate(SPLITS)})
     strongest = rank.where(table.used).groupby(component).transform("max")
     return table.assign(
-        component=component, key=named.fillna(table.phash), placed=placed, leaked=table.used & (rank < strongest)
+        component=component,
+        key=named.fillna(table.listed_group).fillna(table.phash),
+        placed=placed,
+        leaked=table.used & (rank < strongest),
     )
 
 
