@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.images.decode import decode, to_size, upright
 from pipeline.images.errors import ImageError
-from pipeline.images.sources import utf8
+from pipeline.images.files import utf8
 from pipeline.system.console import UserError, progress, run, say
 from pipeline.system.outputs import json_text
 

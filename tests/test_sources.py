@@ -22,7 +22,7 @@ from conftest import class_folders, picture
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.images import arrays, sources, stored, tars, zips
+from pipeline.images import archives, arrays, stored, tars, zips
 from pipeline.images.items import Entry, Item, Listing, sort_classes
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Problem, Read, read_all
@@ -606,7 +606,7 @@ def test_ten_gigabytes_of_zeros_in_a_zip_are_never_held(tmp_path: Path, says: in
 
 
 def test_a_tar_whose_image_swells_is_read_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "LARGEST_FILE", 2**20)
+    monkeypatch.setattr(archives, "LARGEST_FILE", 2**20)
     swollen = tar_header(b"cat/1.png", b"%011o" % 2**24) + bytes(2**24) + tar_header(b"dog/1.png", b"%011o" % 5)
     path = tmp_path / "a.tar"
     path.write_bytes(gzip.compress(swollen + b"hello" + bytes(507)))
