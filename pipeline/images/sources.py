@@ -12,13 +12,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from pipeline.images import arrays
-from pipeline.images.archives import Tar, Zip, begins_like_zip
-from pipeline.images.errors import archive_errors, remote_errors
+from pipeline.images import arrays, links
+from pipeline.images.archives import Tar, open_archive
+from pipeline.images.directories import Folder, RemoteFolder
+from pipeline.images.errors import remote_errors
 from pipeline.images.files import Files
-from pipeline.images.folders import Folder, RemoteFolder
 from pipeline.images.formats import SUFFIXES
 from pipeline.images.items import Item, is_visible
+from pipeline.images.paths import is_archive
+from pipeline.images.side_by_side import SideBySide
 from pipeline.images.stored import Content, is_remote, remote
 from pipeline.system.console import UserError
 
@@ -56,20 +58,31 @@ def open_path(path: Path, class_names: list[str] | None) -> Source:
     if not path.exists():
         raise UserError(f"{path} is not there: place your images at that path, or correct `source` in params.yaml")
     if not path.is_dir():
-        return open_archive(path)
-    # arrays are a few files; a folder of images may hold a million
-    visible = sorted(islice((entry for entry in path.iterdir() if is_visible(entry.name)), MOST_FILES), key=str)
-    if arrays.is_idx(visible):
-        return arrays.IdxFiles(visible, class_names)
-    if len(visible) == 1 and visible[0].is_file() and visible[0].suffix.lower() not in SUFFIXES:
-        return open_archive(visible[0])
+        return read_archive(path)
+    files = visible_in(path, MOST_FILES)  # arrays are a few files; a folder of images may hold a million
+    if arrays.is_idx(files):
+        return arrays.IdxFiles(files, class_names)
+    if len(files) == 1 and files[0].is_file() and files[0].suffix.lower() not in SUFFIXES:
+        return read_archive(files[0])
+    if any(is_archive(file.name) for file in files) and not any(map(is_image_or_folder, files := visible_in(path))):
+        return Files(SideBySide(path, files))
     return Files(RemoteFolder(cast("UPath", path)) if is_remote(str(path)) else Folder(path))
 
 
-def open_archive(path: Path) -> Source:
-    with archive_errors(path):
-        if path.suffix.lower() == ".zip" or begins_like_zip(path):
-            return Files(Zip(path))
-        tar = Tar(path)
-        files = Files(tar)
-        return arrays.CifarBinary(path) if tar.is_cifar else files
+def visible_in(path: Path, most: int | None = None) -> list[Path]:
+    """What lies in a folder. Raises UserError for a link that is not read."""
+    found = sorted(islice((entry for entry in path.iterdir() if is_visible(entry.name)), most), key=str)
+    for entry in found if not is_remote(str(path)) else ():
+        if entry.is_symlink():
+            links.unread(str(entry), entry.name, path.resolve())
+    return found
+
+
+def read_archive(path: Path) -> Source:
+    reader = open_archive(path)
+    files = Files(reader)
+    return arrays.CifarBinary(path) if isinstance(reader, Tar) and reader.is_cifar else files
+
+
+def is_image_or_folder(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or path.is_dir()
