@@ -7,7 +7,7 @@ from pipeline.system.entry import run_stage
 import io
 import sys
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,7 @@ from pipeline.checking.describe import describe
 from pipeline.checking.inspected import Inspected
 from pipeline.checking.validation import Validation
 from pipeline.config import params
-from pipeline.images.formats import SUFFIXES
-from pipeline.images.items import is_visible
+from pipeline.images.items import is_clutter
 from pipeline.images.labeled import Labeled
 from pipeline.images.sources import Source, open_source
 from pipeline.images.tables import STATUSES, write_tables
@@ -63,7 +62,7 @@ def stop_if_too_many_broken(name: str, inspected: Inspected, validation: Validat
     listed: list[str] = []
     broken = clutter = 0
     for row in unusable_rows(inspected, validation):
-        if is_clutter(row):
+        if is_clutter(row["path"], row["issues"]):
             clutter += 1
         elif "no_label" not in row["issues"]:
             broken += 1
@@ -89,14 +88,6 @@ def unusable_rows(inspected: Inspected, validation: Validation) -> Iterator[dict
     for table in inspected.tables(["path", "issues", "reason"]):
         yield from table.filter(validation.unusable[start : start + len(table)]).to_pylist()
         start += len(table)
-
-
-def is_clutter(row: dict[str, Any]) -> bool:
-    """Whether a file is no image and does not claim to be one: README.md, Thumbs.db, macOS's ._001.jpg."""
-    if not is_visible(row["path"]):
-        return True
-    named_as_image = PurePosixPath(row["path"]).suffix.lower() in SUFFIXES
-    return not named_as_image and bool({"not_an_image", "empty_file"}.intersection(row["issues"]))
 
 
 def draw_contact_sheets(path: Path, inspected: Inspected, classes: list[str]) -> None:

@@ -169,6 +169,45 @@ def test_hidden_files_of_a_folder_are_left_out(asked: Predict, tmp_path: Path) -
     assert asked(str(tmp_path / "visible/.a.png")).status == 0  # named, it is meant
 
 
+def test_a_folder_with_links_and_clutter(asked: Predict, tmp_path: Path) -> None:
+    """Read as the images of a data set are, but that here nothing has to be tracked behind a link."""
+    folder, other = tmp_path / "new [2024]", tmp_path / "other"
+    class_folders(tmp_path, {folder.name: 3, "other/deep": 5})
+    (folder / "more").symlink_to("../other")
+    (other / "deep/around").symlink_to(folder)
+    (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(500))
+    (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (folder / "pipe").symlink_to("/dev/zero")
+    (folder / "gone").symlink_to("nowhere")
+    linked = [f"{folder}/more/deep/{number:03d}.png" for number in range(5)]
+    own = [f"{folder}/{number:03d}.png" for number in range(3)]
+    ran = asked(str(folder))
+    assert (ran.status, names(ran)) == (0, [*own, *linked])
+    (line,) = ran.err.splitlines()
+    assert line.startswith("left out: ") and len(line.split(", ")) == 5
+    for name in (".DS_Store (hidden)", "more/deep/around (a link to a folder around it)", "Thumbs.db (no image)",
+                 "pipe (not a file)", "gone (not a file)"):  # fmt: skip
+        assert f"{folder}/{name}" in line
+    assert len(json.loads(asked("--json", str(folder)).out)) == 8
+
+    (tmp_path / "new 2").mkdir()  # what the brackets would stand for in a pattern
+    shutil.copy(own[0], tmp_path / "new 2/other.png")
+    for pattern in ("*.png", "*"):
+        ran = asked(f"{folder}/{pattern}")
+        assert ran.status == 0
+        assert names(ran)[:3] == own
+    assert names(asked(f"{tmp_path}/new [1-3]/*")) == [f"{tmp_path}/new 2/other.png"]
+    assert asked(f"{folder}/Thumbs.db").status == 1  # named, it is meant
+
+    for name in own:
+        Path(name).unlink()
+    (folder / "more").unlink()
+    failed_in_one_line(asked(str(folder)), "no images in", "new [2024]")
+    (folder / "lost.png").symlink_to("nowhere")  # an image is missing
+    ran = asked(str(folder))
+    assert ran.status == 1 and "lost.png: No such file" in ran.err
+
+
 def test_what_can_not_be_read_is_told_and_the_rest_goes_on(asked: Predict, tmp_path: Path) -> None:
     picture(1).save(tmp_path / "good.png")
     whole = (tmp_path / "good.png").read_bytes()
@@ -185,7 +224,7 @@ def test_what_can_not_be_read_is_told_and_the_rest_goes_on(asked: Predict, tmp_p
     for name, words in {
         "half.png": "truncated",
         "empty.jpg": "empty_file",
-        "notes.txt": "not_an_image",
+        "notes.txt": "left out: ",
         "missing.png": "No such file or directory",
         "*.nothing": "no files",
     }.items():
@@ -193,7 +232,7 @@ def test_what_can_not_be_read_is_told_and_the_rest_goes_on(asked: Predict, tmp_p
         assert words in line
     answers = json.loads(asked("--json", str(tmp_path), str(tmp_path / "missing.png")).out)
     assert [("error" in answer, "predictions" in answer) for answer in answers] == [
-        *[(True, False), (False, True), (True, False), (True, False), (False, True), (True, False)]
+        *[(True, False), (False, True), (True, False), (False, True), (True, False)]
     ]
     only_bad = asked("--json", "--grid", str(tmp_path / "grid.png"), str(tmp_path / "notes.txt"))
     assert only_bad.status == 1
@@ -227,7 +266,7 @@ def test_more_than_one_batch(asked: Predict, monkeypatch: pytest.MonkeyPatch) ->
 def test_grid(asked: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(14):
         Image.new("RGB", (20, 20), (10 * number, 255 - 10 * number, 200)).save(tmp_path / f"{number:02d}.png")
-    (tmp_path / "99.txt").write_text("no image")
+    (tmp_path / "99.jpg").write_text("no image")
     grid = tmp_path / "out/grid.png"
 
     def seen() -> list[bool]:

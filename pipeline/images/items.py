@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.images.formats import SUFFIXES
 from pipeline.images.stored import Content
 
 SPLIT_NAMES = {
@@ -43,6 +45,14 @@ class Item:
 def is_visible(path: str) -> bool:
     """Whether no part of the path is hidden or macOS's own."""
     return not any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+
+
+def is_clutter(path: str, issues: Iterable[str]) -> bool:
+    """Whether a file is no image and does not claim to be one: README.md, Thumbs.db, macOS's ._001.jpg."""
+    if not is_visible(path):
+        return True
+    named_as_image = PurePosixPath(path).suffix.lower() in SUFFIXES
+    return not named_as_image and bool({"not_an_image", "empty_file"}.intersection(issues))
 
 
 class Listing:

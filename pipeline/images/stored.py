@@ -182,12 +182,17 @@ def unpack(content: Stored, data: bytes | Exception) -> bytes | Problem:
         return Problem("too_large", TOO_MUCH)
 
 
+def why_unread(member: ZipMember) -> str | None:
+    """Why a member of a zip can't be read, whatever its data; None if it can."""
+    if member.flags & 1:
+        return "encrypted"
+    return None if member.method in METHODS else f"compressed by method {member.method} of zip, which is not read"
+
+
 def unzip(content: Stored, member: ZipMember, data: bytes) -> bytes | Problem:
     """Decompress a member of a zip and compare its checksum. Raises what zipfile raises."""
-    if member.flags & 1:
-        return Problem("unreadable", "encrypted")
-    if member.method not in METHODS:
-        return Problem("unreadable", f"compression method {member.method} of zip is not supported")
+    if why := why_unread(member):
+        return Problem("unreadable", why)
     if member.uncompressed > LARGEST_FILE:
         return too_large()
     if len(data) < LOCAL_HEADER.size:

@@ -72,11 +72,12 @@ def members(file: IO[bytes], is_plain: bool) -> Iterator[tarfile.TarInfo]:
 
 
 def next_member(file: IO[bytes], count: int) -> tarfile.TarInfo | None:
-    """The next member, with the name and size of the extension headers before its own; None at the end.
+    """The next member, with names and size of the extension headers before its own; None at the end.
 
     Its `sparse` is not None if it is stored with holes. `count` members came before it.
     """
     long_name: bytes | None = None
+    long_link: bytes | None = None
     pax: dict[bytes, bytes] = {}
     while True:
         block = file.read(BLOCK)
@@ -91,6 +92,8 @@ def next_member(file: IO[bytes], count: int) -> tarfile.TarInfo | None:
             data = extension(file, member.size)
             if member.type == tarfile.GNUTYPE_LONGNAME:
                 long_name = data
+            elif member.type == tarfile.GNUTYPE_LONGLINK:
+                long_link = data
             elif member.type in PAX:
                 pax = records(data)
             continue
@@ -103,10 +106,17 @@ def next_member(file: IO[bytes], count: int) -> tarfile.TarInfo | None:
             member.sparse = b""
         name = pax.get(b"GNU.sparse.name", pax.get(b"path", long_name))
         if name is not None:
-            member.name = name.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+            member.name = text(name)
+        link = pax.get(b"linkpath", long_link)
+        if link is not None:
+            member.linkname = text(link)
         if b"size" in pax:
             member.size = number(pax[b"size"])
         return member
+
+
+def text(name: bytes) -> str:
+    return name.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def extension(file: IO[bytes], size: int) -> bytes:

@@ -5,6 +5,7 @@ The format is described in PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.3.
 
 from __future__ import annotations
 
+import stat
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ END64 = struct.Struct("<4s28xQQQ")  # magic, members, size and offset of the dir
 MEMBER = struct.Struct("<4s4xHH4xIIIHHH8xI")  # magic, flags, method, CRC, sizes, lengths of the fields, offset
 IN_EXTRA = 0xFFFFFFFF  # stands for a number of 64 bits in the extra field
 UTF8 = 0x800  # flag: the name is in UTF-8
+MODE = slice(40, 42)  # in the entry of a member: its kind and permissions, if a system that has them wrote it
+PART = slice(4, 6)  # in the record at the end: its number, where the zip is split
+LINK = Problem("unreadable", "a symbolic link")
 
 
 class Directory(NamedTuple):
@@ -52,6 +56,8 @@ def members(file: IO[bytes], place: str) -> Iterator[tuple[str, Stored | Problem
         content: Stored | Problem = Stored(place, start, length + len(extra) + SPARE, member)
         if start + length > directory.start:
             content = Problem("truncated", f"{length} bytes at {start}, beyond the end of the archive's members")
+        elif stat.S_ISLNK(int.from_bytes(header[MODE], "little")):
+            content = LINK
         text = name.decode("utf-8" if flags & UTF8 else "cp437")
         yield text.partition("\0")[0], content
         left -= MEMBER.size + sum(lengths)
@@ -67,6 +73,9 @@ def find_directory(file: IO[bytes]) -> Directory:
     if at < 0 or len(tail) - at < END.size:
         raise zipfile.BadZipFile("File is not a zip file")
     _, count, size, offset, _ = END.unpack_from(tail, at)
+    part = int.from_bytes(tail[at:][PART], "little")
+    if part not in (0, 0xFFFF):  # the latter stands for a number in END64
+        raise zipfile.BadZipFile(f"the last of {part + 1} parts of a split zip: zip -s 0 joins them")
     end = length - from_end + at
     if at >= END64_PLACE.size and tail[at - END64_PLACE.size :].startswith(b"PK\6\7"):
         _, place64 = END64_PLACE.unpack_from(tail, at - END64_PLACE.size)

@@ -1,0 +1,141 @@
+"""Zips and tars. They stay closed: members are read in place and nothing is unpacked."""
+
+from __future__ import annotations
+
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING
+
+from pipeline.images import tar_links, tars, zips
+from pipeline.images.errors import BROKEN_ARCHIVE, archive_errors, in_one_line
+from pipeline.images.files import problem, utf8
+from pipeline.images.formats import SUFFIXES
+from pipeline.images.items import Entry, is_visible
+from pipeline.images.paths import LONGEST_NAME, MOST_FOLDERS, SHOWN_OF_NAME, placed
+from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, address, too_large, why_unread
+from pipeline.system.console import UserError
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+
+NOT_READ = {
+    b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a RAR archive", b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"\x04\x22\x4d\x18": "compressed by lz4", b"LZIP": "compressed by lzip", b"\x1f\x9d": "compressed by compress",
+    b"MSCF": "a CAB archive", b"PK\7\x08": "a part of a split zip",
+}  # fmt: skip
+
+
+def open_archive(path: Path | UPath) -> Zip | Tar:
+    """The reader for what a file begins with: the end of a tar may be that of a zip in it."""
+    with path.open("rb") as file:
+        beginning = file.read(6)
+    for signature, what in NOT_READ.items():
+        if beginning.startswith(signature):
+            raise UserError(f"{path} is {what}, which is not read; expected a zip or tar: unpack it, or pack it anew")
+    return Zip(path) if path.suffix.lower() == ".zip" or beginning.startswith((b"PK\3\4", b"PK\5\6")) else Tar(path)
+
+
+class Zip:
+    """A zip. Raises UserError where nothing in it can be read, and for links, which it holds as small texts."""
+
+    def __init__(self, path: Path | UPath) -> None:
+        self.path, self.address = path, address(path)
+
+    def entries(self) -> Iterator[Entry]:
+        files, unread = 0, Counter[str | None]()
+        with archive_errors(self.path), self.path.open("rb") as file:
+            for name, content in zips.members(file, self.address):
+                if name.endswith("/"):
+                    continue
+                entry = member_entry(name.replace("\\", "/"), content[1:], content)
+                if content is zips.LINK and is_visible(entry.path):
+                    raise UserError(
+                        f"{self.path}: {entry.path} is a symbolic link; expected files: zip the folder without -y, so"
+                        " that zip follows links"
+                    )
+                files += 1
+                if isinstance(content, Stored) and content.member:
+                    unread[why_unread(content.member)] += 1
+                yield entry
+        for why, count in unread.items():
+            if why and count == files:
+                raise UserError(f"{self.path}: all {count} files in it are {why}: unpack it, or zip it anew without")
+
+
+class Tar:
+    """A tar, compressed or not. Links to its files are files too, and come after all others."""
+
+    is_cifar = False
+
+    def __init__(self, path: Path | UPath) -> None:
+        self.path, self.address = path, address(path)
+        self.links: tar_links.Links | None = None
+
+    def entries(self) -> Iterator[Entry]:
+        status = self.path.stat()
+        identity = (status.st_size, getattr(status, "st_mtime", None))
+        links = []
+        for number, (member, content) in enumerate(self.members()):
+            self.is_cifar |= PurePosixPath(member.name).name == "data_batch_1.bin"
+            looks_like_image = PurePosixPath(member.name).suffix.lower() in SUFFIXES
+            if member.isreg() or not member.isdir() or looks_like_image:
+                entry = member_entry(utf8(member.name), identity, content)
+                if (member.issym() or member.islnk()) and entry.content is content:
+                    links.append(tar_links.Link.of(number, entry.path, member))
+                    if len(links) > tar_links.MOST_LINKS:
+                        raise UserError(f"{self.path}: more than {tar_links.MOST_LINKS:,} links; archive it without")
+                else:
+                    yield entry
+        if links:
+            yield from self.linked(links, identity)
+
+    def linked(self, links: list[tar_links.Link], identity: object) -> Iterator[Entry]:
+        """The entries of links, from one more pass over the files that they lead to."""
+        if self.links is None:
+            members = ((placed(utf8(member.name)), member) for member, _ in self.members())
+            self.links = tar_links.Links(str(self.path), links, members)
+        yield from self.links.unread
+        for number, (_, content) in enumerate(self.members()):
+            once = cache(content)
+            for path in self.links.shared.get(number, ()):
+                yield Entry(path, identity, once)
+
+    def members(self) -> Iterator[tuple[tarfile.TarInfo, Callable[[], Content]]]:
+        """Each member, and how to get its content before the next one is taken."""
+        with archive_errors(self.path), self.path.open("rb") as file:
+            archive, is_plain = tars.decompressed(file)
+            with archive:
+                for member in tars.members(archive, is_plain):
+                    yield member, partial(self.content, archive, member, is_plain)
+
+    def content(self, archive: IO[bytes], member: tarfile.TarInfo, is_plain: bool) -> Content:
+        """Where a member is in a plain archive; its bytes in a compressed one, which has just been read up to them."""
+        if not member.isreg():
+            return Problem("not_an_image", f"not a regular file ({kind(member)})")
+        if member.issparse():
+            return Problem("unreadable", "stored by tar --sparse; archive it without that option")
+        if is_plain:
+            return Stored(self.address, member.offset_data, member.size)
+        try:
+            return archive.read(member.size) if member.size <= LARGEST_FILE else too_large()
+        except (*BROKEN_ARCHIVE, OSError) as error:
+            return Problem("unreadable", in_one_line(error))
+
+
+def member_entry(name: str, identity: object, content: Content | Callable[[], Content]) -> Entry:
+    """The entry of a member, under the path at which unpacking would place it."""
+    if len(name) > LONGEST_NAME or name.count("/") > MOST_FOLDERS:
+        beginning = f"{name[:SHOWN_OF_NAME].replace('/', ' ')}…"
+        return problem(beginning, "unreadable", f"a name of {len(name)} characters in {name.count('/')} folders")
+    path = placed(name)
+    if path:
+        return Entry(path, identity, content)
+    return problem(name or "(no name)", "unreadable", "a name that leads to no place inside the archive")
+
+
+def kind(member: tarfile.TarInfo) -> str:
+    return "a folder" if member.isdir() else "a device"
