@@ -2,9 +2,9 @@
 
 usage: python -m benchmarks.document [--device NAME] [TABLE …]
 
-The tables are `studies`, `conditions`, `peers`, `growth`, `repro`, `startup` and `elementwise`. They are of one device,
-cuda if there is one: a machine with a GPU writes its own tables and leaves those of the CPU as they are, and the
-reverse; `conditions`, `repro` and `startup` are of a CPU.
+The tables are `studies`, `conditions`, `queue`, `peers`, `growth`, `repro`, `startup` and `elementwise`. They are of
+one device, cuda if there is one: a machine with a GPU writes its own tables and leaves those of the CPU as they are,
+and the reverse; `conditions`, `queue`, `repro` and `startup` are of a CPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import conditions, elementwise, peers, repro, startup, train
+from benchmarks import conditions, elementwise, peers, queue, repro, startup, train
 from benchmarks.side_by_side import caption, spread, table
 
 DOCUMENT = Path("docs/benchmarks.md")
@@ -64,7 +64,7 @@ PEERS: dict[str, list[dict[str, Any]]] = {
         {"config": "cifar10-resnet", "rounds": 5, "epochs": 10, "images": None},  # all: to 94 %
     ],
 }
-ONLY_CPU = ("conditions", "repro", "startup")
+ONLY_CPU = ("conditions", "queue", "repro", "startup")
 WORKERS = {"cpu": 0, "cuda": 10}  # of the usual loop: none is faster than one a core where all cores train
 GROWING = ("mnist-mlp", 6_000)  # images, times 1, 10 and 100
 
@@ -118,6 +118,10 @@ def all_conditions(device: str) -> str:
     return conditions.as_table([conditions.measure(row.config, row.epochs, row.images, ROUNDS) for row in rows])
 
 
+def queues(device: str) -> str:
+    return queue.as_table(queue.measure(ROUNDS))
+
+
 def growth(device: str) -> str:
     config, images = GROWING
     rows = []
@@ -153,6 +157,7 @@ def elementwises(device: str) -> str:
 TABLES: dict[str, Callable[[str], str]] = {
     "studies": studies,
     "conditions": all_conditions,
+    "queue": queues,
     "peers": other_frameworks,
     "growth": growth,
     "repro": whole_runs,

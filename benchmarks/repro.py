@@ -37,14 +37,20 @@ def main() -> None:
 
 def measure(experiments: tuple[str, ...] = EXPERIMENTS) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="repro-") as folder:
-        clone = Path(folder, "clone")
-        subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], check=True)
-        (clone / ".venv").symlink_to(Path(sys.prefix))
+        clone = new_clone(Path(folder))
         studies = [name for name in experiments if not name.startswith("digits-")]
         if studies:
             subprocess.run([sys.executable, "-m", "pipeline.study", *studies], cwd=clone, check=True)
         told = {name: {"stages": timed(clone, name), "again": sum(timed(clone, name).values())} for name in experiments}
     return {"experiments": told, "machine": machine()}
+
+
+def new_clone(folder: Path) -> Path:
+    """A clone of this repository, with the packages that are installed here."""
+    clone = folder / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], check=True)
+    (clone / ".venv").symlink_to(Path(sys.prefix))
+    return clone
 
 
 def timed(clone: Path, experiment: str) -> dict[str, float]:

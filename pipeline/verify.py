@@ -49,7 +49,7 @@ def main() -> int:
             if packages.exists():
                 Path(".venv").symlink_to(packages)
             names = chosen(arguments.experiments or ["*"])
-            published = {name: (metrics_of(name), libraries_of(name)) for name in names}
+            published = {name: (metrics_of(name), provenance_of(name)) for name in names}
             before = locked_stages()
             bring_sources(needed(names, before), before, cache)
             reproduce(names, Path(temporary))
@@ -164,14 +164,27 @@ def metrics_of(name: str) -> dict[str, Any]:
     return dict(flat(metrics))
 
 
-def libraries_of(name: str) -> str:
-    """The libraries that an experiment was trained with, as far as its provenance tells."""
+def provenance_of(name: str) -> dict[str, Any]:
+    """What an experiment was made of, as its provenance.json tells; empty where there is none."""
     file = Path("reports", name, "provenance.json")
-    libraries = read_description(file, f"train@{name}").get("libraries", {}) if file.exists() else {}
-    return ", ".join(f"{library} {version}" for library, version in libraries.items()) or "unknown libraries"
+    return read_description(file, f"train@{name}") if file.exists() else {}
 
 
-def report(names: list[str], before: Stages, published: dict[str, tuple[dict[str, Any], str]], tolerance: float) -> int:
+def other_packages(name: str, then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """A note, if an experiment was published with other packages than it was trained with here."""
+    old, new = (
+        ", ".join(f"{library} {version}" for library, version in made.get("libraries", {}).items())
+        for made in (then, now)
+    )
+    if old != new:
+        yield f"note: {name} was published with {old or 'unknown libraries'}; here it was trained with {new}"
+    elif then.get("requirements.lock") != now.get("requirements.lock"):
+        yield f"note: {name} was published with another requirements.lock; other packages may give other bytes"
+
+
+def report(
+    names: list[str], before: Stages, published: dict[str, tuple[dict[str, Any], dict[str, Any]]], tolerance: float
+) -> int:
     """Compare what is there now with what was published, and say how it went. Returns the exit status."""
     after = locked_stages()
     rewritten = git("diff", "HEAD", "--name-only", "--relative", "-z").split("\0")  # of what git holds
@@ -188,9 +201,8 @@ def report(names: list[str], before: Stages, published: dict[str, tuple[dict[str
         say(f"note: dvc.lock was not made of this commit's {', '.join(others)}: run dvc repro and commit")
     status, rows = 0, [["experiment", "verdict"]]
     for name in names:
-        metrics, libraries = published[name]
-        if libraries != (here := libraries_of(name)):
-            say(f"note: {name} was published with {libraries}; here it was trained with {here}")
+        metrics, provenance = published[name]
+        say(*other_packages(name, provenance, provenance_of(name)))
         same = not any(different[stage] for stage in needed([name], after))
         passes, told = (True, "the same bytes") if same else compared(name, metrics, metrics_of(name), tolerance)
         rows.append([name, told])

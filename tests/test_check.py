@@ -924,6 +924,15 @@ def test_ctrl_c_ends_everything_at_once(project: Project, processes: int, pause:
     no_output(project)
 
 
+def test_a_temporary_folder_with_a_long_name(project: Project) -> None:
+    temporary = project.root / ("long" * 25)  # no socket can have its path here
+    temporary.mkdir()
+    class_folders(project.root / "in", {"cat": 2, "dog": 2})
+    project.dataset("photos", "in")
+    assert project.must_run("check", "photos", TMPDIR=str(temporary)).err == ""
+    assert not list(temporary.iterdir())
+
+
 ONE_CORE = (
     "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); os.execv(sys.argv[1], sys.argv[1:])"
 )

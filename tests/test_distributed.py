@@ -43,14 +43,19 @@ HANGING = """
 import threading
 from pipeline.system import console, parent
 
+hanging = threading.Event()
+
 def main():
     while True:
         try:
+            hanging.set()
             threading.Event().wait()
         except KeyboardInterrupt:
             print("not yet", flush=True)
 
-parent.GRACE = 0.5
+watch = parent.watch
+parent.watch = lambda *process: (hanging.wait(), watch(*process))
+parent.GRACE = 2
 console.run(main)
 """
 EPOCHS = 150  # a second or more: long enough to be interrupted in the middle
@@ -87,7 +92,7 @@ def start(project: Project, name: str, *before: str, cwd: Path | None = None, **
 
 
 def end(process: Any) -> Ran:
-    process.wait(timeout=300)
+    process.wait(timeout=600)
     for file in process.printed:
         file.seek(0)
     out, err = (file.read() for file in process.printed)
@@ -106,7 +111,7 @@ def listening(process: psutil.Process) -> list[Any]:
 
 def until(done: Callable[[], Any], process: Any) -> Any:
     """Wait until something is the case, while a process goes on."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not (found := done()):
         assert process.poll() is None, end(process)
         assert time.monotonic() < deadline

@@ -8,9 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, edit, failed_in_one_line, processes, wait_until
@@ -35,17 +34,19 @@ stages:
   evaluate:
     foreach: ${experiments}
     do:
-      cmd: sh evaluate.sh reports/${key}/metrics.json
+      cmd: sh evaluate.sh reports/${key}
       deps:
         - models/${key}
         - evaluate.sh
       plots:
         - reports/${key}/metrics.json: {cache: false}
+        - reports/${key}/provenance.json: {cache: false}
 """
 EVALUATE = """
 test -z "$SLOW" || { touch started; sleep 60; }
 test -z "$BROKEN" || exit 3
-echo '{"val": {"loss": '${LOSS:-0.5}'}, "test": {"loss": 0.25}, "parameters": 7}' > $1
+echo '{"val": {"loss": '${LOSS:-0.5}'}, "test": {"loss": 0.25}, "parameters": 7}' > $1/metrics.json
+echo '{"libraries": {"torch": "'${TORCH:-2}'"}, "requirements.lock": "'${LOCK:-1}'"}' > $1/provenance.json
 """
 
 
@@ -80,10 +81,10 @@ Verify = Callable[..., Ran]
 
 
 @pytest.fixture
-def temporary() -> Iterator[Path]:
-    """A folder for temporary files, not in `tmp_path`, which is too long for the sockets of the stage `check`."""
-    with TemporaryDirectory(prefix="of ours ") as folder:
-        yield Path(folder)
+def temporary(tmp_path: Path) -> Path:
+    """A folder for temporary files."""
+    (tmp_path / "of ours").mkdir()
+    return tmp_path / "of ours"
 
 
 @pytest.fixture
@@ -157,20 +158,23 @@ def test_results_that_are_the_same(published: Clone, copy_of: CopyOf, verify: Ve
 
 
 def test_metrics_may_differ_a_little_but_for_those_of_portable_experiments(published: Clone, verify: Verify) -> None:
-    ran = verify(published, LOSS="0.504")
+    ran = verify(published, LOSS="0.504", TORCH="3")
     assert ran.status == int(has_avx2()), ran.out + ran.err
     others = {stage: told for stage, told in table(ran, "stage").items() if told != "the same bytes"}
     assert others == {f"evaluate@{name}": f"other bytes: reports/{name}/metrics.json" for name in ("any", "same")}
     little = "within 0.01 of the published metrics; val loss is off by 0.004"
     portable = "differs: it is portable, so the bytes have to be the same; val loss is off by 0.004"
     assert table(ran, "experiment") == {"any": little, "same": portable if has_avx2() else little}
+    assert "note: any was published with torch 2; here it was trained with torch 3" in ran.out.splitlines()
 
 
 def test_other_weights_with_the_same_metrics(published: Clone, verify: Verify) -> None:
-    ran = verify(published, "a*", "--tolerance", "0", WEIGHTS="others")
+    ran = verify(published, "a*", "--tolerance", "0", WEIGHTS="others", LOCK="2")
     assert ran.status == 0, ran.out + ran.err
     assert table(ran, "stage") == {"train@any": "other bytes: models/any", "evaluate@any": "the same bytes"}
     assert table(ran, "experiment") == {"any": "within 0.0 of the published metrics; val loss is off by 0"}
+    other = "note: any was published with another requirements.lock; other packages may give other bytes"
+    assert other in ran.out.splitlines()
 
 
 def test_what_git_holds_was_tampered_with(published: Clone, copy_of: CopyOf, verify: Verify) -> None:

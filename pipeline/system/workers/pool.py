@@ -6,12 +6,13 @@ import errno
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from typing import TypeAlias, TypeVar
 
 from pipeline.system import memory
@@ -20,6 +21,7 @@ from pipeline.system.memory import MOST_MEMORY
 T = TypeVar("T")  # an item
 R = TypeVar("R")  # its result
 Function: TypeAlias = Callable[[list[T]], Iterable[R]]  # of a chunk; gives one result for each of its items
+LONGEST = 70  # bytes of a folder for sockets: macOS allows 103 for the path of one, and multiprocessing adds 32
 KEPT = 64 * 1024**2  # bytes of freed memory that a worker keeps for the next image
 KILLED = (-signal.SIGKILL, 255)  # exit codes of a worker that was killed, and of all workers whose server was killed
 
@@ -117,8 +119,22 @@ def start_server(*modules: str) -> None:
     resource_tracker.ensure_running()  # first, because this lets Ctrl-C through: see `ctrl_c_later`
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there is a worker on each core already
     forkserver.set_forkserver_preload([*modules, __name__])
+    make_folder_for_sockets()
     with ctrl_c_later():
         forkserver.ensure_running()
+
+
+def make_folder_for_sockets() -> None:
+    """Let multiprocessing make its temporary folder in /tmp if a socket in TMPDIR would have too long a path.
+
+    Python 3.14 does so itself.
+    """
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST:
+        usual, tempfile.tempdir = tempfile.tempdir, "/tmp"
+        try:
+            util.get_temp_dir()  # it is made once, by the first who asks, and removed when the process ends
+        finally:
+            tempfile.tempdir = usual
 
 
 def apply(function: Function[T, R], chunk: list[T]) -> list[R]:
