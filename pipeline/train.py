@@ -90,7 +90,9 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
                 warn_of_other_images(name, config, packed)
                 say(*summary(model), f"{name}: {trainable:,} of {all_:,} parameters, {images}")
             folder = CHECKPOINTS if config.views else CHECKPOINTS / name
-            features = features_folder(folder, fingerprint(made_of, seed + number), code)
+            # a pretrained backbone gives the same features for every seed, unless the images are augmented
+            random = weights is None or bool(data.train.draw(config.augment, seed, 1).numel())
+            features = features_folder(folder, fingerprint(made_of, seed + number if random else None), code)
             if not group.rank:
                 remove_stale(features, shared=bool(config.views))
             checkpoint = CHECKPOINTS / name / f"{fingerprint(identity, environment, code, number)}.pt"

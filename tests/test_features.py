@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 import torch
 from conftest import Project
+from safetensors.torch import load, save
 from samples import bit_flipped
 from test_training import files, stage
 from things import batches, config, fresh, opened, pack
 from things import one_thread as one_thread
+from torchvision import models
 
 from pipeline import train
 from pipeline.dataset.batches import Batches
@@ -142,6 +144,25 @@ def test_images_that_never_change_go_through_the_backbone_once(
     stage(photos, monkeypatch, "things-a", **{**PLAIN, "augment": {}})
     assert len(shown) == 2  # train and val
     assert cached(photos) == {}
+
+
+@pytest.mark.parametrize(("augment", "views"), [({}, 2), ({"horizontal_flip": 0.5}, 4)])
+def test_seeds_share_the_features_of_pretrained_weights_where_nothing_is_random(
+    photos: Project, monkeypatch: pytest.MonkeyPatch, augment: dict[str, Any], views: int
+) -> None:
+    weights = photos.root / "data/weights/things-a/squeezenet.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(save(models.squeezenet1_1().state_dict()))
+    network = {**FROZEN, "weights": {"file": weights.name, "sha256": ""}}
+    shown: list[int] = []
+    original = Batches.batches
+    monkeypatch.setattr(Batches, "batches", lambda self, chosen: shown.append(1) or original(self, chosen))
+    folder = stage(photos, monkeypatch, "things-a", network=network, augment=augment, epochs=1, batch_size=8, seeds=2)
+    assert len(shown) == views  # train and val, of one seed or of each
+    heads = [
+        load((folder / file).read_bytes())["head.0.weight"] for file in ("model.safetensors", "seed-2.safetensors")
+    ]
+    assert not heads[0].equal(heads[1])
 
 
 def test_a_head_is_not_judged_by_mirrored_features(photos: Project, monkeypatch: pytest.MonkeyPatch) -> None:

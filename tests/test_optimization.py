@@ -70,12 +70,63 @@ def test_biases_and_norms_decay_only_where_they_are_told_to() -> None:
         assert {name for name, value in decay.items() if value == 0} == (set() if decays else small)
 
 
+def test_biases_have_a_rate_of_their_own_and_decay_no_faster() -> None:
+    model = three_layers()
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    (made,) = make_optimizers(model, Optimizer(name="sgd", lr=0.1, bias_lr=0.8, weight_decay=0.4, layer_decay=0.5))
+    found = {names[id(each)]: group for group in made.param_groups for each in group["params"]}
+    assert (found["4.weight"]["lr"], found["4.bias"]["lr"], found["3.weight"]["lr"]) == (0.1, 0.8, 0.4)
+    assert {
+        group["lr"] * group["weight_decay"] * 2 ** {"0": 3, "2": 2, "3": 1, "4": 0}[name[0]]
+        for name, group in found.items()
+    } == {0.1 * 0.4}
+    spared = Optimizer(name="sgd", lr=0.1, bias_lr=0.8, weight_decay=0.4, decay_biases=False)
+    assert {group["lr"]: group["weight_decay"] for group in make_optimizers(model, spared)[0].param_groups} == {
+        0.1: 0.4,
+        0.8: 0.0,
+    }
+
+
 def test_muon_takes_the_matrices_between_the_first_and_the_last() -> None:
     model = three_layers()
     muon, adamw = make_optimizers(model, Optimizer(name="muon", lr=0.02, weight_decay=0.1, momentum=0.9))
     assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
     assert [weight.shape for group in muon.param_groups for weight in group["params"]] == [(6, 5)]
     assert sum(len(group["params"]) for group in adamw.param_groups) == 7
+
+
+def test_rest_trains_what_muon_does_not() -> None:
+    model = three_layers()
+    sgd = {"name": "sgd", "lr": 1.5, "bias_lr": 3.0, "momentum": 0.85, "nesterov": True}
+    described = Optimizer.model_validate({"name": "muon", "lr": 0.2, "ns_steps": 3, "rest": sgd})
+    muon, rest = make_optimizers(model, described)
+    assert isinstance(rest, torch.optim.SGD) and rest.defaults["nesterov"] and rest.defaults["momentum"] == 0.85
+    assert muon.param_groups[0]["ns_steps"] == 3
+    of_lr = {group["lr"]: {id(weight) for weight in group["params"]} for group in rest.param_groups}
+    assert of_lr[1.5] == {id(model[0].weight), id(model[4].weight)}
+    assert of_lr[3.0] == {id(weight) for weight in model.parameters() if weight.ndim == 1}
+    set_lr([muon, rest], 0.5)
+    assert [group["lr"] for group in muon.param_groups] == [0.1] and rest.param_groups[0]["lr"] == 0.75
+
+
+def test_normalized_weights_make_the_rate_of_muon_the_relative_size_of_a_step(packed: PackedDataset) -> None:
+    """Whatever the scale of the weights, which batch norm cancels."""
+    network = {"name": "cnn", "convolutions": [6, 6, 6], "padding": 1, "pool": 1, "batch_norm": True}
+    described = Optimizer(name="muon", lr=0.1, momentum=0.6, normalize_weights=True)
+    images, labels = everything(batches(packed, "train"))
+    stepped = []
+    for scale in (1, 100):
+        model = fresh(packed, config(network=network))
+        convolution = [each for each in model.modules() if isinstance(each, nn.Conv2d)][1]
+        with torch.no_grad():
+            convolution.weight.mul_(scale)
+        start = convolution.weight.detach() / convolution.weight.norm() * 6**0.5
+        F.cross_entropy(model(images), labels).backward()
+        optimizers.step(make_optimizers(model, described))
+        weight = convolution.weight.detach()
+        assert ((weight - start).norm() / start.norm()).item() == pytest.approx(0.1, rel=0.2)  # Muon's step is inexact
+        stepped.append(weight)
+    assert (stepped[0] - stepped[1]).norm() < 0.01 * stepped[0].norm()
 
 
 def test_muon_wants_layers_between_the_first_and_the_last(packed: PackedDataset, tmp_path: Path) -> None:
@@ -168,6 +219,10 @@ def test_what_is_in_no_block_counts_to_the_first() -> None:
     [
         {"name": "adam", "lr": 0.1, "momentum": 0.5},
         {"name": "muon", "lr": 0.1, "nesterov": True, "momentum": 0.5},
+        {"name": "muon", "lr": 0.1, "rest": {"name": "muon", "lr": 0.1}},
+        {"name": "adamw", "lr": 0.1, "normalize_weights": True},
+        {"name": "sgd", "lr": 0.1, "rest": {"name": "adamw", "lr": 0.1}},
+        {"name": "sgd", "lr": 0.1, "bias_lr": 0},
         {"name": "sgd", "lr": 0.1, "layer_decay": 0},
         {"name": "sgd", "lr": 0.1, "layer_decay": 1.5},
     ],
@@ -492,7 +547,7 @@ def test_blocks_of_a_pretrained_network() -> None:
     ]  # fmt: skip
 
 
-# --- Precision, mirrors ----------------------------------------------------------------------------------------------
+# --- Precision, views ----------------------------------------------------------------------------------------------
 
 
 def test_half_precision_is_near_and_keeps_whole_weights(packed: PackedDataset, tmp_path: Path) -> None:
@@ -503,14 +558,19 @@ def test_half_precision_is_near_and_keeps_whole_weights(packed: PackedDataset, t
     assert near[-1]["train_loss"] == pytest.approx(history[-1]["train_loss"], abs=0.05)
 
 
-def test_mirrored_images_have_their_say(packed: PackedDataset, tmp_path: Path) -> None:
-    model, history = fit(packed, tmp_path / "a.pt", tta=True)
+@pytest.mark.parametrize("tta", [True, "flip_and_shift"])
+def test_every_view_has_its_say(packed: PackedDataset, tmp_path: Path, tta: Any) -> None:
+    model, history = fit(packed, tmp_path / "a.pt", tta=tta)
     images, labels = everything(batches(packed, "val"))
+    padded = F.pad(images, [1] * 4, mode="reflect")
+    upper_left, lower_right = padded[:, :, :-2, :-2], padded[:, :, 2:, 2:]
+    views = [images, upper_left, lower_right] if tta == "flip_and_shift" else [images]
     with torch.no_grad():
-        logits = (model(images) + model(images.flip(-1))) / 2
+        plain, *moved = ((model(view) + model(view.flip(-1))) / 2 for view in views)
+    logits = (2 * plain + sum(moved)) / (2 + len(moved))
     assert history[-1]["val_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
     expected = logits.log_softmax(1)
-    given = inference.answers(model, batches(packed, "val"), flip=True)
+    given = inference.answers(model, batches(packed, "val"), tta)
     assert torch.allclose(given.truth, expected.gather(1, labels[:, None]).squeeze(1), atol=1e-5)
     assert torch.allclose(given.best, expected.max(1).values, atol=1e-5)
     assert given.named.equal(expected.argmax(1))

@@ -47,7 +47,7 @@ class Augment(Strict):
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, ± this
     interpolation: Literal["nearest", "bilinear"] = "bilinear"  # where pixels of a moved image are between others
-    horizontal_flip: Probability = 0.0
+    horizontal_flip: Probability | Literal["alternating"] = 0.0  # alternating: in every other epoch
     vertical_flip: Probability = 0.0
     translate: Annotated[float, Field(ge=0, le=1)] = 0.0  # ± this fraction of the side
     scale: Annotated[tuple[Zoom, Zoom], *Limits] = (1.0, 1.0)

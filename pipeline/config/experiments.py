@@ -11,18 +11,24 @@ from pipeline.config.fields import Fraction, Positive, Seed, Strict
 from pipeline.config.networks import BackboneConfig, Network, TimmConfig
 
 Decay = Annotated[float, Field(ge=0)]
+LearningRate = Annotated[float, Field(gt=0, le=1e38)]  # what a float32 holds
+TTA = bool | Literal["flip_and_shift"]
 
 
 class Optimizer(Strict):
     """The arguments of torch.optim's class of that name."""
 
     name: Literal["sgd", "adam", "adamw", "muon"]
-    lr: Annotated[float, Field(gt=0, le=1e38)]  # what a float32 holds
+    lr: LearningRate
+    bias_lr: LearningRate | None = None  # of biases and the weights of norms; they decay as fast as with `lr`
     momentum: Fraction = 0.0  # muon: 0.95
     nesterov: bool = False
     weight_decay: Decay = 0.0
     decay_biases: bool = True  # whether biases and the weights of norms decay too
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # the rate of each block, against the one behind it
+    ns_steps: Annotated[int, Field(gt=0, lt=100)] = 5  # muon: Newton-Schulz iterations
+    normalize_weights: bool = False  # muon: before each step; `lr` is then the size of a step relative to the weights
+    rest: Optimizer | None = None  # muon: of the weights that it does not train; adamw with its lr and weight_decay
 
     @model_validator(mode="before")
     @classmethod
@@ -32,9 +38,14 @@ class Optimizer(Strict):
         return value
 
     @model_validator(mode="after")
-    def momentum_is_for_sgd_and_muon(self) -> Optimizer:
+    def every_key_is_for_its_optimizer(self) -> Optimizer:
         if self.name in ("adam", "adamw") and self.momentum:
             raise ValueError(f"momentum is for sgd and muon; {self.name} has its own")
+        of_muon = {"ns_steps", "normalize_weights", "rest"} & self.model_fields_set
+        if self.name != "muon" and of_muon:
+            raise ValueError(f"{min(of_muon)} is for muon; {self.name} has no such thing")
+        if self.rest is not None and self.rest.name == "muon":
+            raise ValueError("rest.name = 'muon': it trains what muon does not; expected sgd, adam or adamw")
         if self.name != "sgd" and self.nesterov:
             raise ValueError(f"nesterov is for sgd; {self.name} has its own momentum")
         if self.nesterov and not self.momentum:
@@ -127,7 +138,7 @@ class Experiment(Strict):
     unfreeze_every: Positive | None = None  # epochs after which one more block trains, from the head on
     checkpoint: Literal["last", "best"] = "last"  # the epoch whose weights are kept; best: lowest loss on val
     patience: Positive | None = None  # epochs without a lower loss on val after which training ends
-    tta: bool = False  # predict the mean of an image and its mirror
+    tta: TTA = False  # predict the mean of an image and its mirror; flip_and_shift: also of both moved by a pixel
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     compile: bool = False  # by torch.compile; takes up to a minute before the first step
     compute: Compute = Compute()

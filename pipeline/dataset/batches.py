@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Tensor
 
 from pipeline.dataset.augmentation import augment, draw
 from pipeline.dataset.packed import PackedDataset
@@ -22,10 +22,9 @@ from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
     from pipeline.config.augmentation import Augment
-    from pipeline.config.experiments import Experiment
+    from pipeline.config.experiments import TTA, Experiment
 
 RESIDENT_SHARE = 0.5  # the fraction of a device's free memory that resident images may take
-AUGMENTATION = 1 << 40  # added to a seed, so that augmentation draws other numbers than the order of the batches
 CHUNK = 2**20  # values of images that a CPU prepares at a time: so few stay in its caches
 AHEAD = 3  # batches that are read before they are asked for
 PART = 2**26  # bytes that are copied to a GPU at a time, through pinned memory
@@ -137,14 +136,14 @@ class Batches:
 
     def draw(self, config: Augment, seed: int, epoch: int) -> Tensor:
         """The parameters of an epoch's augmentation, one row for each image: (N, K) float32 on the CPU."""
-        return draw(config, len(self), Generator().manual_seed(seed * 1_000_003 + epoch + AUGMENTATION))
+        return draw(config, len(self), seed, epoch)
 
     def mixes(self, config: Augment) -> bool:
         """Whether the config mixes images with others of their batch."""
         return bool(config.mixup or config.cutmix)
 
-    def flips(self, config: Experiment) -> bool:
-        """Whether predictions are averaged over an image and its mirror image."""
+    def tta(self, config: Experiment) -> TTA:
+        """Over which views of an image predictions are averaged."""
         return config.tta
 
     def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -9,13 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.dataset.augmentation import crop
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pipeline.config.experiments import TTA
     from pipeline.dataset.batches import Rows
 
 EVALUATION_BATCH = 1000  # images in a batch, where they are small
 EVALUATION_VALUES = 2**24  # most values in a batch: activations of a network take many times their memory
+SHIFTS = (1, -1)  # pixels to the right and down, of the views of `flip_and_shift`
 
 
 class Images(Protocol):
@@ -48,8 +52,8 @@ class Answers(NamedTuple):
         return (self.named == labels).double().mean().item()
 
 
-def answers(model: nn.Module, data: Images, flip: bool = False) -> Answers:
-    """Predictions for all images, in the order of `data`; with `flip`, averaged over each image and its mirror."""
+def answers(model: nn.Module, data: Images, tta: TTA = False) -> Answers:
+    """Predictions for all images, in the order of `data`, averaged over the views that `tta` asks for."""
     model.eval()
     values = max(math.prod(data.pixels.shape), data.classes)  # of one image, or of its logits
     size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // values))
@@ -60,21 +64,32 @@ def answers(model: nn.Module, data: Images, flip: bool = False) -> Answers:
         truth, best = torch.empty(count, device=device), torch.empty(count, device=device)
         named = torch.empty(count, dtype=torch.int64, device=device)
         for positions, pixels in zip(chosen, data.batches(chosen), strict=True):
-            given = logits(model, data.images(pixels), flip)
+            given = logits(model, data.images(pixels), tta)
             truth[positions] = given.gather(1, data.labels[positions, None]).squeeze(1)
             best[positions], named[positions] = given.max(dim=1)
         return Answers(truth.cpu(), named.cpu(), best.cpu())
 
 
-def logits(model: nn.Module, images: Tensor, flip: bool) -> Tensor:
-    """Log-probabilities (B, classes) float32; with `flip`, of the mean of each image's and its mirror's logits."""
-    given = model(images)
-    if flip:
-        given = (given + model(images.flip(-1))) / 2
+def logits(model: nn.Module, images: Tensor, tta: TTA) -> Tensor:
+    """Log-probabilities (B, classes) float32 of the mean logits over the views of each image.
+
+    With `tta`, these are the image and its mirror image; with `flip_and_shift` also both moved by a pixel to either
+    side along the diagonal and continued by reflection, which together count as much as those that are not moved.
+    """
+    given = mirrored_logits(model, images) if tta else model(images)
+    if tta == "flip_and_shift":
+        offsets = torch.ones(len(images), 2, device=images.device)
+        moved = [mirrored_logits(model, crop.apply(images, shift * offsets)) for shift in SHIFTS]
+        given = given / 2 + sum(moved) / (2 * len(SHIFTS))
     return F.log_softmax(given.float(), dim=1)
 
 
-def evaluate(model: nn.Module, data: Images, flip: bool = False) -> tuple[float, float]:
+def mirrored_logits(model: nn.Module, images: Tensor) -> Tensor:
+    given: Tensor = model(images)
+    return (given + model(images.flip(-1))) / 2
+
+
+def evaluate(model: nn.Module, data: Images, tta: TTA = False) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over all images."""
-    given = answers(model, data, flip)
+    given = answers(model, data, tta)
     return given.loss(), given.accuracy(data.labels.cpu())

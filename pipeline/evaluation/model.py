@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from pipeline.system import readers
 from pipeline.system.checksummed import checksum
 from pipeline.system.console import MissingExtra, UserError
+
+if TYPE_CHECKING:
+    from pipeline.config.experiments import TTA
 
 
 class Model:
@@ -37,7 +40,7 @@ class Model:
                 raise readers.damaged(file, f"it has no {key}", self.stage)
         sizes = {key: about["shape"].get(key) for key in Shape._fields}
         counts = {key: about.get(key) for key in ("parameters", "trainable_parameters")}
-        mean, std, flip = (about["preprocessing"].get(key) for key in ("mean", "std", "tta"))
+        mean, std, tta = (about["preprocessing"].get(key) for key in ("mean", "std", "tta"))
         interpolation = about["preprocessing"].get("interpolation", "bilinear")
         fit = about["preprocessing"].get("fit", "crop")
         reason = (
@@ -47,8 +50,8 @@ class Model:
         )
         if not reason and len(about["classes"]) != sizes["classes"]:
             reason = f"{len(about['classes'])} classes, but shape.classes = {sizes['classes']}"
-        if not reason and not isinstance(flip, bool | None):
-            reason = f"tta = {flip!r}; expected true or false"
+        if not reason and not (isinstance(tta, bool | None) or tta == "flip_and_shift"):
+            reason = f"tta = {tta!r}; expected true, false or flip_and_shift"
         if not reason and interpolation not in get_args(Interpolation):
             reason = f"interpolation = {interpolation!r}; expected {' or '.join(get_args(Interpolation))}"
         if not reason and fit not in get_args(Fit):
@@ -58,7 +61,7 @@ class Model:
         self.classes: list[str] = about["classes"]
         self.mean: list[float] = mean
         self.std: list[float] = std
-        self.tta = bool(flip)
+        self.tta: TTA = tta or False
         self.interpolation: str = interpolation
         self.fit: str = fit
         self.shape = Shape(**sizes)

@@ -18,7 +18,7 @@ from pipeline.system.outputs import remove
 
 if TYPE_CHECKING:
     from pipeline.config.augmentation import Augment
-    from pipeline.config.experiments import Experiment
+    from pipeline.config.experiments import TTA, Experiment
 
 BATCH = 64  # images; larger batches are no faster on a CPU
 
@@ -115,7 +115,7 @@ class Features:
     def mixes(self, config: Augment) -> bool:
         return False
 
-    def flips(self, config: Experiment) -> bool:
+    def tta(self, config: Experiment) -> TTA:
         return False  # mirrored features are not those of a mirrored image
 
     def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -15,33 +15,37 @@ from pipeline.system.console import UserError
 if TYPE_CHECKING:
     from pipeline.config.experiments import Optimizer as Config
 
+NORM_EPSILON = 1e-7  # smallest norm of a matrix that weights are divided by
 CONTAINERS = ("backbone", "features", "groups")  # children that hold a sequence of blocks themselves
 
 
 def make_optimizers(model: nn.Module, config: Config, capturable: bool = False) -> list[Optimizer]:
     """The optimizers for the weights of `model` that require a gradient.
 
-    Muon trains the matrices and filters between the first and the last layer, and AdamW, with the same lr, the rest:
-    Muon's steps are scaled to AdamW's size (Liu et al. 2025, arXiv 2502.16982). `capturable` optimizers read their lr
-    from a tensor, so that a CUDA graph sees it change. Raises UserError where Muon finds nothing to train.
+    Muon trains the matrices and filters between the first and the last layer, and `config.rest` the rest, or AdamW
+    with the same lr. `capturable` optimizers read their lr from a tensor, so that a CUDA graph sees it change. Raises
+    UserError where Muon finds nothing to train.
     """
     without_compiler()
-    options: dict[str, Any]
     groups = parameter_groups(model, config)
-    if config.name == "muon":
-        inner = {id(weight) for weight in model.parameters() if weight.ndim > 1}
-        inner -= {id(weight) for weight in ends(model)}
-        options = {"lr": config.lr, "weight_decay": config.weight_decay}
-        flat = only(groups, lambda weight: id(weight) in inner)
-        if not flat:
-            raise UserError(
-                "params.yaml: optimizer.name = 'muon' trains what is between the first layer and the last, and here is"
-                " nothing between them: expected a deeper network, or adamw"
-            )
-        muon = Muon(flat, momentum=config.momentum, adjust_lr_fn="match_rms_adamw", **options)
-        rest = only(groups, lambda weight: id(weight) not in inner)
-        return [muon, torch.optim.AdamW(rest, fused=True, **options)]
-    options = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    if config.name != "muon":
+        return [elementwise(groups, config, capturable)]
+    inner = {id(weight) for weight in model.parameters() if weight.ndim > 1}
+    inner -= {id(weight) for weight in ends(model)}
+    matrices = only(groups, lambda weight: id(weight) in inner)
+    if not matrices:
+        raise UserError(
+            "params.yaml: optimizer.name = 'muon' trains what is between the first layer and the last, and here is"
+            " nothing between them: expected a deeper network, or adamw"
+        )
+    rest = config.rest or config.model_copy(update={"name": "adamw"})
+    others = only(parameter_groups(model, rest), lambda weight: id(weight) not in inner)
+    return [Muon(matrices, config), elementwise(others, rest)]
+
+
+def elementwise(groups: list[dict[str, Any]], config: Config, capturable: bool = False) -> Optimizer:
+    """SGD, Adam or AdamW, which update every number by itself."""
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
     if config.name == "sgd":
         made: Optimizer = torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **options)
         if (
@@ -56,24 +60,41 @@ def make_optimizers(model: nn.Module, config: Config, capturable: bool = False) 
     if capturable:
         for group in made.param_groups:
             group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
-    return [made]
+    return made
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon takes matrices only: this one takes filters too, as matrices (outputs, inputs × height × width)."""
+    """torch's Muon takes matrices only: this one takes filters too, as matrices (outputs, inputs × height × width).
 
-    def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
+    Its steps are scaled to AdamW's size (Liu et al. 2025, arXiv 2502.16982), or, with `normalize_weights`, to that of
+    the weights.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], config: Config) -> None:
+        self.normalizes = config.normalize_weights
         self.weights: list[tuple[Tensor, Tensor]] = []  # each weight and the matrix that shares its memory
         for group in groups:
             matrices = [nn.Parameter(as_matrix(weight.detach())) for weight in group["params"]]
             self.weights += zip(group["params"], matrices, strict=True)
             group["params"] = matrices
-        super().__init__(groups, **options)
+        super().__init__(
+            groups,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            ns_steps=config.ns_steps,
+            adjust_lr_fn="original" if self.normalizes else "match_rms_adamw",
+        )
 
-    def take_gradients(self) -> None:
-        """Give each matrix the gradient of its weight."""
+    def before_step(self) -> None:
+        """Give each matrix the gradient of its weight, and normalize those that have one.
+
+        To a Frobenius norm of √outputs, which a step has before it is multiplied by lr (Jordan 2024, airbench94_muon).
+        """
         for weight, matrix in self.weights:
             matrix.grad = None if weight.grad is None else as_matrix(weight.grad)
+            if self.normalizes and weight.grad is not None:
+                matrix.mul_(len(matrix) ** 0.5 / matrix.norm().clamp(min=NORM_EPSILON))
 
 
 def as_matrix(values: Tensor) -> Tensor:
@@ -87,18 +108,19 @@ def as_matrix(values: Tensor) -> Tensor:
 def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, Any]]:
     """Weights by learning rate, `lr` × `layer_decay` to the power of the blocks behind them, and by weight decay.
 
-    Only those that require a gradient. Without `decay_biases`, biases and the weights of norms do not decay.
+    Only those that require a gradient. Biases and the weights of norms train with `bias_lr`, if there is one, and lose
+    the same fraction in a step as the others, lr × weight decay; without `decay_biases` they do not decay.
     """
     behind = blocks_behind(model)
-    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    faster = config.bias_lr / config.lr if config.bias_lr else 1.0
+    bias_decay = config.weight_decay / faster if config.decay_biases else 0.0
+    groups: dict[tuple[float, float], list[Tensor]] = {}
     for weight in model.parameters():
         if weight.requires_grad:
+            lr, decay = (config.lr, config.weight_decay) if weight.ndim > 1 else (config.lr * faster, bias_decay)
             factor = config.layer_decay ** behind[id(weight)]
-            groups.setdefault((factor, config.decay_biases or weight.ndim > 1), []).append(weight)
-    return [
-        {"params": weights, "lr": config.lr * factor, "weight_decay": config.weight_decay if decays else 0.0}
-        for (factor, decays), weights in groups.items()
-    ]
+            groups.setdefault((lr * factor, decay), []).append(weight)
+    return [{"params": weights, "lr": lr, "weight_decay": decay} for (lr, decay), weights in groups.items()]
 
 
 def only(groups: list[dict[str, Any]], wanted: Callable[[Tensor], bool]) -> list[dict[str, Any]]:
@@ -176,7 +198,7 @@ def step(optimizers: Sequence[Optimizer]) -> None:
     with torch.no_grad():
         for optimizer in optimizers:
             if isinstance(optimizer, Muon):
-                optimizer.take_gradients()
+                optimizer.before_step()
             inspect.unwrap(type(optimizer).step)(optimizer)  # the wrapped step would import the compiler
 
 

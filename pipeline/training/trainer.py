@@ -99,8 +99,8 @@ class Trainer:
         loss, accuracy = self.train_epoch(epoch)
         row: Row = {"epoch": epoch, "train_loss": loss, "train_accuracy": accuracy}
         if (val_data := self.val_data) is not None:
-            flip = val_data.flips(self.config)
-            loss, accuracy = self.group.on_first(lambda: evaluate(self.result, val_data, flip))
+            tta = val_data.tta(self.config)
+            loss, accuracy = self.group.on_first(lambda: evaluate(self.result, val_data, tta))
             self.check_finite(torch.tensor([loss]), epoch, "the loss on validation images")
             row |= {"val_loss": loss, "val_accuracy": accuracy}
         return row

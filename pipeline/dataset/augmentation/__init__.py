@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from pipeline.dataset.augmentation import (
     affine,
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 PIXEL_LEVEL = (brightness, contrast, saturation, random_erasing)  # in the order in which they are drawn and applied
 
 
-def draw(config: Augment, count: int, generator: Generator) -> Tensor:
-    """All the randomness of `count` images, (count, K) float32: what `augment` and `mix` do to each of them.
+def draw(config: Augment, count: int, seed: int, epoch: int) -> Tensor:
+    """All the randomness of `count` images in an epoch, (count, K) float32: what `augment` and `mix` do to each.
 
-    The generator and the result are on the CPU. K depends on the config; it is 0 where nothing is random.
+    The result is on the CPU. K depends on the config; it is 0 where nothing is random.
     """
-    return torch.cat([torch.empty(count, 0), *sample(config, count, generator).values()], dim=1)
+    return torch.cat([torch.empty(count, 0), *sample(config, Sampler(count, seed, epoch)).values()], dim=1)
 
 
 def augment(images: Tensor, config: Augment, draws: Tensor) -> Tensor:
@@ -79,12 +79,11 @@ def named(draws: Tensor, config: Augment) -> dict[str, Tensor]:
 
 @cache
 def layout(config: Augment) -> dict[str, int]:
-    return {name: columns.shape[1] for name, columns in sample(config, 0, Generator()).items()}
+    return {name: columns.shape[1] for name, columns in sample(config, Sampler(0, 0, 0)).items()}
 
 
-def sample(config: Augment, count: int, generator: Generator) -> dict[str, Tensor]:
+def sample(config: Augment, sampler: Sampler) -> dict[str, Tensor]:
     """What is drawn for the changes that the config asks for: (count, columns) float32 by name."""
-    sampler = Sampler(count, generator)
     drawn = affine.draw(config, sampler)
     if config.randaugment:
         drawn |= randaugment.draw(config.randaugment, sampler, drawn["map"])

@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 
 def draw(config: Augment, sampler: Sampler) -> dict[str, Tensor]:
     """`map` (count, 8), as `compose` takes it; or, where only flips move pixels, `flips` (count, 2) for `crop`."""
-    flips = torch.cat([sampler.happens(config.horizontal_flip), sampler.happens(config.vertical_flip)], dim=1)
+    flips = torch.cat([mirrored(config, sampler), sampler.happens(config.vertical_flip)], dim=1)
     if config.rotation or config.translate or config.scale != (1.0, 1.0) or config.randaugment:
         turn = rotation(sampler.uniform(-config.rotation, config.rotation)) / sampler.uniform(*config.scale)[..., None]
         shift = sampler.uniform(-config.translate, config.translate, 2)
         return {"map": torch.cat([turn * (1 - 2 * flips[:, None]), turn * shift[:, None]], dim=2).flatten(1)}
     return {"flips": flips} if config.horizontal_flip or config.vertical_flip else {}
+
+
+def mirrored(config: Augment, sampler: Sampler) -> Tensor:
+    """(count, 1): 1 for flipped horizontally, else 0."""
+    if config.horizontal_flip == "alternating":
+        return sampler.alternating()
+    return sampler.happens(config.horizontal_flip)
 
 
 def apply(images: Tensor, maps: Tensor, interpolation: str) -> Tensor:
