@@ -72,14 +72,20 @@ class Score(NamedTuple):
 
 def findings(overview: Overview) -> list[Finding]:
     """What predicts the class, how the publisher's sides differ, which groups file names show."""
-    labels, sides = overview.column("label"), overview.column("official_split")
-    found = [correlated(prediction, overview.column("path"), labels) for prediction in overview.correlations[:SHOWN]]
-    for pair in dict.fromkeys(shift.sides for shift in overview.shifts):
-        shifts = [shift for shift in overview.shifts if shift.sides == pair]
-        found.append(shifted(shifts[:SHOWN], overview.column("path"), labels, sides))
+    paths, labels, sides = (overview.column(name) for name in ("path", "label", "official_split"))
+    found = [correlated(prediction, paths, labels) for prediction in overview.correlations[:SHOWN]]
+    found += drifted(overview.shifts, paths, labels, sides)
     if overview.groups:
         found.append(grouped(overview.groups, overview.name))
     return found
+
+
+def drifted(shifts: list[Shift], paths: list[str], labels: list[str], sides: list[str | None]) -> list[Finding]:
+    """A finding for each pair of sides."""
+    pairs = dict.fromkeys(shift.sides for shift in shifts)
+    return [
+        differing([shift for shift in shifts if shift.sides == pair][:SHOWN], paths, labels, sides) for pair in pairs
+    ]
 
 
 def correlated(prediction: Prediction, paths: list[str], labels: list[str]) -> Finding:
@@ -89,7 +95,7 @@ def correlated(prediction: Prediction, paths: list[str], labels: list[str]) -> F
     return Finding(
         title=sentence(f"{attribute.name} predicts {what}"),
         told=f"From the {attribute.name} alone, without knowing anything else, a network may reach {accuracy:.0f} ±"
-        f" {error:.0f}\u00a0% balanced accuracy: so does a histogram of each class, on images that were held out. Guessing"
+        f" {error:.0f}\u00a0% balanced accuracy: so does a histogram of each class, on held-out images. Guessing"
         f" reaches {100 * prediction.chance:.0f}\u00a0%.",
         cost=COSTS.get(attribute.name) or COSTS[attribute.kind],
         mend=MENDS.get(attribute.name) or MENDS[attribute.kind],
@@ -100,7 +106,7 @@ def correlated(prediction: Prediction, paths: list[str], labels: list[str]) -> F
     )
 
 
-def shifted(shifts: list[Shift], paths: list[str], labels: list[str], sides: list[str | None]) -> Finding:
+def differing(shifts: list[Shift], paths: list[str], labels: list[str], sides: list[str | None]) -> Finding:
     """Of one pair of sides."""
     pair = shifts[0].sides
     charts = []
