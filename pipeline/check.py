@@ -18,6 +18,7 @@ from PIL import Image
 from pipeline.checking import contact_sheets, label_list
 from pipeline.checking.describe import describe
 from pipeline.checking.inspected import Inspected
+from pipeline.checking.overview import Overview
 from pipeline.checking.validation import Validation
 from pipeline.config import params
 from pipeline.images.items import is_clutter
@@ -50,11 +51,12 @@ def main(name: str) -> None:
         summary["label_list"] = listed
     report = Path("reports", name)
     draw_contact_sheets(report / "contact_sheets", inspected, classes)
-    write_json(report / "check.json", summary)
-    tables = validation.complete(inspected.tables())
-    write_tables(Path("data/checked", f"{name}.parquet"), tables, classes)
+    checked = Path("data/checked", f"{name}.parquet")
+    write_tables(checked, validation.complete(inspected.tables()), classes)
+    overview = Overview(checked)
+    write_json(report / "check.json", {**summary, **overview.summary()})
     inspected.remove()
-    say(*in_words(name, summary))
+    say(*in_words(name, summary), *overview.in_words(dataset.split.group_by))
 
 
 def stop_if_too_many_broken(name: str, inspected: Inspected, validation: Validation, most: float) -> None:

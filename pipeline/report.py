@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.checking.overview import Overview
 from pipeline.config import params
 from pipeline.images.sources import open_source
 from pipeline.images.tables import SPLITS, STATUSES, read_columns
-from pipeline.page import charts, findings
+from pipeline.page import charts, findings, overall
 from pipeline.page.template import TEMPLATES, write_page
 from pipeline.page.thumbnails import thumbnails
 from pipeline.splitting.decisions import HEADER, is_begun, read_rows
@@ -30,7 +31,8 @@ CHECKED = [*SHOWN, *MEASURED, "label", "official_split", "group", "pixel_hash"]
 def main(name: str) -> None:
     workers.warm_up("pipeline.page.thumbnails")
     dataset = params.load().dataset(name)
-    checked, classes = read_columns(Path("data/checked", f"{name}.parquet"), CHECKED)
+    table = Path("data/checked", f"{name}.parquet")
+    checked, classes = read_columns(table, CHECKED)
     decision_file = Path("data/decided", f"{name}.csv")
     decisions = {row["path"]: row for row in read_rows(decision_file)}
 
@@ -42,8 +44,12 @@ def main(name: str) -> None:
     images = metadata(checked.take(pa.array(rows, pa.int64())), labels, decisions)
     pictured = {row for section in sections for entry in section.entries[: section.pictured] for row in entry}
     wanted = {image["path"] for row, image in zip(rows, images, strict=True) if row in pictured and image["width"]}
+    overview = Overview(table)
+    whole = overall.findings(overview)
+    wanted |= {path for finding in whole for strip in finding.strips for path, _ in strip.pictures}
     source = open_source(dataset.source, dataset.check.classes)
 
+    pictures = thumbnails(source, wanted)
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     path = Path("reports", name, "index.html")
     write_page(
@@ -52,10 +58,14 @@ def main(name: str) -> None:
         name=name,
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=script_data(labels, sections, rows, images, thumbnails(source, wanted)),
+        data=script_data(labels, sections, rows, images, pictures),
         classes=classes,
         labels=labels,
         sections=sections,
+        whole=whole,
+        pictures=pictures,
+        scores=overall.scores(overview.predictions),
+        chance=overview.predictions[0].chance if overview.predictions else None,
         status={status: pc.sum(pc.equal(checked["status"], status)).as_py() or 0 for status in STATUSES},
         decided=len(decisions),
         decision_header="" if is_begun(decision_file) else ",".join(HEADER),
@@ -64,7 +74,7 @@ def main(name: str) -> None:
         official_splits=[split for split in SPLITS if pc.index(checked["official_split"], split).as_py() >= 0],
         by_class=charts.by_class(checked, labels),
     )
-    say(f"{name}: {len(checked)} files, {len(sections)} kinds of findings: open {path} in a browser")
+    say(f"{name}: {len(checked)} files, {len(whole) + len(sections)} kinds of findings: open {path} in a browser")
 
 
 def metadata(table: pa.Table, labels: list[str], decisions: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

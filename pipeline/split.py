@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipeline.checking import drift, name_groups
+from pipeline.checking.overview import Overview
 from pipeline.config import params
 from pipeline.images.tables import SPLIT, SPLITS, read_manifest, write_tables
+from pipeline.page import overall
 from pipeline.page.template import write_page
 from pipeline.splitting.cuts import read_cuts, write_cuts
 from pipeline.splitting.decisions import decide, edited, read_decisions, wrong
@@ -27,11 +30,14 @@ from pipeline.system.outputs import write_json
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.checking.name_groups import Suggestion
+
 
 def main(name: str) -> None:
     everything = params.load()
     dataset, seed = everything.dataset(name), everything.seed
-    checked, classes = read_manifest(Path("data/checked", f"{name}.parquet"))
+    checked_file = Path("data/checked", f"{name}.parquet")
+    checked, classes = read_manifest(checked_file)
     decisions_file, cuts_file = Path("data/decided", f"{name}.csv"), Path("data/splits", f"{name}.json")
     decisions = read_decisions(decisions_file, checked, classes)
     cuts = read_cuts(cuts_file)
@@ -53,7 +59,14 @@ def main(name: str) -> None:
     counts = count(table, classes)
     write_cuts(cuts_file, cuts)  # before the table: no test set is ever there that is not remembered
     write_json(Path("reports", name, "split.json"), {**counts, "left_out": left_out, "decisions": changes})
-    write_page(Path("reports", name, "split.html"), "split.html", name=name, counts=counts)
+    overview = Overview(checked_file)
+    labels, sides = on_sides(overview, table)
+    shifts = overview.shifts_between(labels, sides)
+    whole = [
+        finding._replace(strips=[])  # the page of the images shows those
+        for finding in overall.drifted(shifts, overview.column("path"), labels, sides)
+    ]
+    write_page(Path("reports", name, "split.html"), "split.html", name=name, counts=counts, whole=whole)
     rows = pa.Table.from_pandas(table[SPLIT.names], SPLIT, preserve_index=False)
     write_tables(Path("data/splits", f"{name}.parquet"), [rows], classes, SPLIT)
     say(f"{name}: {in_words(counts['total'])}; left out: {in_words(left_out)}")
@@ -62,8 +75,34 @@ def main(name: str) -> None:
             f"{name}: {left_out['tested']} images are left out: they tested when split.test was larger; if no result"
             f" of then counts, restore {cuts_file} of before with git checkout"
         )
+    official = set(checked.official_split.dropna())  # those `check` has compared
+    drawn_shifts = [shift for shift in shifts if not official.issuperset(shift.sides)]
+    say(*(f"{name}: {line}" for line in drift.in_words(drawn_shifts)))
+    if dataset.split.group_by is None and overview.groups:
+        say(*straddling(name, overview.groups, table))
     if len(decisions):
         say(f"{name}: by {edited(decisions_file)}: {in_words(changes)}")
+
+
+def on_sides(overview: Overview, table: pd.DataFrame) -> tuple[list[str], list[str | None]]:
+    """The class and the split of each image of the overview's sample; None for the split of one that is left out."""
+    placed = table.set_index("path")[["label", "split"]].reindex(overview.column("path"))
+    labels = placed.label.fillna("").tolist()
+    return labels, placed.split.astype(object).where(placed.split.notna(), None).tolist()
+
+
+def straddling(name: str, groups: Suggestion, table: pd.DataFrame) -> list[str]:
+    """A line for groups of file names that are on several sides, if there are any."""
+    keys = table.path.str.extract(groups.pattern, expand=False)
+    sides = table.split.groupby(keys).agg(["size", "nunique"])
+    sides = sides[sides["size"] > 1]
+    torn = sides.index[sides["nunique"] > 1]
+    if torn.empty:
+        return []
+    return [
+        f"{name}: {len(torn)} of {len(sides)} groups that file names show, such as {torn[0]}, are on several sides: to"
+        f" keep each on one, set datasets.{name}.split.group_by: {name_groups.quoted(groups.pattern)}"
+    ]
 
 
 def refuse_kept_leaks(file: Path, decisions: pd.DataFrame, table: pd.DataFrame) -> None:

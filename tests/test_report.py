@@ -343,6 +343,60 @@ def test_bars_stand_at_their_values(browser: Browser, tmp_path: Path) -> None:
     assert browser.texts("figure:last-of-type .axis span") == ["", "all 0.125", ""]
 
 
+# the data set as a whole
+
+
+def with_faults() -> list[dict[str, Any]]:
+    """Two classes that differ in size, on two sides that differ in brightness, of patients with five images."""
+    return [
+        row(
+            f"{side}/{label}/patient{2 * (number // 5) + cat}_{number % 5}.png",
+            label,
+            width=(side_length := (30 if cat else 60) + number % 7),
+            height=side_length,
+            brightness=(0.2 if side == "test" else 0.7) + number % 9 / 100,
+            official_split=side,
+            phash=f"{number:016x}",
+        )
+        for side in ("train", "test")
+        for cat, label in enumerate(("dog", "cat"))
+        for number in range(60)
+    ]
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = prepare(tmp_path_factory.mktemp("faulty"), with_faults(), ["cat", "dog"])
+    project.must_run("report", "photos")
+    return project
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_findings_about_the_whole_come_first(chromium: Browser, faulty: Project, width: int) -> None:
+    chromium.open(page_of(faulty), width)
+    assert chromium.errors() == []
+    assert chromium.texts("main > :first-child h2") == ["The data set as a whole"]
+    assert chromium.texts("nav a")[0] == "The data set as a whole 3"
+    size, sides, groups = chromium.texts(".overall")
+    assert size.startswith("Size predicts the class\n\n") and "100 ± 0\u00a0% balanced accuracy" in size
+    assert "What it costs." in size and "blurred" in size and "What to do." in size
+    assert sides.startswith("Train and test differ in brightness")
+    assert groups.startswith("File names show groups\n\n24 groups") and "24 of them have images on several" in groups
+    assert chromium.texts(".overall code") == [r"group_by: '(patient\d+)_'"]
+    assert chromium.texts(".overall:first-of-type .row .group") == ["cat", "dog"]
+    for part, least in (("img", [10, 10, 10]), ("rect", [10, 10, 0])):
+        count = f"return [...document.querySelectorAll('.overall')].map(e => e.querySelectorAll('{part}').length)"
+        assert all(found >= wanted for found, wanted in zip(chromium.script(count), least, strict=True))
+    assert chromium.script("return document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+
+
+def test_how_well_each_attribute_predicts_the_class(chromium: Browser, faulty: Project) -> None:
+    chromium.open(page_of(faulty))
+    rows = {cells[0]: cells[1] for cells in chromium.cells("#predictors tbody tr")}
+    assert rows["size"] == "100.0 ± 0.0 %" and float(rows["brightness"].split()[0]) < 60
+    assert chromium.texts("#predictors .all th") == ["size", "bytes per pixel"]
+
+
 # filters
 
 
@@ -466,6 +520,17 @@ def test_tick_many(browser: Browser) -> None:
     browser.find("#exact_duplicate .tick").click()
     assert [line[0] for line in browser.lines()[1:]] == ["cat/same2.png", "cat/same3.png"]
     assert browser.texts("#label_conflict .tick") == []  # which label is wrong is for a person to say
+
+
+def test_tick_all_of_a_kind_by_keyboard(browser: Browser) -> None:
+    """Also those that are not shown yet, or have no thumbnail."""
+    button = browser.find("#blurry .tick")
+    assert button.text == "tick all 71" and len(browser.texts("#blurry .card")) == 28
+    button.send_keys(Keys.ENTER)
+    ticked = [line[0] for line in browser.lines()[1:]]
+    assert len(ticked) == 71 and browser.find("#decisions b").text == "71 images to drop."
+    assert ticked == browser.listed()["blurry"]
+    assert browser.script("return document.querySelectorAll('#blurry .drop input:checked').length") == 71
 
 
 def test_copy(browser: Browser) -> None:

@@ -18,6 +18,8 @@ from pipeline.images.items import Item, is_visible
 from pipeline.images.stored import TOO_MUCH, Content, Problem, Read
 from pipeline.system import memory
 
+MAKE, MODEL = 0x010F, 0x0110  # EXIF tags
+LONGEST = 80  # characters of a camera's name
 BROKEN = {"unreadable", "truncated", "corrupt", "not_an_image", "empty_file", "too_large"}
 
 
@@ -66,6 +68,7 @@ def inspect_one(task: Task, content: Read) -> dict[str, Any]:
         height=decoded.header.height,
         mode=decoded.header.mode,
         format=decoded.format,
+        camera=camera(decoded.header),
         phash=hashing.phash(fingerprint),
         pixel_hash=hashing.pixel_hash(seen),
         fingerprint=fingerprint.tobytes(),
@@ -73,6 +76,16 @@ def inspect_one(task: Task, content: Read) -> dict[str, Any]:
         thumbnail=ppm(contact_sheets.thumbnail(Image.fromarray(seen))) if task.shown else None,
     )
     return metadata
+
+
+def camera(image: Image.Image) -> str | None:
+    """Make and model of the camera by EXIF; None where there are none or they make no sense."""
+    try:
+        exif = image.getexif()
+        make, model = (" ".join(str(exif.get(tag) or "").replace("\0", " ").split()) for tag in (MAKE, MODEL))
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return None
+    return (model if model.startswith(make) else f"{make} {model}".strip())[:LONGEST] or None
 
 
 def unusable(task: Task, reason: str, issue: str = "unreadable") -> dict[str, Any]:

@@ -29,6 +29,7 @@ CHECKED = pa.schema(
         "mode": pa.string(),
         "format": pa.string(),
         "bytes": pa.int64(),
+        "camera": pa.string(),
         "sha256": pa.string(),
         "phash": pa.string(),
         "pixel_hash": pa.string(),

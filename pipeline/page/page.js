@@ -118,6 +118,7 @@ function show(section) {
   const wanted = Object.fromEntries(new FormData(filters));
   const filtered = Object.values(wanted).some(Boolean);
   const entries = found(section, wanted);
+  section.matching = entries;
   section.shown = entries.slice(0, section.limit);
   for (const entry of section.shown) {
     entry.element ??= section.groups ? group(entry, section) : card(entry.images[0], section);
@@ -128,11 +129,20 @@ function show(section) {
   element.classList.toggle("few", few); // several share a row
   element.querySelector(".list").replaceChildren(...section.shown.map((entry) => entry.element));
   element.querySelector(".shown span").textContent = caption(section, entries.length, filtered);
-  element.querySelector(".tick").hidden = gravest.includes(section.code); // there, each is a choice of its own
+  const tick = element.querySelector(".tick");
+  tick.hidden = gravest.includes(section.code); // there, each is a choice of its own
+  tick.textContent = tickAll(section);
   const rest = entries.length - section.shown.length;
   const more = element.querySelector(".more");
   more.hidden = rest === 0;
   more.textContent = `Show ${Math.min(rest, step(section))} more`;
+}
+
+function tickAll({ groups, matching }) {
+  const number = matching.length.toLocaleString("en");
+  if (!groups) return `tick all ${number}`;
+  const cut = matching.some((entry) => entry.images.length < entry.size);
+  return `tick all but the first of each of the ${number}${cut ? ", as far as they are shown" : ""}`;
 }
 
 function caption(section, matching, filtered) {
@@ -187,9 +197,8 @@ const cell = (text) => quoted(escapeFormula(text));
 function start() {
   for (const section of sections) {
     const button = section.element.querySelector(".tick");
-    button.textContent = section.groups ? "tick all but the first of each" : "tick all shown";
     button.addEventListener("click", () => {
-      mark(section.shown.flatMap((entry) => entry.images.slice(section.groups ? 1 : 0)), true);
+      mark(section.matching.flatMap((entry) => entry.images.slice(section.groups ? 1 : 0)), true);
     });
     section.element.querySelector(".more").addEventListener("click", () => {
       section.limit += step(section);
