@@ -133,7 +133,10 @@ def find_list(source: Source, place: str, file: str) -> tuple[str, bytes]:
             tables.append(item.path)
     if not found:
         has = f"; it has: {', '.join(tables)}" if tables else ""
-        raise UserError(f"{place} holds no {file!r}, which check.labels names{has}")
+        raise UserError(
+            f"{place} holds no {file!r}, which check.labels names{has}; expected the list among the images, where DVC"
+            " follows both"
+        )
     path = file if file in found else next(iter(found))
     if path != file and len(found) > 1:
         first, second, *_ = found
