@@ -263,6 +263,21 @@ def test_a_list_in_a_closed_archive(tmp_path: Path, form: str) -> None:
     assert [label for label, _, _ in labeled(archive).values()] == ["xx", "xx", "yy", "yy"]
 
 
+def test_a_list_beside_closed_archives(tmp_path: Path) -> None:
+    for archive in ("train", "test"):
+        photos(tmp_path / archive, [f"{archive}/{number}.png" for number in range(3)])
+        shutil.make_archive(str(tmp_path / "in" / archive), "zip", tmp_path / archive)
+    write(tmp_path / "in", ["id,label", "0,x", "train/1,y"], "train.csv")
+    (tmp_path / "in/test.zip").rename(tmp_path / "test.zip")
+    expected: dict[str, str | None] = {"train/0.png": "x", "train/1.png": "y", "train/2.png": None}
+    assert {path: label for path, (label, _, _) in labeled(tmp_path / "in", "train.csv").items()} == expected
+    (tmp_path / "test.zip").rename(tmp_path / "in/test.zip")
+    refused(tmp_path / "in", "line 2: '0' may be 'test/0.png' or 'train/0.png'", file="train.csv")
+    write(tmp_path / "in", ["id,label", "train/0,x", "train/1,y"], "train.csv")
+    expected |= dict.fromkeys(["test/0.png", "test/1.png", "test/2.png"])
+    assert {path: label for path, (label, _, _) in labeled(tmp_path / "in", "train.csv").items()} == expected
+
+
 NAMES = st.lists(
     st.text(st.sampled_from("ab1é ,;\"'#.=-"), min_size=1, max_size=4).map(str.strip).filter(
         lambda name: name and not name.startswith(".") and not name.endswith(".")
