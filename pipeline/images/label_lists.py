@@ -15,6 +15,7 @@ from pipeline.system.console import UserError
 COLUMNS = ("path", "id", "label", "split", "group")
 DELIMITERS = (",", ";", "\t", "|")
 BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, as Excel writes its "Unicode text"
+LONGEST_LABEL = 255  # characters, as of a folder
 NONE = -1
 
 
@@ -39,6 +40,7 @@ class LabelList:
         self.lines, self.label, self.split, self.group = array("q"), array("q"), array("b"), array("q")  # of each row
         self.splits = sorted(set(SPLIT_NAMES.values()))
         self.repeated = 0
+        self.spelled: dict[str, tuple[str, int]] = {}  # each label and its first line, by the label in small letters
         label_numbers, group_numbers = Numbers(self.labels), Numbers(self.groups)
 
         stream = open_text(content)
@@ -51,9 +53,7 @@ class LabelList:
                 name = plain_path(row["path"] if "path" in row else row["id"])
                 if not name:
                     raise self.wrong(line, "its path or id is empty")
-                label, group = unicodedata.normalize("NFC", row["label"]), row.get("group")
-                if class_names and label:
-                    label = self.name_of(line, label, class_names)
+                label, group = self.class_of(line, row["label"], class_names), row.get("group")
                 values = (
                     label_numbers[label] if label else NONE,
                     self.split_number(line, row.get("split", "")),
@@ -89,12 +89,22 @@ class LabelList:
             raise self.wrong(line, f"split {split!r}; expected one of {', '.join(SPLIT_NAMES)}, or nothing")
         return self.splits.index(SPLIT_NAMES[split.lower()])
 
-    def name_of(self, line: int, label: str, class_names: list[str]) -> str:
-        if not (label.isdecimal() and int(label) < len(class_names)):
-            raise self.wrong(
-                line, f"label {label!r}; expected a number below {len(class_names)}, because check.classes names those"
-            )
-        return class_names[int(label)]
+    def class_of(self, line: int, label: str, class_names: list[str] | None) -> str:
+        """The class that a label means. Raises UserError for what is no class or is another one's in other letters."""
+        label = unicodedata.normalize("NFC", label)
+        if len(label) > LONGEST_LABEL:
+            raise self.wrong(line, f"a label of {len(label)} characters; expected at most {LONGEST_LABEL}")
+        if class_names and label:
+            named = dict(zip(map(str, range(len(class_names))), class_names, strict=True))
+            if label not in named:
+                problem = f"label {label!r}; expected a number below {len(named)}, because check.classes names those"
+                raise self.wrong(line, problem)
+            return named[label]
+        key = label.lower() if len(label) > 1 else label  # of letters, `a` and `A` are two classes
+        other, first = self.spelled.setdefault(key, (label, line))
+        if other != label:
+            raise self.wrong(line, f"label {label!r} differs from {other!r} on line {first} in case alone")
+        return label
 
     def wrong(self, line: int, problem: str) -> UserError:
         return UserError(f"{self.where}, line {line}: {problem}")
