@@ -94,6 +94,8 @@ class LabelList:
         label = unicodedata.normalize("NFC", label)
         if len(label) > LONGEST_LABEL:
             raise self.wrong(line, f"a label of {len(label)} characters; expected at most {LONGEST_LABEL}")
+        if "</" in label:  # in DVC's page of plots, </script> would end the script
+            raise self.wrong(line, f"label {label!r}; expected none that holds '</', which begins the end of a tag")
         if class_names and label:
             named = dict(zip(map(str, range(len(class_names))), class_names, strict=True))
             if label not in named:
