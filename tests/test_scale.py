@@ -39,6 +39,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(root / "photos.zip", "w") as archive:
         for file in sorted(folder.rglob("*.png")):
             archive.write(file, file.relative_to(folder))
+    for name in ("parts", "linked"):
+        (root / name).mkdir()
+    for label in ("cat", "dog"):
+        (root / "linked" / label).symlink_to(folder / label)
+        with zipfile.ZipFile(root / "parts" / f"{label}.zip", "w") as archive:
+            for file in sorted((folder / label).iterdir()):
+                archive.write(file, file.name)
     return root
 
 
@@ -82,12 +89,14 @@ def s3(photos: Path) -> Iterator[dict[str, str]]:
     with s3_server() as environment:
         client = s3_client(environment)
         client.upload_file(str(photos / "photos.zip"), "bucket", "archives/photos.zip")
+        for label in ("cat", "dog"):
+            client.upload_file(str(photos / f"parts/{label}.zip"), "bucket", f"parts/{label}.zip")
         for file in sorted((photos / "photos").rglob("*.png")):
             client.upload_file(str(file), "bucket", str(file.relative_to(photos)))
         yield environment
 
 
-@pytest.mark.parametrize("place", ["archives/photos.zip", "photos", "archives"])
+@pytest.mark.parametrize("place", ["archives/photos.zip", "photos", "parts"])
 def test_the_same_bytes_from_s3(s3: dict[str, str], here: dict[str, bytes], project: Project, place: str) -> None:
     assert made(project, f"s3://bucket/{place}", **s3) == here
 
@@ -100,6 +109,11 @@ def test_the_same_bytes_over_ssh(
     shutil.copy(sshd.key, tmp_path / "home/.ssh/id_ed25519")
     address = f"ssh://{getpass.getuser()}@127.0.0.1:{sshd.port}{photos}/{place}"
     assert made(project, address, HOME=str(tmp_path / "home")) == here
+    if place == "photos":
+        linked = f"{address.removesuffix('photos')}linked"
+        project.dataset("photos", linked)
+        linked_too = project.run("check", "photos", HOME=str(tmp_path / "home"))
+        failed_in_one_line(linked_too, f"{linked}/cat is a link; expected a file or a folder in its place")
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def unread(link: str, path: str, root: Path) -> Entry | None:
     raises a UserError, since it may stand for a whole class.
     """
     leads_to = utf8(os.readlink(link))
-    remedy = "put what it leads to in its place, as cp -rL does, or remove it"
+    more, remedy = "", "put what it leads to in its place, as cp -rL does, or remove it"
     try:
         target = Path(link).resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: a loop, up to Python 3.12
@@ -47,14 +47,14 @@ def unread(link: str, path: str, root: Path) -> Entry | None:
         remedy = "correct or remove it"
     else:
         if target.is_dir():
-            why = "a link to a folder, behind which DVC tracks nothing"
+            why, more = "a link to a folder", ", behind which DVC tracks nothing"
         elif target.is_relative_to(root) or STORES.search(target.as_posix()) or target.parent in blobs(root):
             return None
         else:
             why = "a link out of the data set"
     if not is_visible(path):
         return problem(path, "unreadable", why)
-    raise UserError(f"{utf8(link)} is {why} ({leads_to}): {remedy}")
+    raise UserError(f"{utf8(link)} is {why} ({leads_to}){more}: {remedy}")
 
 
 def blobs(root: Path) -> list[Path]:
