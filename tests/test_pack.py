@@ -442,7 +442,7 @@ def test_before_check_has_run(project: Project) -> None:
 def test_what_a_killed_run_left_is_swept_away(three_each: Project) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
-    litter, others = (three_each.root / f"data/packed/.photos.{pid}.partial" for pid in (ended.pid, os.getpid()))
+    litter, others = (three_each.root / f"data/packed/.photos.{pid}.partial" for pid in (ended.pid, os.getppid()))
     for folder in (litter, others):
         folder.mkdir(parents=True)
         (folder / "images.npy").write_bytes(b"half")

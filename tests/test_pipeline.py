@@ -189,14 +189,6 @@ def test_nothing_runs_twice(digits: Clone, copy_of: CopyOf) -> None:
     assert_same(results(copy), results(digits))
 
 
-def test_running_everything_again_gives_the_same_bytes_elsewhere(digits: Clone, copy_of: CopyOf) -> None:
-    copy = copy_of(digits)
-    ran = copy.must_run("dvc", "repro", "--force", f"evaluate@{CNN}", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    for stage in ("download@digits", "check@digits", "split@digits", "pack@digits", f"train@{CNN}", f"evaluate@{CNN}"):
-        assert f"Running stage '{stage}'" in ran.out
-    assert_same(results(copy), results(digits))
-
-
 def test_outputs_tell_nothing_of_the_machine(digits: Clone) -> None:
     # as whole words: a short host name can stand in compressed pixels by chance
     private = (str(digits.root), str(digits.root.parent), socket.gethostname(), time.strftime("%Y-%m-%d"))
