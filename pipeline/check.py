@@ -41,7 +41,7 @@ def main(name: str) -> None:
     if dataset.check.labels:
         source = Labeled(source, dataset.source, dataset.check.labels, dataset.check.classes)
         listed = label_list.compare(name, source, dataset.check.max_quarantined)
-    inspected = Inspected(name, source)
+    inspected = Inspected(name, source, dataset.check.max_pixels)
     validation = Validation(inspected, dataset.check)
     stop_if_too_many_broken(name, inspected, validation, dataset.check.max_quarantined)
 

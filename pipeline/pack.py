@@ -11,6 +11,7 @@ from pipeline.system.entry import run_stage
 import hashlib
 from collections.abc import Iterator
 from functools import partial
+from math import inf
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -151,7 +152,7 @@ def pixels(
     """Each image as (height, width, channels) uint8. Runs in a worker process."""
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
         try:
-            image = upright(decode(content, path).image, channels)
+            image = upright(decode(content, path, inf).image, channels)  # `check` has limited them
         except ImageError as error:
             yield Problem(error.code, error.reason)
         else:

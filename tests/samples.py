@@ -12,7 +12,9 @@ from typing import Any
 
 import sklearn
 from PIL import Image
+from pillow_heif import register_heif_opener
 
+register_heif_opener()  # the tests write such files
 PHOTO_FILE = Path(sklearn.__file__).parent / "datasets/images/flower.jpg"
 
 
@@ -67,6 +69,7 @@ def samples() -> dict[str, bytes]:
         "pbm": encoded(image.convert("1"), "PPM"),
         "text ppm": text_ppm(),
         "avif": encoded(image, "AVIF"),
+        "heic": encoded(image, "HEIF"),
     }
 
 

@@ -41,7 +41,7 @@ from pipeline.images.items import Item
 from pipeline.images.sources import open_source
 from pipeline.system import memory, workers
 from pipeline.system.console import UserError
-from pipeline.system.memory import MOST_MEMORY
+from pipeline.system.memory import MOST_MEMORY, MOST_PIXELS
 from pipeline.system.workers.pool import cores
 
 COLUMNS = [
@@ -532,7 +532,7 @@ def test_a_source_that_changes_while_it_is_read(monkeypatch: pytest.MonkeyPatch,
     source = open_source(folder)
     (folder / "b/002.png").unlink()
     with pytest.raises(UserError, match=r"5 of 6 images: the source has changed; run it again"):
-        list(Inspected("photos", source).tables())
+        list(Inspected("photos", source, MOST_PIXELS).tables())
 
 
 def test_facts_of_another_source_are_not_used(project: Project) -> None:
@@ -851,11 +851,11 @@ def test_an_image_that_wants_too_much_is_blamed_where_there_is_memory(monkeypatc
     for does in ("png.load", "upright_pixels"):
         with monkeypatch.context() as patched:
             patched.setattr(f"pipeline.images.decode.{does}", greedy)
-            (found,) = metadata.inspect([task])
+            (found,) = metadata.inspect([task], MOST_PIXELS)
             assert (found["issues"], found["reason"]) == (["too_large"], "needs more memory than a worker may take")
             patched.setattr(memory, "would_give", lambda size=0: False)
             with pytest.raises(MemoryError):
-                list(metadata.inspect([task]))
+                list(metadata.inspect([task], MOST_PIXELS))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")

@@ -32,6 +32,7 @@ SAMPLES = samples()
 CODES = {"unreadable", "truncated", "corrupt", "not_an_image", "empty_file", "too_large"}
 WARNINGS = {
     *("format_mismatch", "exif_rotated", "corrupt_exif", "unexpected_mode", "animated", "trailing_data"),
+    *("damaged_metadata", "color_profile", "clipped"),
 }
 SECONDS = 5  # for one small file on a busy machine
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "1"))  # more by hand

@@ -231,8 +231,7 @@ MODES: dict[str, tuple[Image.Image, str, np.ndarray]] = {
     "16 bits in a TIFF": (Image.fromarray(WIDE), "TIFF", WIDE // 256),
     "16 bits big-endian": (Image.fromarray(WIDE.astype(">u2")), "TIFF", WIDE // 256),
     "32 bits that hold 16": (Image.fromarray(WIDE.astype(np.int32)), "TIFF", WIDE // 257),
-    "32 bits that hold 8": (Image.fromarray(GRAY.astype(np.int32)), "TIFF", GRAY),
-    "float": (Image.fromarray(GRAY.astype(np.float32)), "TIFF", GRAY),
+    "float": (Image.fromarray(GRAY / np.float32(255)), "TIFF", GRAY),
     "CMYK": (Image.fromarray(np.dstack([COLOR, ALPHA]), "CMYK"), "TIFF", (255 - COLOR) * (1 - OPACITY)),
 }  # fmt: skip
 

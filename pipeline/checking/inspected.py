@@ -5,6 +5,7 @@ Memory use does not grow with the source, and an interrupted inspection resumes 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from itertools import count, islice
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.checking import contact_sheets, hashing, metadata
 from pipeline.images import stored
+from pipeline.images.formats import heif
 from pipeline.images.sources import Source
 from pipeline.images.tables import CHECKED
 from pipeline.system import workers
@@ -44,23 +46,24 @@ class Inspected:
     What has no valid part yet is inspected at once. Parts of another source or by other code are removed.
     """
 
-    def __init__(self, name: str, source: Source) -> None:
+    def __init__(self, name: str, source: Source, max_pixels: int) -> None:
         self.root = CHECKPOINTS / f"check@{name}"  # no experiment has a name with @
         code = version("images", "checking")
-        inputs = f"{source.fingerprint} {source.classes} {code}"
+        inputs = f"{source.fingerprint} {source.classes} {max_pixels} {code}"
         key = hashlib.sha256(inputs.encode()).hexdigest()[:32]
         self.folder = self.root / key
         self.count = source.count
         for other in self.root.glob("*"):
             if other != self.folder:  # of another source, or by other code
                 remove(other)
-        self.inspect(source)
+        self.inspect(source, max_pixels)
 
-    def inspect(self, source: Source) -> None:
+    def inspect(self, source: Source, max_pixels: int) -> None:
         """Inspect the images for which there is no part yet."""
         done = self.parts_to_keep()
+        function = functools.partial(metadata.inspect, max_pixels=max_pixels)
         rows_done = min(done * PART_ROWS, self.count)
-        left = workers.ordered_map(metadata.inspect, tasks(source, rows_done), task_size, metadata.unusable, task_name)
+        left = workers.ordered_map(function, tasks(source, rows_done), task_size, metadata.unusable, task_name)
         rows = iter(progress(left, total=self.count, initial=rows_done, unit=" images"))
         for number in count(done):
             part = list(islice(rows, PART_ROWS))
@@ -156,9 +159,12 @@ class Inspected:
 
 
 def gives_up(part: Path) -> bool:
-    """Whether a part has an image whose worker crashed or hung. It is tried again: the machine may have been busy."""
+    """Whether a part has an image that is tried again.
+
+    Its worker crashed or hung, because the machine was busy perhaps, or its decoder was not installed.
+    """
     reasons = pq.ParquetFile(part).read(["reason"])["reason"]
-    return any(pc.any(pc.starts_with(reasons, why)).as_py() for why in (workers.CRASHED, workers.LATE))
+    return any(pc.any(pc.starts_with(reasons, why)).as_py() for why in (workers.CRASHED, workers.LATE, heif.MISSING))
 
 
 def tasks(source: Source, done: int) -> Iterator[metadata.Task]:

@@ -29,26 +29,26 @@ class Task(NamedTuple):
     shown: bool  # on a contact sheet, for which it needs a thumbnail
 
 
-def inspect(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
-    """The metadata of each image, keyed as the columns of `inspected.METADATA`.
+def inspect(tasks: Iterable[Task], max_pixels: int) -> Iterator[dict[str, Any]]:
+    """The metadata of each image, keyed as the columns of `inspected.METADATA`. Larger images are not decoded.
 
     Raises MemoryError if the system has too little memory for an image.
     """
     tasks = list(tasks)
     for task, content in zip(tasks, stored.read_all(task.content for task in tasks), strict=True):
         try:
-            yield inspect_one(task, content)
+            yield inspect_one(task, content, max_pixels)
         except MemoryError:
             if not memory.would_give():
                 raise
             yield unusable(task, TOO_MUCH, "too_large")
 
 
-def inspect_one(task: Task, content: Read) -> dict[str, Any]:
+def inspect_one(task: Task, content: Read, max_pixels: int) -> dict[str, Any]:
     """The metadata of one image. Raises MemoryError if the system has too little memory for it."""
     metadata = known_unread(task.item, content)
     try:
-        decoded = decode.decode(content, task.item.path)
+        decoded = decode.decode(content, task.item.path, max_pixels)
     except ImageError as error:
         return {**metadata, "issues": [error.code], "reason": error.reason}
     issues = decoded.warnings
@@ -66,7 +66,7 @@ def inspect_one(task: Task, content: Read) -> dict[str, Any]:
         measured,
         width=decoded.header.width,
         height=decoded.header.height,
-        mode=decoded.header.mode,
+        mode=decoded.mode,
         format=decoded.format,
         camera=camera(decoded.header),
         phash=hashing.phash(fingerprint),

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pipeline.config.fields import Address, Fraction, Strict, shown
+from pipeline.system.memory import MOST_PIXELS
 
 # The protocols of fsspec that read over a network. Its others read this machine's own files, or chain addresses
 NETWORKS = (
@@ -122,6 +123,7 @@ class Check(Strict):
     labels: Annotated[str, Field(min_length=1)] | None = None  # a list inside the source, instead of class folders
     classes: list[str] | None = None  # names for formats and lists that only number their classes
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.01  # fraction of broken images that is accepted
+    max_pixels: Annotated[int, Field(gt=0)] = MOST_PIXELS  # width times height of an image that is decoded
     outliers: Outliers = Outliers()
     near_duplicates: NearDuplicates | Literal[False] = NearDuplicates()
 

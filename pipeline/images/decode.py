@@ -15,20 +15,26 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
+from pipeline.images import profiles
 from pipeline.images.errors import ImageError
-from pipeline.images.formats import SUFFIXES, integrity, jpeg, magic, png, tiff
-from pipeline.images.formats.integrity import MOST_PIXELS, limit_pixels
+from pipeline.images.formats import DAMAGED_METADATA, SUFFIXES, avif, heif, integrity, jpeg, magic, png, tiff
+from pipeline.images.formats.integrity import limit_pixels
+from pipeline.images.modes import displayable
 from pipeline.images.stored import TOO_MUCH, Problem, Read
 from pipeline.system import memory
+from pipeline.system.memory import MOST_PIXELS
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # they are about metadata; damaged pixels raise
 Image.MAX_IMAGE_PIXELS = None  # limit_pixels checks it
 
 INSPECT = {
-    "JPEG": jpeg.inspect, "PNG": png.inspect, "GIF": integrity.gif, "BMP": integrity.bmp, "WEBP": integrity.webp,
-    "TIFF": tiff.inspect, "PPM": integrity.ppm, "AVIF": integrity.avif,
+    "JPEG": jpeg.inspect, "PNG": png.inspect, "GIF": integrity.gif, "WEBP": integrity.webp, "PPM": integrity.ppm,
+    "AVIF": integrity.boxes, "HEIF": integrity.boxes,
 }  # fmt: skip
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+INSPECT_WITH_SIZE = {"BMP": integrity.bmp, "TIFF": tiff.inspect}  # these compare the limit with what the file says
+OPEN = {"AVIF": avif.open_image, "HEIF": heif.open_image}  # Image.open knows too few of their brands
+# Other decoders read on by themselves
+WITHOUT_DAMAGE = {"JPEG": jpeg.without_damage, "PNG": png.without_damage, "TIFF": tiff.without_damage}
 PER_PIXEL = 20  # bytes of memory that a decoder takes at most, measured for all formats
 LIBRARY = 64 * 1024**2  # bytes that a decoder's library takes; without it Pillow does not know the format
 TOO_LARGE = ("decompressed data too large", "too much memory")  # in messages of Pillow; so are the following
@@ -41,9 +47,10 @@ UPRIGHT = {
 
 
 class Decoded(NamedTuple):
-    """The first frame of an image, as it is stored: EXIF orientation is not applied."""
+    """The first frame of an image, with 8 bits a sample: EXIF orientation is not applied."""
 
-    header: Image.Image  # size, mode and EXIF; the pixels too, unless `pixels` has them
+    header: Image.Image  # size and EXIF; the pixels too, unless `pixels` has them
+    mode: str  # as it is stored
     format: str
     warnings: list[str]
     pixels: NDArray[np.uint8] | None = None  # (H, W, 3) uint8, where the decoder gives an array
@@ -58,16 +65,17 @@ class Decoded(NamedTuple):
         return image
 
 
-def decode(content: Read, path: str) -> Decoded:
+def decode(content: Read, path: str, max_pixels: float = MOST_PIXELS) -> Decoded:
     """Decode every pixel of one image. Of `path`, only the suffix matters.
 
-    Raises ImageError for anything but a whole image of at most MOST_PIXELS pixels, and MemoryError where the system
+    Raises ImageError for anything but a whole image of at most `max_pixels` pixels, and MemoryError where the system
     has too little memory for such an image.
     """
     if isinstance(content, Problem):
         raise ImageError(*content)
     if isinstance(content, np.ndarray):
-        return Decoded(Image.fromarray(content), "array", [])
+        image = Image.fromarray(content)
+        return Decoded(image, image.mode, "array", [])
     if not content:
         raise ImageError("empty_file", "0 bytes")
     stored_as = magic.image_format(content)
@@ -75,10 +83,12 @@ def decode(content: Read, path: str) -> Decoded:
         raise ImageError(*magic.describe(content))
     needed = LIBRARY
     try:
-        found = INSPECT[stored_as](content)
+        found = inspect(stored_as, content, max_pixels)
+        if DAMAGED_METADATA in found and stored_as in WITHOUT_DAMAGE:
+            content = WITHOUT_DAMAGE[stored_as](content)
         needed = MOST_PIXELS * PER_PIXEL  # until its size is known
-        image = Image.open(io.BytesIO(content), formats=[stored_as])
-        limit_pixels(image.width, image.height)
+        image = open_image(stored_as, content)
+        limit_pixels(image.width, image.height, max_pixels)
         needed = image.width * image.height * PER_PIXEL
         pixels = None
         if stored_as == "JPEG":
@@ -88,16 +98,33 @@ def decode(content: Read, path: str) -> Decoded:
         else:
             image.load()
             loaded = image
-        if loaded.mode not in MODES:
-            raise ImageError("unreadable", f"color mode {loaded.mode}")
-        limit_pixels(loaded.width, loaded.height)  # a frame may enlarge the canvas
+        limit_pixels(loaded.width, loaded.height, max_pixels)  # a frame may enlarge the canvas
+        shown, clipped = displayable(loaded, stored_as, content)
+        issues = [*oddities(loaded, stored_as, path), *found, *clipped, *profiles.issues(shown)]
     except ImageError:
         raise
     except Exception as error:  # decoders raise anything, also where they get no memory
         if not memory.would_give(LIBRARY if isinstance(error, UnidentifiedImageError) else needed):
             raise MemoryError from None
         raise unusable(error) from None
-    return Decoded(loaded, image.format or stored_as, [*oddities(loaded, stored_as, path), *found], pixels)
+    return Decoded(shown, loaded.mode, image.format or stored_as, list(dict.fromkeys(issues)), pixels)
+
+
+def inspect(stored_as: str, content: bytes, max_pixels: float) -> list[str]:
+    """Issue codes of a file. Raises ImageError where a part of it is damaged or missing."""
+    if stored_as in INSPECT_WITH_SIZE:
+        return INSPECT_WITH_SIZE[stored_as](content, max_pixels)
+    return INSPECT[stored_as](content)
+
+
+def open_image(stored_as: str, content: bytes) -> Image.Image:
+    """The image with its size and mode, not yet decoded. Raises what its decoder raises."""
+    if stored_as not in OPEN:
+        return Image.open(io.BytesIO(content), formats=[stored_as])
+    try:
+        return OPEN[stored_as](content)
+    except SyntaxError as error:
+        raise UnidentifiedImageError(str(error)) from None
 
 
 def unusable(error: Exception) -> ImageError:
@@ -125,6 +152,8 @@ def oddities(image: Image.Image, stored_as: str, path: str) -> list[str]:
         found.append("corrupt_exif")
     if image.mode not in ("L", "RGB"):
         found.append("unexpected_mode")
+    if stored_as in ("AVIF", "HEIF") and getattr(image, "n_frames", 1) > 1:
+        found.append("animated")
     return found
 
 
@@ -140,27 +169,22 @@ def orientation(image: Image.Image) -> int:
 def exif_is_corrupt(image: Image.Image) -> bool:
     """Whether there is EXIF that points beyond its own end or gives an orientation other than 1 to 8."""
     try:
-        block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-        return bool(block) and "corrupt_exif" in tiff.odd_orientation(next(tiff.directories(block)))
+        block = (image.info.get("exif") or b"").removeprefix(b"Exif\0\0")
+        if not block:
+            return False
+        first = next(tiff.directories(block))
+        return bool(first.beyond) or "corrupt_exif" in tiff.odd_orientation(first)
     except (ImageError, StopIteration):
         return True
 
 
 def upright(image: Image.Image, channels: int) -> Image.Image:
-    """The image as a person sees it: EXIF orientation applied, transparency on white, 8 bits.
+    """A decoded image as a person sees it: EXIF orientation applied, transparency on white.
 
     Its mode is L for 1 channel, RGB for 3.
     """
     turn = UPRIGHT.get(orientation(image))
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        values = np.asarray(image, np.float64)
-        highest = np.nan_to_num(values).max(initial=0)
-        # above 255, 16 bits are stored in a wider mode; floats up to 1 are fractions of white
-        scale = 257.0 if highest > 255 else 1 / 255 if image.mode == "F" and highest <= 1 else 1.0
-        image = Image.fromarray((np.nan_to_num(values) / scale).clip(0, 255).astype(np.uint8))
-    elif image.has_transparency_data:
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)

@@ -36,7 +36,9 @@ ISSUES = {
     "corrupt": Issue("Corrupt", "It opens, but the decoder had to guess: part of the picture is damaged.", "bytes"),
     "not_an_image": Issue("Not an image", "In no known image format, whatever its name says.", "bytes"),
     "empty_file": Issue("Empty files", "A file of 0 bytes."),
-    "too_large": Issue("Too large", "More pixels or bytes than any photo has: a decompression bomb.", "bytes", "high"),
+    "too_large": Issue(
+        "Too large", "More pixels than check.max_pixels allows, or bytes than any photo has.", "bytes", "high"
+    ),
     "no_label": Issue("Without a class", "An image outside every class folder, or a hidden one."),
     "blank": Issue("Blank", "One color all over: nothing to learn from.", "contrast", "low"),
     "dark": Issue("Dark", "Far darker than the rest of this data set.", "brightness", "low"),
@@ -51,6 +53,15 @@ ISSUES = {
     "format_mismatch": Issue("Misnamed", "In another format than the file name says; read correctly.", "format"),
     "exif_rotated": Issue("Rotated by EXIF", "Stored turned; turned upright before use."),
     "corrupt_exif": Issue("Corrupt EXIF", "Metadata that makes no sense; the picture is whole."),
+    "damaged_metadata": Issue(
+        "Damaged metadata", "Text, a color profile or stray bytes beside the pixels are damaged; the picture is whole."
+    ),
+    "color_profile": Issue(
+        "Color profiles", "Made for other colors than sRGB; used as stored, unless pack.color_profile says srgb."
+    ),
+    "clipped": Issue(
+        "Clipped", "Values darker than black or brighter than white of their format were cut off.", "brightness", "high"
+    ),
     "unexpected_mode": Issue(
         "Unusual color modes", "Neither gray nor RGB with 8 bits: palette, alpha, CMYK, 16 bits; converted.", "mode"
     ),

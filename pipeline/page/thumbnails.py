@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Iterator
+from math import inf
 from operator import itemgetter
 
 from pipeline.images import stored
@@ -41,7 +42,7 @@ def draw(tasks: Iterable[Task]) -> Iterator[tuple[str, str] | None]:
 
 
 def encode(content: Read, path: str) -> str:
-    image = upright(decode(content, path).image, channels=3)
+    image = upright(decode(content, path, inf).image, channels=3)  # `check` has limited them
     image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY, optimize=True)

@@ -113,7 +113,10 @@ def refuse_impossible(file: Path, row: dict[str, Any], facts: dict[Any, Any], cl
             file, line, f"no class {label!r}{hint(label, classes)}; there are: {', '.join(classes[:LISTED])}{more}"
         )
     if decision == "keep" and facts["pixel_hash"] is None:
-        raise wrong(file, line, f"{path!r} can't be kept: it can't be decoded ({', '.join(facts['issues'])})")
+        problem = f"{path!r} can't be kept: it can't be decoded ({', '.join(facts['issues'])})"
+        if "too_large" in facts["issues"]:
+            problem += f"; if it has too many pixels, raise datasets.{file.stem}.check.max_pixels in params.yaml"
+        raise wrong(file, line, problem)
     if decision == "keep" and not (label or facts["label"]):
         raise wrong(file, line, f"{path!r} can't be kept without a class: it is in no class folder; expected a label")
 

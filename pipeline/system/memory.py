@@ -9,7 +9,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-MOST_MEMORY = 4 * 1024**3  # address space of a worker in bytes, several times what the largest image needs
+MOST_MEMORY = 4 * 1024**3  # address space of a worker in bytes
+MOST_PIXELS = 178_956_970  # of an image that is decoded, where nothing else is said: half a GB as RGB, Pillow's limit
 
 # Files of a control group with its limit and use, and the key of memory.stat for cached files, which are given up first
 CGROUP = ("memory.max", "memory.current", "inactive_file")

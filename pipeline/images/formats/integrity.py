@@ -12,20 +12,19 @@ import struct
 
 from pipeline.images.errors import ImageError
 
-MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb: a quarter of a GB as RGB
 RLE = (1, 2)  # BMP's run-length encodings
 PROFILED = 124  # bytes of the latest BMP header, with which a color profile may follow the pixels
 MOST_PADDING = 15  # bytes that some programs write after a BMP's pixels
-# Kinds of boxes at the top level of an AVIF file
+# Kinds of boxes at the top level of an AVIF or HEIF file
 BOXES = {b"ftyp", b"meta", b"mdat", b"moov", b"moof", b"mfra", b"sidx", b"free", b"skip", b"uuid", b"udta", b"pdin"}
 NUMBER = rb"(?:\s|#[^\n]*\n)+(\d{1,9})"
 PPM_HEADER = re.compile(rb"P([56])" + 3 * NUMBER + rb"\s")
 
 
-def limit_pixels(width: int, height: int) -> None:
+def limit_pixels(width: int, height: int, most: float) -> None:
     """Raises ImageError for more pixels than are decoded, whatever the file holds."""
-    if width * height > MOST_PIXELS:
-        raise ImageError("too_large", f"{width}×{height} pixels")
+    if width * height > most:
+        raise ImageError("too_large", f"{width}×{height} pixels, more than check.max_pixels = {most} allows")
 
 
 def cut(where: str) -> ImageError:
@@ -81,14 +80,13 @@ def webp(content: bytes) -> list[str]:
     return ["animated"] * (frames > 1) + trailing(content, max(at, end))
 
 
-def avif(content: bytes) -> list[str]:
-    """Follow the boxes of an AVIF file, each of which begins with its size and kind (ISO/IEC 14496-12, section 4.2)."""
+def boxes(content: bytes) -> list[str]:
+    """Follow the boxes of an AVIF or HEIF file. Each begins with its size and kind (ISO/IEC 14496-12, section 4.2)."""
     at = 0
-    odd = ["animated"] if content[8:12] == b"avis" else []
     while at < len(content):
         size, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
         if len(kind) == 4 and kind not in BOXES:
-            return [*odd, "trailing_data"]
+            return ["trailing_data"]
         if size == 1:
             size = int.from_bytes(content[at + 8 : at + 16], "big")
         if at + max(size, 8) > len(content):
@@ -96,10 +94,10 @@ def avif(content: bytes) -> list[str]:
         if size < 8:  # 0: to the end of the file
             break
         at += size
-    return odd
+    return []
 
 
-def bmp(content: bytes) -> list[str]:
+def bmp(content: bytes, most_pixels: float) -> list[str]:
     """Compare the length of a BMP with its header. Rows are padded to 4 bytes (Windows' BITMAPINFOHEADER)."""
     if len(content) < 30:
         raise cut("in its header")
@@ -112,7 +110,7 @@ def bmp(content: bytes) -> list[str]:
         compression = 0
     elif len(content) >= 38:
         stored = int.from_bytes(content[34:38], "little")
-    limit_pixels(width, abs(height))
+    limit_pixels(width, abs(height), most_pixels)
     if compression not in RLE:
         stored = (width * bits + 31) // 32 * 4 * abs(height)
     if start + stored > len(content):

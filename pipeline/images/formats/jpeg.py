@@ -1,14 +1,12 @@
 """JPEG: check the segments that its markers begin, and decode it without accepting what libjpeg guesses.
 
-For damaged data, libjpeg makes up pixels and only warns, and Pillow does not pass the warnings on. The markers are
-described in ITU-T T.81, Annex B.
+For damaged data, libjpeg makes up pixels and only warns, and Pillow does not pass the warnings on.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
@@ -16,17 +14,26 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.images.errors import ImageError
+from pipeline.images.formats import DAMAGED_METADATA
 from pipeline.images.formats.integrity import cut, trailing
+from pipeline.images.formats.jpeg_segments import (
+    APP2,
+    BASELINE,
+    DHT,
+    EOI,
+    FRAMES,
+    PROGRESSIVE,
+    SOS,
+    damaged_ranges,
+    huffman_tables,
+    segments,
+    without,
+)
 from pipeline.images.formats.tiff import directories
 
-# Inside image data, 0xFF is followed by 0 (it is a byte of data), 0xFF (it fills up) or D0 to D7 (a restart)
-MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-EOI, SOS, DHT, APP2 = 0xD9, 0xDA, 0xC4, 0xE2
-BARE = (EOI, 0xD8, 0x01)  # markers that stand alone, without a segment
-BASELINE, PROGRESSIVE = (0xC0, 0xC1), (0xC2, 0xCA)  # Huffman sequential; Huffman and arithmetic progressive
-FRAMES = {*range(0xC0, 0xD0)} - {DHT, 0xC8, 0xCC}  # markers of frame headers (SOF)
 MOST_SCANS = 100  # a file usually has 1 to 20; the decoder goes through the whole image for each
 END_OF_BLOCK = 0  # the symbol that ends a block; if its Huffman code is all zeros, flat areas are runs of zero bits
+AC_OF_LUMINANCE = 0x10  # the Huffman table for it, usually
 HOLE = bytes(64)  # otherwise image data never holds so many zero bytes: some program has failed to write them
 MP_ENTRIES = 0xB002  # tag of the index of a multi-picture file: 16 bytes for each picture
 JFIF_VERSION = re.compile(rb"(\xff\xe0..JFIF\0)..", re.DOTALL)
@@ -43,9 +50,9 @@ def inspect(content: bytes) -> list[str]:
     Raises ImageError for missing or damaged parts that the decoder does not notice, and for more than MOST_SCANS scans.
     """
     scans = scan = frame = components = kind = end = last = 0
-    zeros = 1  # symbol whose Huffman code is all zeros; 1 in the standard's tables, for files without any
+    zeros = 1  # the symbol whose Huffman code is all zeros; 1 in the standard's tables, for files without any
     exact: set[tuple[int, int]] = set()  # (component, coefficient) that progressive scans have completed
-    for kind, begin, end in segments(content):
+    for _, kind, begin, end in segments(content):
         body = content[begin:end]
         if kind == SOS:
             scans, scan = scans + 1, end
@@ -54,7 +61,7 @@ def inspect(content: bytes) -> list[str]:
             if frame in PROGRESSIVE:
                 exact |= brought_to_full_precision(body)
         elif kind == DHT:
-            zeros = meaning_of_zeros(body, zeros)
+            zeros = dict(huffman_tables(body)).get(AC_OF_LUMINANCE, zeros)
         elif kind in FRAMES:
             frame, components = kind, int.from_bytes(body[5:6], "big")
         elif kind == APP2 and body.startswith(b"MPF\0"):
@@ -67,21 +74,17 @@ def inspect(content: bytes) -> list[str]:
         raise cut(f"after {scans} scans, before its details")
     if frame in BASELINE and scans == 1 and zeros != END_OF_BLOCK and content.find(HOLE, scan, end) >= 0:
         raise ImageError("corrupt", "a hole of zero bytes in its image data")
+    odd = [DAMAGED_METADATA] if damaged_ranges(content) else []
     if last and end < len(content):  # else some program has kept the first picture only
-        if EOI not in (kind for kind, _, _ in segments(content, last)):
+        if EOI not in (segment.kind for segment in segments(content, last)):
             raise cut("in its last picture")
-        return []
-    return trailing(content, end)
+        return odd
+    return odd + trailing(content, end)
 
 
-def segments(content: bytes, at: int = 2) -> Iterator[tuple[int, int, int]]:
-    """Yield the marker of each segment and where its body begins and ends, up to the end of the image."""
-    while marker := MARKER.search(content, at):
-        kind, begin = content[marker.end() - 1], marker.end()
-        at = begin if kind in BARE else begin + int.from_bytes(content[begin : begin + 2], "big")
-        yield kind, min(begin + 2, at), at
-        if kind == EOI:
-            return
+def without_damage(content: bytes) -> bytes:
+    """The same picture without what is damaged outside of it."""
+    return without(content, damaged_ranges(content))
 
 
 def brought_to_full_precision(scan: bytes) -> set[tuple[int, int]]:
@@ -91,16 +94,6 @@ def brought_to_full_precision(scan: bytes) -> set[tuple[int, int]]:
         return set()
     first, last = scan[1 + 2 * count], min(scan[2 + 2 * count], 63)
     return {(component, number) for component in scan[1 : 1 + 2 * count : 2] for number in range(first, last + 1)}
-
-
-def meaning_of_zeros(tables: bytes, known: int) -> int:
-    """The symbol whose Huffman code is all zeros for the AC coefficients of luminance; `known` without such a table."""
-    at = 0
-    while at + 17 < len(tables):
-        if tables[at] == 0x10:
-            known = tables[at + 17]
-        at += 17 + sum(tables[at + 1 : at + 17])
-    return known
 
 
 def last_picture(index: bytes) -> int:

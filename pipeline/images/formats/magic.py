@@ -16,11 +16,14 @@ SIGNATURES = {
     "WEBP": rb"RIFF.{4}WEBP",
     "TIFF": rb"II\*\0|MM\0\*|II\+\0|MM\0\+",
     "PPM": rb"P[1-6][\s#]|Pf\s",
-    "AVIF": rb".{4}ftypavi[fs]",
 }
+# Brands of files in boxes (ISO/IEC 14496-12, section 4.3): what a reader must know to read them
+BOXES = re.compile(rb"(.{4})ftyp(.{4})", re.DOTALL)
+AVIF_BRANDS = {b"avif", b"avis", b"MA1A", b"MA1B"}
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"}
+AV1_ITEM = b"av01"  # the kind of an item, in a file whose brands leave open what is in it
 # Images of other formats. They are reported even where the file's name is not that of an image
 OTHER_IMAGES = {
-    "a HEIC image": rb".{4}ftyp(hei|hev|mif1|msf1)",
     "a JPEG XL image": rb"\xff\x0a|\0\0\0\x0cJXL ",
     "a JPEG 2000 image": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
     "an image for iOS (CgBI)": rb"\x89PNG.{8}CgBI",
@@ -77,7 +80,21 @@ READ = 4096  # bytes that are looked at
 
 def image_format(content: bytes) -> str | None:
     """Pillow's name of the format; None for a file that is in none of the formats that are read."""
-    return next((name for name, pattern in IS_FORMAT.items() if pattern.match(content)), None)
+    found = next((name for name, pattern in IS_FORMAT.items() if pattern.match(content)), None)
+    return found or format_by_brand(content)
+
+
+def format_by_brand(content: bytes) -> str | None:
+    """AVIF or HEIF by the brands of a file in boxes: the first that tells, from its major brand on; else None."""
+    boxes = BOXES.match(content)
+    if boxes is None:
+        return None
+    compatible = content[16 : min(int.from_bytes(boxes[1], "big"), READ)]
+    brands = [boxes[2], *(compatible[at : at + 4] for at in range(0, len(compatible), 4))]
+    if not AVIF_BRANDS.union(HEIF_BRANDS).intersection(brands):
+        return None
+    codecs = [brand in AVIF_BRANDS for brand in brands if brand in AVIF_BRANDS or brand[:2] == b"he"]
+    return "AVIF" if (codecs[0] if codecs else AV1_ITEM in content[:READ]) else "HEIF"
 
 
 def describe(content: bytes) -> Problem:

@@ -8,31 +8,40 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from pipeline.images.errors import ImageError
+from pipeline.images.formats import DAMAGED_METADATA
 from pipeline.images.formats.integrity import cut, trailing
 
 SIGNATURE = 8  # bytes
-PALETTE, RGB = 3, 2  # color types
-SAMPLES = {0: 1, RGB: 3, PALETTE: 1, 4: 2, 6: 4}  # values of a pixel, by color type
+GRAY, RGB, PALETTE = 0, 2, 3  # color types
+SAMPLES = {GRAY: 1, RGB: 3, PALETTE: 1, 4: 2, 6: 4}  # values of a pixel, by color type
 READ = 4096  # bytes that the decoder is given at a time
+# Chunks that may be missing, but without which the pixels would be others: transparency, frames of an animation
+PIXELS = {"tRNS", "acTL", "fcTL", "fdAT"}
+LEAST = {"gAMA": 4, "cHRM": 32, "sRGB": 1, "pHYs": 9}  # bytes of chunks that Pillow refuses to read if they are shorter
+COMPRESSED = ("iCCP", "zTXt")  # a name, a zero byte, the compression method (0, or Pillow refuses it), compressed data
 MOST_REST = 64  # bytes that may follow the last row: the end of the compressed stream and its checksum
 
 
 def inspect(content: bytes) -> list[str]:
     """Check the chunks of a PNG and return issue codes. Raises ImageError unless all are there and whole."""
-    view, end = memoryview(content), SIGNATURE
     kinds: Counter[str] = Counter()
-    frames = 1
+    frames, damaged = 1, False
+    end = SIGNATURE
     for kind, at, end in chunks(content):
-        if zlib.crc32(view[at - 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+        if not is_needed(kind):
+            damaged = damaged or is_damaged(content, kind, at, end)
+        elif not has_right_checksum(content, at, end):
             raise ImageError("corrupt", f"wrong checksum of chunk {kind}")
         if (kind == "IHDR") != (not kinds):
             raise ImageError("corrupt", f"chunk {kind} out of place")
         if kind == "acTL":
-            frames = int.from_bytes(view[at : at + 4], "big")
+            frames = int.from_bytes(content[at : at + 4], "big")
         kinds[kind] += 1
     depth, color = content[SIGNATURE + 16 : SIGNATURE + 18]
     for needed in ("IDAT", "PLTE") if color == PALETTE else ("IDAT",):
@@ -40,10 +49,36 @@ def inspect(content: bytes) -> list[str]:
             raise ImageError("corrupt", f"without chunk {needed}")
     if kinds["fcTL"] < frames > 1:
         raise cut(f"after {kinds['fcTL']} of {frames} frames")
-    odd = ["animated"] if frames > 1 else []
+    odd = ["animated"] * (frames > 1) + [DAMAGED_METADATA] * damaged
     if depth == 16 and color == RGB:  # Pillow reduces these to 8 bits
         odd.append("unexpected_mode")
     return odd + trailing(content, end)
+
+
+def is_needed(kind: str) -> bool:
+    """Whether the pixels depend on chunks of a kind. Those that every decoder must read begin with a capital letter."""
+    return kind[0].isupper() or kind in PIXELS
+
+
+def has_right_checksum(content: bytes, at: int, end: int) -> bool:
+    return zlib.crc32(memoryview(content)[at - 4 : end - 4]) == int.from_bytes(content[end - 4 : end], "big")
+
+
+def is_damaged(content: bytes, kind: str, at: int, end: int) -> bool:
+    """Whether a chunk on which no pixel depends has another checksum than it says, or can't be read."""
+    if not has_right_checksum(content, at, end) or end - 4 - at < LEAST.get(kind, 0):
+        return True
+    return kind in COMPRESSED and content[at : end - 4].partition(b"\0")[2][:1] != b"\0"
+
+
+def without_damage(content: bytes) -> bytes:
+    """The same PNG without damaged chunks on which no pixel depends."""
+    whole = (
+        content[at - 8 : end]
+        for kind, at, end in chunks(content)
+        if is_needed(kind) or not is_damaged(content, kind, at, end)
+    )
+    return content[:SIGNATURE] + b"".join(whole)
 
 
 def chunks(content: bytes) -> Iterator[tuple[str, int, int]]:
@@ -85,6 +120,33 @@ def load(content: bytes) -> Image.Image:
     if image.mode == "P" and image.palette and max(image.histogram()[len(image.palette.palette) // 3 : 256], default=0):
         raise ImageError("corrupt", "colors that its palette lacks")
     return image
+
+
+def opacity(content: bytes, image: Image.Image) -> NDArray[np.uint8] | None:
+    """Where the one color that a PNG names as transparent is not, (H, W) uint8; None without such a color.
+
+    Samples are compared as they are stored (PNG specification, section 11.3.1.1): `image` has the scaled ones.
+    """
+    named = next((content[at : end - 4] for kind, at, end in chunks(content) if kind == "tRNS"), b"")
+    depth, color = content[SIGNATURE + 16 : SIGNATURE + 18]
+    if not named or color not in (GRAY, RGB):
+        return None
+    highest = 2**depth - 1
+    samples = np.asarray(image)
+    if depth < 8:
+        samples = samples.astype(np.uint8) // (1 if depth == 1 else 255 // highest)
+    elif depth == 16 and color == RGB:
+        samples = samples * np.uint16(256) + lower_bytes(content)
+    wanted = np.frombuffer(named, ">u2", SAMPLES[color]) & highest
+    equal = samples == wanted
+    return np.where(equal.all(-1) if color == RGB else equal, 0, 255).astype(np.uint8)
+
+
+def lower_bytes(content: bytes) -> NDArray[np.uint8]:
+    """The lower bytes of the samples of an RGB image of 16 bits, of which Pillow decodes the upper ones."""
+    image = PngImageFile(io.BytesIO(content))
+    image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]  # as if the lower byte came first
+    return np.asarray(image)
 
 
 def bytes_of_rows(content: bytes) -> int:

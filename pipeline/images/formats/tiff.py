@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.images.errors import ImageError
+from pipeline.images.formats import DAMAGED_METADATA
 from pipeline.images.formats.integrity import cut, limit_pixels
 
 # Bytes of a value, by the number of its type
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # types of unsigned integers, and struct's letters for them
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR = 254, 256, 257, 258, 259, 262, 277, 284
-ORIENTATION = 274
+ORIENTATION, EXTRA_SAMPLES, SAMPLE_FORMAT = 274, 338, 339
+EXIF, GPS = 34665, 34853  # places of further directories
 STRIP_OFFSETS, STRIP_ROWS, STRIP_COUNTS = 273, 278, 279
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
 SMALLER_OR_MASK = 0b101  # bits of SUBFILE: the page is a thumbnail or a mask of another one
-UNCOMPRESSED, SEPARATE, YCBCR = 1, 2, 6
+UNCOMPRESSED, SEPARATE, YCBCR, WHITE_IS_ZERO, SIGNED = 1, 2, 6, 0, 2
+BIG = (b"+\0", b"\0+")  # begin a BigTIFF, after the byte order
 MOST_PAGES = 100_000
+# Tags that say what the pixels are: how they are arranged and compressed, and what their values mean
+PIXELS = {*range(254, 267), *range(273, 282), 284, *range(290, 294), 317, *range(320, 348), *range(512, 533)}
 
 
 class Field(NamedTuple):
@@ -32,12 +41,21 @@ class Field(NamedTuple):
     place: int  # where the first one begins
 
 
+class Beyond(NamedTuple):
+    """A tag whose values reach beyond the end of its block."""
+
+    tag: int
+    counter: int  # where in the block their number is
+    place: int  # where the first one should begin
+
+
 class Directory(NamedTuple):
     """The fields of one page by tag, and the block that holds their values."""
 
     block: bytes
     order: str  # < or >
     fields: dict[int, Field]
+    beyond: list[Beyond]  # the tags whose values reach beyond the end of the block, which are not in `fields`
 
     def data(self, tag: int) -> bytes:
         """The bytes of a tag's values; none without the tag."""
@@ -53,21 +71,36 @@ class Directory(NamedTuple):
         return next(iter(self.numbers(tag)), default)
 
 
-def inspect(content: bytes) -> list[str]:
+def inspect(content: bytes, most_pixels: float) -> list[str]:
     """Check the pages of a TIFF and return issue codes.
 
     Raises ImageError if a page or some of its pixels are missing, or the first page is too large.
     """
-    pages, odd = 0, []
+    pages, odd, damaged = 0, [], False
     for page in directories(content):
         if not pages:
-            limit_pixels(page.number(WIDTH, 0), page.number(HEIGHT, 0))
+            limit_pixels(page.number(WIDTH, 0), page.number(HEIGHT, 0), most_pixels)
             odd = odd_orientation(page)  # Pillow turns the image and forgets it
         pages += not pages or not page.number(SUBFILE, 0) & SMALLER_OR_MASK
-        check_pixels(page)
+        for tag, _, place in page.beyond:
+            if tag in PIXELS or place <= len(content) + 1:  # values begin at even places
+                raise cut(f"before the value of tag {tag}")
+            damaged = True
+        damaged |= any(page.number(tag, 0) >= len(content) for tag in (EXIF, GPS))
+        check_pixels(page, most_pixels)
     if not pages:
         raise ImageError("unreadable", "no page in it")
-    return [*odd, "animated"] if pages > 1 else odd
+    return [*odd, *["animated"] * (pages > 1), *[DAMAGED_METADATA] * damaged]
+
+
+def without_damage(content: bytes) -> bytes:
+    """The same TIFF without the values that are damaged: at the first of them, Pillow would stop reading tags."""
+    repaired = bytearray(content)
+    width = 8 if content[2:4] in BIG else 4
+    for page in directories(content):
+        for _, counter, _ in page.beyond:
+            repaired[counter : counter + width] = bytes(width)
+    return bytes(repaired)
 
 
 def odd_orientation(page: Directory) -> list[str]:
@@ -79,12 +112,12 @@ def odd_orientation(page: Directory) -> list[str]:
 def directories(block: bytes) -> Iterator[Directory]:
     """Follow the chain of directories and yield each.
 
-    Raises ImageError where one of them or a value lies beyond the end of the block, and for a chain that never ends.
+    Raises ImageError where one of them lies beyond the end of the block, and for a chain that never ends.
     """
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
     if order is None:
         raise ImageError("unreadable", "no byte order at its beginning")
-    big = block[2:4] in (b"+\0", b"\0+")
+    big = block[2:4] in BIG
     word, counter, width = ("Q", "Q", 8) if big else ("I", "H", 4)
 
     def read(layout: str, at: int) -> tuple[int, ...]:
@@ -100,6 +133,7 @@ def directories(block: bytes) -> Iterator[Directory]:
             (entries,) = read(counter, at)
             at += struct.calcsize(f"={counter}")
             fields: dict[int, Field] = {}
+            beyond: list[Beyond] = []
             claimed = 0
             for _ in range(entries):
                 tag, kind, values = read(f"HH{word}", at)
@@ -107,19 +141,20 @@ def directories(block: bytes) -> Iterator[Directory]:
                 if size > width:
                     (place,) = read(word, place)
                 if place + size > len(block):
-                    raise cut(f"before the value of tag {tag}")
-                claimed += size
+                    beyond.append(Beyond(tag, at + 4, place))
+                else:
+                    claimed += size
+                    fields[tag] = Field(kind, values, place)
                 if claimed > len(block):  # the decoder would read each into memory
                     raise ImageError("corrupt", "its tags claim more than the whole file")
-                fields[tag] = Field(kind, values, place)
                 at += 4 + 2 * width
-            yield Directory(block, order, fields)
+            yield Directory(block, order, fields, beyond)
             (at,) = read(word, at)
     except struct.error:
         raise cut("in or before a directory") from None
 
 
-def check_pixels(page: Directory) -> None:
+def check_pixels(page: Directory, most_pixels: float) -> None:
     """Raise ImageError unless the strips or tiles of a page are in the file and are as many as its size needs.
 
     If they are not compressed, they also have to have as many bytes as it needs.
@@ -134,7 +169,7 @@ def check_pixels(page: Directory) -> None:
     down = page.number(TILE_HEIGHT, 0) if tiled else min(page.number(STRIP_ROWS, height), height)
     if not (offsets and across and down):
         return  # the decoder decides
-    limit_pixels(across, down)  # the decoder allocates memory for one strip or tile
+    limit_pixels(across, down, most_pixels)  # the decoder allocates memory for one strip or tile
     separate = page.number(PLANAR, 1) == SEPARATE
     planes = page.number(SAMPLES, 1)
     needed = -(-width // across) * -(-height // down) * (planes if separate else 1)
@@ -148,3 +183,34 @@ def check_pixels(page: Directory) -> None:
         raise ImageError("truncated", f"{sum(counts)} bytes of pixels, but its size asks for {row * rows}")
     if sum(counts) >= row * (rows + 1):
         raise ImageError("corrupt", f"{sum(counts)} bytes of pixels, but its size asks for {row * rows}")
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether a decoded TIFF has gray values that are none of 8 bits: more bits, signs, or floats."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16") or (image.mode == "L" and is_signed(image))
+
+
+def is_signed(image: Image.Image) -> bool:
+    return bool(image.tag_v2.get(SAMPLE_FORMAT, (1,))[0] == SIGNED)  # type: ignore[attr-defined]
+
+
+def gray_values(image: Image.Image) -> tuple[NDArray[Any], float]:
+    """The gray values of a decoded TIFF that is deep, (H, W), and the one that is white."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    bits, signed = tags.get(BITS, (1,))[0], is_signed(image)
+    values: NDArray[Any] = np.asarray(image)
+    white: float = 1.0
+    if image.mode != "F":
+        if bits == 32 and not signed:
+            values = values.view(np.uint32)  # Pillow knows only signed ones
+        elif signed and bits == 8:
+            values = values.view(np.int8)
+        white = 2 ** (min(bits, 16) - (signed and bits < 32)) - 1
+    if tags.get(PHOTOMETRIC, 1) == WHITE_IS_ZERO:  # Pillow inverts only those of 8 bits
+        values = np.asarray(white, values.dtype) - values
+    return values, white
+
+
+def names_its_alpha(image: Image.Image) -> bool:
+    """Whether a decoded TIFF says what its samples beyond the colors are."""
+    return EXTRA_SAMPLES in image.tag_v2  # type: ignore[attr-defined]
