@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.config import params
+from pipeline.config.datasets import Pack
 from pipeline.images import stored
 from pipeline.images.decode import decode, lost_by_cropping, to_size, upright
 from pipeline.images.errors import ImageError
@@ -56,11 +57,11 @@ def main(name: str) -> None:
     source = open_source(dataset.source, dataset.check.classes)
     height, width = dataset.pack.height_width
     shape = (len(paths), height, width, dataset.pack.channels)
-    interpolation, fit = dataset.pack.interpolation, dataset.pack.fit
+    fit = dataset.pack.fit
 
     with atomic_write(Path("data/packed", name)) as folder:
         folder.mkdir()
-        sha256, sums, lost = write_images(folder / "images.npy", source, paths, shape, interpolation, fit)
+        sha256, sums, lost = write_images(folder / "images.npy", source, paths, shape, dataset.pack)
         heavy = int((lost > HEAVY_CROP).sum()) if fit == "crop" else 0
         index = pa.table({"path": paths, **sums})
         pq.write_table(index, folder / "index.parquet", write_page_checksum=True)
@@ -78,7 +79,8 @@ def main(name: str) -> None:
                     "transparency": "on white",
                     "fit": fit,
                     "resize": RESIZE[fit],
-                    "interpolation": interpolation,
+                    "interpolation": dataset.pack.interpolation,
+                    "color_profile": dataset.pack.color_profile,
                 },
             },
         )
@@ -91,7 +93,7 @@ def main(name: str) -> None:
 
 
 def write_images(
-    path: Path, source: Source, wanted: list[str], shape: tuple[int, int, int, int], interpolation: str, fit: str
+    path: Path, source: Source, wanted: list[str], shape: tuple[int, int, int, int], options: Pack
 ) -> tuple[str, dict[str, NDArray[np.int64]], NDArray[np.float32]]:
     """Write the wanted images, in their order, as one .npy file of `shape` (N, H, W, C), uint8.
 
@@ -102,7 +104,15 @@ def write_images(
     """
     image_size = int(np.prod(shape[1:]))
     _, height, width, channels = shape
-    to_pixels = partial(pixels, height=height, width=width, channels=channels, interpolation=interpolation, fit=fit)
+    to_pixels = partial(
+        pixels,
+        height=height,
+        width=width,
+        channels=channels,
+        interpolation=options.interpolation,
+        fit=options.fit,
+        color_profile=options.color_profile,
+    )
     lost = np.empty(shape[0], np.float32)
     sums, sums_of_squares = np.empty((2, shape[3], shape[0]), np.int64)
     digest = hashlib.sha256()
@@ -147,12 +157,19 @@ def source_changed(path: str) -> str:
 
 
 def pixels(
-    tasks: list[tuple[str, Content]], height: int, width: int, channels: int, interpolation: str, fit: str
+    tasks: list[tuple[str, Content]],
+    height: int,
+    width: int,
+    channels: int,
+    interpolation: str,
+    fit: str,
+    color_profile: str,
 ) -> Iterator[Packed | Problem]:
     """Each image as (height, width, channels) uint8. Runs in a worker process."""
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
         try:
-            image = upright(decode(content, path, inf).image, channels)  # `check` has limited them
+            decoded = decode(content, path, inf)  # `check` has limited their size
+            image = upright(decoded.image, channels, color_profile)
         except ImageError as error:
             yield Problem(error.code, error.reason)
         else:

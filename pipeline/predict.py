@@ -157,7 +157,8 @@ def read_image(file: Path, model: Model) -> NDArray[np.uint8] | ImageError | str
     try:
         image = decode(file.read_bytes(), file.name).image
         shape = model.shape
-        return to_size(upright(image, shape.channels), shape.height, shape.width, model.interpolation, model.fit)
+        upright_one = upright(image, shape.channels, model.color_profile)
+        return to_size(upright_one, shape.height, shape.width, model.interpolation, model.fit)
     except ImageError as error:
         return error
     except OSError as error:

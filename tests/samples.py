@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sklearn
 from PIL import Image
 from pillow_heif import register_heif_opener
@@ -106,6 +107,50 @@ def bmp(width: int, height: int, bits: int, pixels: bytes, compression: int = 0,
     whole = start + len(pixels) if size is None else size
     header = struct.pack("<2s4I2i2HI", b"BM", whole, 0, start, 40, width, height, 1, bits, compression)
     return header + struct.pack("<5I", len(pixels) if compression else 0, 0, 0, len(colors) // 4, 0) + colors + pixels
+
+
+ADOBE_RGB = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06))  # chromaticities of its primaries
+SRGB = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
+
+
+def icc(space: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """A color profile of a monitor (ICC.1:2001-04): its tags, whose data have whole words."""
+    place = 132 + 12 * len(tags)
+    table, data = struct.pack(">I", len(tags)), b""
+    for name, value in tags.items():
+        table += name + struct.pack(">II", place + len(data), len(value))
+        data += value.ljust(-(-len(value) // 4) * 4, b"\0")
+    header = struct.pack(">II4s4s4s4s", place + len(data), 0, b"\2\x10\0\0", b"mntr", space, b"XYZ ")
+    return (header.ljust(36, b"\0") + b"acsp").ljust(68, b"\0") + xyz(D50)[8:] + bytes(48) + table + data
+
+
+def xyz(values: Iterable[float]) -> bytes:
+    return b"XYZ " + bytes(4) + b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+
+D50 = (0.9642, 1.0, 0.8249)
+TEXTS = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 2) + b"x" + bytes(79), b"cprt": b"text" + bytes(5)}
+
+
+def gamma(value: float) -> bytes:
+    return b"curv" + bytes(4) + struct.pack(">IH", 1, round(value * 256))
+
+
+def gray_profile(curve: float) -> bytes:
+    return icc(b"GRAY", {**TEXTS, b"wtpt": xyz(D50), b"kTRC": gamma(curve)})
+
+
+def rgb_profile(primaries: Iterable[tuple[float, float]], curve: float) -> bytes:
+    """A profile of three primaries and a gamma, with the white of sRGB and Adobe RGB (D65), adapted to D50."""
+    colors = np.array([(x / y, 1, (1 - x - y) / y) for x, y in primaries]).T
+    white = np.array([0.95047, 1, 1.08883])
+    bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+    adapted = np.linalg.solve(bradford, (bradford @ D50 / (bradford @ white))[:, None] * bradford)
+    red, green, blue = (adapted @ (colors * np.linalg.solve(colors, white))).T
+    curves = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), gamma(curve))
+    return icc(
+        b"RGB ", {**TEXTS, b"wtpt": xyz(D50), b"rXYZ": xyz(red), b"gXYZ": xyz(green), b"bXYZ": xyz(blue), **curves}
+    )
 
 
 def bit_flipped(data: bytes, at: int) -> bytes:

@@ -94,7 +94,14 @@ def test_one_array_its_index_and_what_is_known_of_it(photos: Project) -> None:
     assert len(index.columns) == 7
     assert (meta["images"], meta["height"], meta["width"], meta["channels"]) == (70, 10, 8, 3)
     assert meta["sha256"] == hashlib.sha256(images.tobytes()).hexdigest()
-    assert set(meta["preprocessing"]) == {"orientation", "transparency", "fit", "resize", "interpolation"}
+    assert set(meta["preprocessing"]) == {
+        "orientation",
+        "transparency",
+        "fit",
+        "resize",
+        "interpolation",
+        "color_profile",
+    }
 
 
 @together

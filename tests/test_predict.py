@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, class_folders, failed_in_one_line, picture
 from PIL import Image
+from samples import ADOBE_RGB, rgb_profile
 
 from pipeline import evaluate, predict, train
 from pipeline.evaluation.model import Model
@@ -39,6 +40,8 @@ def write_odd_images(folder: Path) -> None:
     picture(95, 30, 30).convert("P").save(folder / "palette.gif")
     picture(96, 30, 20).convert("CMYK").save(folder / "print.jpg", quality=95)
     Image.fromarray(np.arange(0, 60000, 100, dtype=np.uint16).reshape(20, 30)).save(folder / "deep.png")
+    picture(98, 20, 20).save(folder / "wide gamut.png", icc_profile=rgb_profile(ADOBE_RGB, 2.2))
+    picture(99, 24, 20).save(folder / "phone.heic")
     picture(97, 24, 24).save(folder / "mit Leerzeichen, ü 猫 [1] $x$.png")
 
 
@@ -51,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     class_folders(photos / "test", dict.fromkeys(CLASSES, 2), height=14, width=9)
     write_odd_images(photos / "test/bee")
     project.dataset("photos", "photos", [8, 6])
-    project.params["datasets"]["photos"]["pack"] |= {"interpolation": "bicubic", "fit": "pad"}
+    project.params["datasets"]["photos"]["pack"] |= {"interpolation": "bicubic", "fit": "pad", "color_profile": "srgb"}
     project.experiment("photos-cnn", "photos", network={"name": "cnn", "convolutions": [6], "hidden": [8]}, epochs=12)
     for stage in ("check", "split", "pack"):
         project.must_run(stage, "photos")
@@ -90,7 +93,7 @@ def test_says_of_an_image_what_evaluate_said(trained: Project, asked: Predict) -
     by_path = {f"photos/{row.path}": row for row in evaluated.itertuples()}
     answers = json.loads(ran.out)
     assert [answer["path"] for answer in answers] == sorted(by_path)
-    assert len(answers) == 6 + 9
+    assert len(answers) == 6 + 11
     for answer in answers:
         (best,) = answer["predictions"]
         row = by_path[answer["path"]]

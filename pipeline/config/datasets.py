@@ -129,6 +129,7 @@ class Check(Strict):
 
 
 Interpolation = Literal["bilinear", "bicubic"]
+ColorProfile = Literal["stored", "srgb"]  # what becomes of colors with an embedded profile
 Fit = Literal["crop", "pad", "stretch"]  # what `decode.to_size` does
 
 
@@ -138,6 +139,7 @@ class Pack(Strict):
     size: Pixels | list[Pixels]
     channels: Literal[1, 3] = 3
     interpolation: Interpolation = "bilinear"
+    color_profile: ColorProfile = "stored"
     fit: Fit = "crop"
 
     @model_validator(mode="after")

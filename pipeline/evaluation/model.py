@@ -26,7 +26,7 @@ class Model:
     def __init__(self, folder: Path) -> None:
         from pydantic import TypeAdapter, ValidationError
 
-        from pipeline.config.datasets import Fit, Interpolation
+        from pipeline.config.datasets import ColorProfile, Fit, Interpolation
         from pipeline.config.errors import in_one_line
         from pipeline.config.networks import Network
         from pipeline.networks import Shape, build
@@ -43,6 +43,7 @@ class Model:
         mean, std, tta = (about["preprocessing"].get(key) for key in ("mean", "std", "tta"))
         interpolation = about["preprocessing"].get("interpolation", "bilinear")
         fit = about["preprocessing"].get("fit", "crop")
+        color_profile = about["preprocessing"].get("color_profile", "stored")
         reason = (
             readers.size_fault({**sizes, **counts})
             or readers.class_fault(about.get("classes"))
@@ -56,6 +57,8 @@ class Model:
             reason = f"interpolation = {interpolation!r}; expected {' or '.join(get_args(Interpolation))}"
         if not reason and fit not in get_args(Fit):
             reason = f"fit = {fit!r}; expected {' or '.join(get_args(Fit))}"
+        if not reason and color_profile not in get_args(ColorProfile):
+            reason = f"color_profile = {color_profile!r}; expected {' or '.join(get_args(ColorProfile))}"
         if reason:
             raise readers.damaged(file, reason, self.stage)
         self.classes: list[str] = about["classes"]
@@ -64,6 +67,7 @@ class Model:
         self.tta: TTA = tta or False
         self.interpolation: str = interpolation
         self.fit: str = fit
+        self.color_profile: str = color_profile
         self.shape = Shape(**sizes)
         try:
             network = TypeAdapter(dict[str, Network]).validate_python({"network": about["network"]})["network"]

@@ -178,12 +178,14 @@ def exif_is_corrupt(image: Image.Image) -> bool:
         return True
 
 
-def upright(image: Image.Image, channels: int) -> Image.Image:
+def upright(image: Image.Image, channels: int, color_profile: str = "stored") -> Image.Image:
     """A decoded image as a person sees it: EXIF orientation applied, transparency on white.
 
-    Its mode is L for 1 channel, RGB for 3.
+    Its mode is L for 1 channel, RGB for 3. With `srgb` for its color profile, its colors are converted to sRGB.
     """
     turn = UPRIGHT.get(orientation(image))
+    if color_profile == "srgb":
+        image = profiles.to_srgb(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # color spaces of profiles, and the modes of their pixels
 GRAY = ("1", "L", "LA")
 STEPS = 6  # shades of each channel by which a profile is compared with sRGB
-TOLERANCE = 3  # of 255: how far these may be from sRGB's. Of gamma 2.2 with the primaries of sRGB none is further
+TOLERANCE = 5  # of 255: how far these may be from sRGB's. With its primaries and gamma 2.2, none is further
 
 
 def issues(image: Image.Image) -> list[str]:
