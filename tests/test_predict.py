@@ -260,7 +260,7 @@ def test_more_than_one_batch(asked: Predict, monkeypatch: pytest.MonkeyPatch) ->
     at_once = asked("photos")
     monkeypatch.setattr(predict, "BATCH", 4)
     in_batches = asked("photos")
-    assert len(at_once.out.splitlines()) == 33
+    assert len(at_once.out.splitlines()) == 35
     assert names(in_batches) == names(at_once)
     for line, other in zip(at_once.out.splitlines(), in_batches.out.splitlines(), strict=True):
         assert float(line.split()[-1]) == pytest.approx(float(other.split()[-1]), abs=2e-4)

@@ -22,7 +22,9 @@ from pipeline.images.formats.jpeg_segments import (
     DHT,
     EOI,
     FRAMES,
+    ICC,
     PROGRESSIVE,
+    SIGNATURE,
     SOS,
     damaged_ranges,
     huffman_tables,
@@ -49,10 +51,13 @@ def inspect(content: bytes) -> list[str]:
 
     Raises ImageError for missing or damaged parts that the decoder does not notice, and for more than MOST_SCANS scans.
     """
-    scans = scan = frame = components = kind = end = last = 0
+    scans = scan = frame = components = kind = last = 0
+    end, suspicious = SIGNATURE, False
     zeros = 1  # the symbol whose Huffman code is all zeros; 1 in the standard's tables, for files without any
     exact: set[tuple[int, int]] = set()  # (component, coefficient) that progressive scans have completed
-    for _, kind, begin, end in segments(content):
+    for start, kind, begin, following in segments(content):
+        suspicious = suspicious or (start > end and not scans)
+        end = following
         body = content[begin:end]
         if kind == SOS:
             scans, scan = scans + 1, end
@@ -66,6 +71,8 @@ def inspect(content: bytes) -> list[str]:
             frame, components = kind, int.from_bytes(body[5:6], "big")
         elif kind == APP2 and body.startswith(b"MPF\0"):
             last = begin + 4 + last_picture(body[4:])
+        elif kind == APP2 and body.startswith(ICC):
+            suspicious = True
     if not scans:
         raise cut("in its header")
     if kind != EOI:
@@ -74,7 +81,7 @@ def inspect(content: bytes) -> list[str]:
         raise cut(f"after {scans} scans, before its details")
     if frame in BASELINE and scans == 1 and zeros != END_OF_BLOCK and content.find(HOLE, scan, end) >= 0:
         raise ImageError("corrupt", "a hole of zero bytes in its image data")
-    odd = [DAMAGED_METADATA] if damaged_ranges(content) else []
+    odd = [DAMAGED_METADATA] if suspicious and damaged_ranges(content) else []
     if last and end < len(content):  # else some program has kept the first picture only
         if EOI not in (segment.kind for segment in segments(content, last)):
             raise cut("in its last picture")
