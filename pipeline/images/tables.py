@@ -87,7 +87,7 @@ def telling_damage(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise readers.missing(path, stage_of(path)) from None
-    except (pa.ArrowException, OSError) as error:
+    except (KeyError, pa.ArrowException, OSError) as error:  # KeyError: a column is missing
         if getattr(error, "errno", None):  # of the disk, not of arrow
             raise
         raise readers.damaged(path, error, stage_of(path)) from None
