@@ -654,6 +654,10 @@ def test_a_set_with_nothing_but_findings(chromium: Browser, tmp_path: Path) -> N
     ]
     assert chromium.texts("#exact_duplicate .kind") == ["6 of 40 images, same pixels"]
     assert chromium.script("return document.querySelectorAll('#classes tbody tr').length") == 151
+    chromium.find("#exact_duplicate .tick").click()
+    assert [line[0] for line in chromium.lines()[1:]] == [f"same/{number}.jpg" for number in range(1, 40)]
+    chromium.find("#decisions .clear").click()
+    assert chromium.texts("#odd_size .tick") == ["tick all 2,500"]
     worst = chromium.texts("#odd_size .name")[0]
     assert worst.startswith("19999 ")
 
