@@ -42,7 +42,12 @@ def main(name: str) -> None:
     sections = findings.find(checked)
     rows = list(dict.fromkeys(row for section in sections for entry in section.entries for row in entry))
     images = metadata(checked.take(pa.array(rows, pa.int64())), labels, decisions)
-    pictured = {row for section in sections for entry in section.entries[: section.pictured] for row in entry}
+    pictured = {
+        row
+        for section in sections
+        for entry in section.entries[: section.pictured]
+        for row in entry[: findings.MEMBERS]
+    }
     wanted = {image["path"] for row, image in zip(rows, images, strict=True) if row in pictured and image["width"]}
     overview = Overview(table)
     whole = overall.findings(overview)
@@ -105,6 +110,7 @@ def script_data(
         "classes": labels,
         "columns": list(images[0]) if images else [],
         "images": [list(image.values()) for image in images],
+        "members": findings.MEMBERS,
         "pictures": [pictures.get(image["path"]) for image in images],
         "sections": [
             {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import Project, write_manifest
 from PIL import Image
@@ -15,6 +16,7 @@ from samples import photo
 
 from pipeline.checking.overview import Overview
 from pipeline.images.tables import CHECKED
+from pipeline.system.console import UserError
 
 CLASSES = ("apple", "orange")
 COUNT = 40  # images of a class
@@ -259,6 +261,21 @@ def test_groups_that_file_names_show(tmp_path: Path, names: str) -> None:
     assert (found and found.pattern) == expected
 
 
+def test_a_list_that_names_groups_needs_no_group_by(tmp_path: Path) -> None:
+    rows, _ = GROUPS["patients of one class"]
+    assert overview(tmp_path, [{**one, "listed_group": one["path"][:-8]} for one in rows]).groups is None
+
+
+def test_groups_of_a_list_are_held_out_together(tmp_path: Path) -> None:
+    """Each group has a size of its own: that predicts the class of no other group."""
+    rows = grouped(lambda label, n: f"{n}.jpg")
+    for number, one in enumerate(rows):
+        one["width"] = 50 + number // 10 * 37 % 24
+    assert "size" in predictors(tmp_path, rows)
+    listed = [{**one, "listed_group": f"plant {number // 10}"} for number, one in enumerate(rows)]
+    assert predictors(tmp_path, listed) == {}
+
+
 def test_the_suggested_group_by_keeps_each_group_on_one_side(project: Project) -> None:
     rows, pattern = GROUPS["patients of one class"]
     write_manifest(project.root / "data/checked/photos.parquet", rows, list(CLASSES))
@@ -268,6 +285,16 @@ def test_the_suggested_group_by_keeps_each_group_on_one_side(project: Project) -
     assert f"set datasets.photos.split.group_by: '{pattern}'" in ran.out and " of 40 groups " in ran.out
     project.dataset("photos", "photos", split={"group_by": pattern})
     assert "group_by" not in project.must_run("split", "photos").out
+
+
+def test_a_damaged_table_is_named(project: Project) -> None:
+    rows, _ = GROUPS["00042.png"]
+    file = project.root / "data/checked/photos.parquet"
+    write_manifest(file, rows, list(CLASSES))
+    table = pq.read_table(file).drop_columns(["camera"])  # as an earlier version wrote it
+    pq.write_table(table, file)
+    with pytest.raises(UserError, match=r"photos\.parquet is damaged .*dvc repro check@photos"):
+        Overview(file)
 
 
 # real data

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.images.tables import CHECKED, telling_damage
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -30,7 +32,7 @@ DIGITS = re.compile(r"[0-9]+")
 Kind = Literal["recording", "filing", "detail", "picture"]
 COLUMNS = [
     *("path", "label", "official_split", "width", "height", "bytes", "format", "mode", "camera"),
-    *("brightness", "contrast", "sharpness", "color", "phash", "group"),
+    *("brightness", "contrast", "sharpness", "color", "phash", "group", "listed_group"),
 ]
 
 
@@ -69,8 +71,9 @@ def usable_rows(path: Path) -> NDArray[np.int64]:
     """The rows of the images that are not quarantined."""
     import pyarrow.parquet as pq
 
-    pieces = pq.ParquetFile(path).iter_batches(columns=["status"])
-    usable = [np.array([status != "quarantined" for status in piece[0].to_pylist()], bool) for piece in pieces]
+    with telling_damage(path):
+        pieces = pq.ParquetFile(path).iter_batches(columns=["status"])
+        usable = [np.array([status != "quarantined" for status in piece[0].to_pylist()], bool) for piece in pieces]
     return np.flatnonzero(np.concatenate([np.zeros(0, bool), *usable]))
 
 
@@ -79,15 +82,14 @@ def take(path: Path, rows: NDArray[np.int64]) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
-    schema = pa.schema([file.schema_arrow.field(name) for name in COLUMNS])
+    schema = pa.schema([CHECKED.field(name) for name in COLUMNS])
     taken, start = [schema.empty_table()], 0
-    for piece in file.iter_batches(columns=COLUMNS):
-        inside = rows[(rows >= start) & (rows < start + len(piece))] - start
-        taken.append(
-            pa.Table.from_batches([piece]).select(COLUMNS).take(pa.array(inside.tolist(), pa.int64())).cast(schema)
-        )
-        start += len(piece)
+    with telling_damage(path):
+        for piece in pq.ParquetFile(path).iter_batches(columns=COLUMNS):
+            inside = rows[(rows >= start) & (rows < start + len(piece))] - start
+            part = pa.Table.from_batches([piece]).take(pa.array(inside.tolist(), pa.int64()))
+            taken.append(part.select(COLUMNS).cast(schema))
+            start += len(piece)
     return pa.concat_tables(taken).append_column("row", pa.array(rows.tolist(), pa.int64()))
 
 

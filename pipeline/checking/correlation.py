@@ -92,7 +92,7 @@ def predictions(table: pa.Table, attributes: list[Attribute]) -> list[Prediction
     codes = np.array([position.get(label, -1) for label in labels])
     rows = np.flatnonzero(first & (codes >= 0))
     codes = codes[rows]
-    folds = stratified(codes)
+    folds = stratified(codes, table["listed_group"].take(rows.tolist()).to_pylist())
     return [found for attribute in attributes for found in of_attribute(attribute, rows, codes, classes, folds)]
 
 
@@ -102,13 +102,16 @@ def first_of_groups(groups: list[int | None]) -> NDArray[np.bool_]:
     return np.array([group is None or first[group] == row for row, group in enumerate(groups)], bool)
 
 
-def stratified(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) numbers of folds, drawn so that every class is spread evenly."""
-    shuffled = np.random.default_rng(SEED).permutation(len(codes))
-    order = shuffled[np.argsort(codes[shuffled], kind="stable")]
-    folds = np.empty(len(codes), np.int64)
-    folds[order] = np.arange(len(codes)) % FOLDS
-    return folds
+def stratified(codes: NDArray[np.int64], groups: list[str | None]) -> NDArray[np.int64]:
+    """(N,) numbers of folds, drawn so that every class is spread evenly and the groups of a list stay together."""
+    units: dict[str | int, int] = {}  # by group, or by row where there is none
+    unit_of = np.array([units.setdefault(row if name is None else name, len(units)) for row, name in enumerate(groups)])
+    _, first = np.unique(unit_of, return_index=True)
+    shuffled = np.random.default_rng(SEED).permutation(len(first))
+    order = shuffled[np.argsort(codes[first][shuffled], kind="stable")]
+    folds = np.empty(len(first), np.int64)
+    folds[order] = np.arange(len(first)) % FOLDS
+    return folds[unit_of]
 
 
 def binned(values: NDArray[np.float64], cuts: int) -> NDArray[np.int64]:

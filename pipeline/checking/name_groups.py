@@ -43,7 +43,12 @@ class Suggestion(NamedTuple):
 
 
 def suggest(table: pa.Table) -> Suggestion | None:
-    """The coarsest groups for which there is evidence in the images of `attributes.stretches`."""
+    """The coarsest groups for which there is evidence in the images of `attributes.stretches`.
+
+    None where a list of labels names groups: those are kept together already.
+    """
+    if table["listed_group"].null_count < len(table):
+        return None
     paths, labels = table["path"].to_pylist(), table["label"].to_pylist()
     likeness: Likeness | None = None
     for pattern, bare in candidates(paths):

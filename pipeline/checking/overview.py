@@ -72,7 +72,7 @@ class Overview:
             sides = found.setdefault("official_splits_differ_in", {}).setdefault("-".join(shift.sides), {})
             sides[shift.attribute.name] = {"class": shift.label or "all", "distance": round(shift.distance, 4)}
         if self.groups:
-            found["group_by"] = self.groups.pattern
+            found["groups_in_file_names"] = {"groups": self.groups.groups, "images": self.groups.images}
         return found
 
     def in_words(self, group_by: str | None) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,15 +75,22 @@ def read_manifest(path: Path) -> tuple[pd.DataFrame, list[str]]:
 
 def read_columns(path: Path, columns: list[str] | None = None) -> tuple[pa.Table, list[str]]:
     """Some columns of a table, or all, and its class list. Raises UserError where the file is missing or damaged."""
-    try:
+    with telling_damage(path):
         table = pq.read_table(path, columns=columns)
+    return table, json.loads(table.schema.metadata[b"classes"])
+
+
+@contextmanager
+def telling_damage(path: Path) -> Iterator[None]:
+    """Raises UserError where reading a table in the block fails, because it is missing or damaged."""
+    try:
+        yield
     except FileNotFoundError:
         raise readers.missing(path, stage_of(path)) from None
-    except (pa.ArrowException, OSError) as error:
+    except (KeyError, pa.ArrowException, OSError) as error:  # KeyError: a column is missing
         if getattr(error, "errno", None):  # of the disk, not of arrow
             raise
         raise readers.damaged(path, error, stage_of(path)) from None
-    return table, json.loads(table.schema.metadata[b"classes"])
 
 
 def stage_of(path: Path) -> str:

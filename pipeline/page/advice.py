@@ -5,7 +5,7 @@ from __future__ import annotations
 # By attribute, or by kind of attribute
 COSTS = {
     "size": "pack scales all images to one size. Those that it enlarges are blurred: a network can tell them by that.",
-    "aspect ratio": "pack gives all images one shape. A network can learn which parts are missing.",
+    "aspect ratio": "pack crops, pads or stretches all images to one shape: a network can tell what shape they had.",
     "format": "Compression leaves traces in the pixels that a network can learn.",
     "color mode": "Gray, transparent or few colors are seen in the pixels: a network can learn them.",
     "camera": "Cameras differ in color, noise and sharpness: a network can learn which one it was.",

@@ -19,11 +19,15 @@ LISTED, PICTURED = 7_500, 400  # images that are listed by issue, and those of t
 PER_ISSUE_LISTED, PER_ISSUE_PICTURED = 5_000, 60  # of one issue
 GROUPS_LISTED, GROUPS_PICTURED = 500, 100
 MEMBERS = 6  # shown of one group
+OTHERS = 5_000  # images of groups that are not shown, in all; their paths are in the page, to be ticked with the rest
 
 
 @dataclass
 class Section:
-    """What the page says about one issue. Each entry is an image or a group of images, given by rows of the table."""
+    """What the page says about one issue. Each entry is an image or a group of images, given by rows of the table.
+
+    Of a group, the first MEMBERS are shown.
+    """
 
     code: str
     issue: Issue
@@ -138,13 +142,17 @@ def group_sections(table: pa.Table, by_issue: dict[str, NDArray[np.int64]]) -> l
     pictured = shares(counts, GROUPS_PICTURED, GROUPS_PICTURED)
     labels, official = (table[name].combine_chunks() for name in ("label", "official_split"))
     sections = []
+    left = OTHERS
     for kind, (code, issue) in enumerate(GROUPS.items()):
         groups = np.flatnonzero(kinds == kind)
         groups = groups[np.argsort(-sizes[groups], kind="stable")][: listed[code]]
         entries = []
         for group in groups:
             members = rows[starts[group] : starts[group] + sizes[group]]
-            entries.append(of_every_kind(members, labels.take(members).to_pylist(), official.take(members).to_pylist()))
+            shown = of_every_kind(members, labels.take(members).to_pylist(), official.take(members).to_pylist())
+            others = members[~np.isin(members, shown)][:left].tolist()
+            left -= len(others)
+            entries.append([*shown, *others])
         sections.append(
             Section(code, issue, counts[code], entries, pictured[code], sizes[groups].tolist(), same[groups].tolist())
         )

@@ -89,8 +89,9 @@ function decided([decision, label, note]) {
 
 function group(entry, section) {
   const kind = entry.samePixels ? "same pixels" : "nearly the same";
-  const listed = entry.images.length < entry.size ? `${entry.images.length} of ` : "";
-  const cards = create("div", "cards", ...entry.images.map((image) => card(image, section)));
+  const shown = entry.images.slice(0, page.members);
+  const listed = shown.length < entry.size ? `${shown.length} of ` : "";
+  const cards = create("div", "cards", ...shown.map((image) => card(image, section)));
   return create("article", "group", create("p", "kind", `${listed}${count(entry.size, "image")}, ${kind}`), cards);
 }
 
@@ -142,7 +143,7 @@ function tickAll({ groups, matching }) {
   const number = matching.length.toLocaleString("en");
   if (!groups) return `tick all ${number}`;
   const cut = matching.some((entry) => entry.images.length < entry.size);
-  return `tick all but the first of each of the ${number}${cut ? ", as far as they are shown" : ""}`;
+  return `tick all but the first of each of the ${number}${cut ? ", as far as they are in this page" : ""}`;
 }
 
 function caption(section, matching, filtered) {
