@@ -45,8 +45,9 @@ from pipeline.system.memory import MOST_MEMORY
 from pipeline.system.workers.pool import cores
 
 COLUMNS = [
-    "path", "label", "official_split", "width", "height", "mode", "format", "bytes", "sha256", "phash",
-    "pixel_hash", "brightness", "contrast", "sharpness", "color", "group", "status", "issues", "reason",
+    "path", "label", "official_split", "width", "height", "mode", "format", "bytes", "camera", "sha256",
+    "phash", "pixel_hash", "brightness", "contrast", "sharpness", "color", "group", "listed_group", "status", "issues",
+    "reason",
 ]  # fmt: skip
 
 
