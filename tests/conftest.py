@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 from PIL import Image
 
 from pipeline.images.tables import CHECKED, write_tables
@@ -40,6 +41,9 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.com",
 }  # fmt: skip
 
+
+settings.register_profile("busy", deadline=None)  # beside other work any example may take long
+settings.load_profile("busy")
 
 # by the time they take, so that no process of pytest-xdist is left alone with one of them at the end
 LONG = (
@@ -108,6 +112,8 @@ class Project:
         with chdir(self.root), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
             console.run(lambda: main(name))
         signal.signal(signal.SIGTERM, handler)
+        if ended.value.code == console.INTERRUPTED:
+            raise KeyboardInterrupt  # it was meant for the tests
         return Ran(ended.value.code, out.getvalue(), err.getvalue())
 
     def dataset(
