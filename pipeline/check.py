@@ -6,7 +6,6 @@ from pipeline.system.entry import run_stage
 
 import io
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.checking import contact_sheets, label_list
+from pipeline.checking import contact_sheets, label_list, usage
 from pipeline.checking.describe import describe
 from pipeline.checking.inspected import Inspected
 from pipeline.checking.overview import Overview
 from pipeline.checking.validation import Validation
 from pipeline.config import params
-from pipeline.images.items import is_clutter
 from pipeline.images.labeled import Labeled
 from pipeline.images.sources import Source, open_source
-from pipeline.images.tables import STATUSES, write_tables
+from pipeline.images.tables import SPLITS, STATUSES, write_tables
 from pipeline.system import workers
 from pipeline.system.console import UserError, say
 from pipeline.system.outputs import atomic_write, write_json
@@ -41,12 +39,14 @@ def main(name: str) -> None:
     if dataset.check.labels:
         source = Labeled(source, dataset.source, dataset.check.labels, dataset.check.classes)
         listed = label_list.compare(name, source, dataset.check.max_quarantined)
+    elif source.folders.problem:
+        raise UserError(f"{dataset.source}: {source.folders.problem}")
     inspected = Inspected(name, source, dataset.check.max_pixels)
     validation = Validation(inspected, dataset.check)
     stop_if_too_many_broken(name, inspected, validation, dataset.check.max_quarantined)
 
     classes = [label for label in source.classes if validation.has_usable(label)]
-    summary = summarize(inspected, validation, classes, source.classes)
+    summary = summarize(inspected, validation, classes, source)
     if listed:
         summary["label_list"] = listed
     report = Path("reports", name)
@@ -63,10 +63,11 @@ def stop_if_too_many_broken(name: str, inspected: Inspected, validation: Validat
     """Raises UserError if there is no image at all, or if more than this fraction of them is broken."""
     listed: list[str] = []
     broken = clutter = 0
-    for row in unusable_rows(inspected, validation):
-        if is_clutter(row["path"], row["issues"]):
+    for row in usage.unusable_rows(inspected, validation):
+        reason = usage.why(row)
+        if reason in ("hidden", "clutter"):
             clutter += 1
-        elif "no_label" not in row["issues"]:
+        elif reason != "no_label":
             broken += 1
             listed += [f"{row['path']}: {', '.join(row['issues'])}: {row['reason']}"] * (broken <= LISTED)
     images = validation.count - clutter
@@ -85,13 +86,6 @@ def stop_if_too_many_broken(name: str, inspected: Inspected, validation: Validat
     )
 
 
-def unusable_rows(inspected: Inspected, validation: Validation) -> Iterator[dict[str, Any]]:
-    start = 0
-    for table in inspected.tables(["path", "issues", "reason"]):
-        yield from table.filter(validation.unusable[start : start + len(table)]).to_pylist()
-        start += len(table)
-
-
 def draw_contact_sheets(path: Path, inspected: Inspected, classes: list[str]) -> None:
     tiles: dict[str, list[NDArray[np.uint8]]] = {label: [] for label in classes}
     for table in inspected.tables(["label", "thumbnail"]):
@@ -103,19 +97,25 @@ def draw_contact_sheets(path: Path, inspected: Inspected, classes: list[str]) ->
             contact_sheets.draw_contact_sheet(folder / contact_sheets.file_name(number, label), tiles[label])
 
 
-def summarize(inspected: Inspected, validation: Validation, classes: list[str], found: list[str]) -> dict[str, Any]:
-    """The content of check.json. `classes` are those `found` in the source that have an image that can be decoded.
+def summarize(inspected: Inspected, validation: Validation, classes: list[str], source: Source) -> dict[str, Any]:
+    """The content of check.json. `classes` are those of the source that have an image that can be decoded.
 
     It holds no lists: DVC, which takes the file for one of its plots, would want tables in them.
     """
     status = validation.status()
     files = validation.count_labels(np.ones(validation.count, bool))
     missing = validation.missing_in_official_splits(classes)
+    folders = source.folders
     return {
         "files": validation.count,
+        **usage.count(inspected, validation, folders)._asdict(),
+        "empty_folders": dict.fromkeys(folders.empty, 0),
+        "official_splits": {"/".join(folder): split for folder, split in folders.splits.items()},
         "classes": validation.images_per_class(classes),
-        "classes_left_out": {label: files[label] for label in found if not validation.has_usable(label)},
+        "classes_by_split": validation.images_per_class_and_split(classes),
+        "classes_left_out": {label: files[label] for label in source.classes if not validation.has_usable(label)},
         "classes_missing": {split: dict.fromkeys(labels, 0) for split, labels in missing.items()},
+        "classes_respelled": folders.respelled,
         "status": {name: int((status == name).sum()) for name in STATUSES},
         "issues": {code: int(which.sum()) for code, which in sorted(validation.issues.items()) if which.any()},
         **{side: rounded(describe(inspected.numbers(side))) for side in ("width", "height")},
@@ -131,12 +131,26 @@ def in_words(name: str, summary: dict[str, Any]) -> list[str]:
     status = ", ".join(f"{count} {status}" for status, count in summary["status"].items())
     lines = [f"{name}: {summary['files']} files: {status}"]
     lines += [f"  {count:>7} {issue}" for issue, count in summary["issues"].items()]
+    used, left_out = summary["used"], summary["left_out"]
+    in_use = f"{sum(used.values())} in use, {sum(left_out.values())} left out"
+    lines.append(f"{in_use}: {counted(left_out)}" if left_out else in_use)
+    if without_class := summary["without_class"]:
+        lines.append(f"without a class: {counted(without_class)}")
+    if empty := summary["empty_folders"]:
+        lines.append(f"empty folders, which are no classes: {shortened(list(empty))}")
+    if splits := summary["official_splits"]:
+        lines.append(f"official splits: {', '.join(f'{split} in {folder}/' for folder, split in splits.items())}")
     classes = summary["classes"]
-    lines.append(f"{len(classes)} classes: {shortened([f'{label} ({count})' for label, count in classes.items()])}")
-    if left_out := summary["classes_left_out"]:
-        lines.append(f"not a class, because none of its images can be decoded: {shortened(list(left_out))}")
+    lines += class_table(summary) if summary["classes_by_split"] else [f"{len(classes)} classes: {counted(classes)}"]
+    if undecoded := summary["classes_left_out"]:
+        lines.append(f"not a class, because none of its images can be decoded: {shortened(list(undecoded))}")
     for split, missing in summary["classes_missing"].items():
-        lines.append(f"without a usable image in the official {split} split: {shortened(list(missing))}")
+        if len(missing) == len(classes):
+            lines.append(f"no class has a usable image in the official {split} split: the stage split draws one")
+        else:
+            lines.append(f"without a usable image in the official {split} split: {shortened(list(missing))}")
+    if respelled := summary["classes_respelled"]:
+        lines.append(f"one class, written in two ways: {counted(respelled)}")
     lines.append(f"{'':<8}{'width':>14}{'height':>14}")
     for statistic in summary["width"]:
         both = (summary[side][statistic] for side in ("width", "height"))
@@ -146,11 +160,31 @@ def in_words(name: str, summary: dict[str, Any]) -> list[str]:
     return lines
 
 
+def class_table(summary: dict[str, Any]) -> list[str]:
+    """A row for each class, a column for each official split in use, and their sums."""
+    splits = [split for split in SPLITS if summary["used"][split]]
+    rows = {label: [counts[split] for split in splits] for label, counts in summary["classes_by_split"].items()}
+    rows = {label: [*counts, sum(counts)] for label, counts in rows.items()}
+    lines = [f"{label:<20}" + "".join(f"{count:>10}" for count in counts) for label, counts in rows.items()]
+    sums = [sum(column) for column in zip(*rows.values(), strict=True)]
+    return [
+        f"{len(rows)} classes".ljust(20) + "".join(f"{title:>10}" for title in (*splits, "all")),
+        *few(lines),
+        *([" " * 20 + "".join(f"{count:>10}" for count in sums)] if len(rows) > 1 else []),
+    ]
+
+
+def counted(counts: dict[str, Any]) -> str:
+    return shortened([f"{name} ({count})" for name, count in counts.items()])
+
+
 def shortened(names: list[str]) -> str:
     """The names, separated by commas; of many only the first ones and the last."""
-    if len(names) > NAMED:
-        names = [*names[: NAMED - 1], "…", names[-1]]
-    return ", ".join(names)
+    return ", ".join(few(names))
+
+
+def few(lines: list[str]) -> list[str]:
+    return [*lines[: NAMED - 1], "…", lines[-1]] if len(lines) > NAMED else lines
 
 
 if __name__ == "__main__":

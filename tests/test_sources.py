@@ -39,7 +39,7 @@ PNG = png()
 
 
 def zip_of(
-    path: Path, members: dict[str, bytes] | list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED
+    path: Path, members: dict[str, bytes] | list[tuple[Any, bytes]], compression: int = zipfile.ZIP_STORED
 ) -> Path:
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members.items() if isinstance(members, dict) else members:
@@ -295,8 +295,11 @@ def test_members_are_where_unpacking_would_place_them(tmp_path: Path) -> None:
         assert {item.path: content for item, content in read(source)} == dict(
             zip(placed, members.values(), strict=True)
         )
-    windows = zip_of(tmp_path / "b.zip", {"C:\\cat\\1.png": PNG, "C:\\dog\\1.png": PNG})
-    assert open_source(windows).classes == ["cat", "dog"]
+    for maker, classes in ((0, ["cat", "dog"]), (10, ["cat", "dog"]), (3, [])):  # on DOS, Windows, Unix
+        infos = [zipfile.ZipInfo(f"C:/{label}/1.png") for label in ("cat", "dog")]
+        for info in infos:
+            info.create_system, info.filename = maker, info.filename.replace("/", "\\")
+        assert open_source(zip_of(tmp_path / "b.zip", [(info, PNG) for info in infos])).classes == classes
     nameless = zip_of(tmp_path / "c.zip", {"cat/1.png": PNG, "cat/..": PNG, "dog/1.png": PNG})
     assert isinstance(contents(nameless)["cat/.."], Problem)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import unicodedata
 from pathlib import Path
 
 from conftest import picture
@@ -105,3 +106,46 @@ def test_any_tree_is_read_as_torchvision_reads_it_or_named(tree: Tree) -> None:
         assert {path: label for path, label in found.items() if path in expected} == {
             path: label for path, label in expected.items() if path in shown
         }
+
+
+SPELLINGS = st.sampled_from(["cat", "CAT", "dog", "é", "e\u0301", "train"])
+SPLIT_FOLDERS = st.sampled_from(["train", "test", "val", "eval", "Train_Set", "test/test", "extra"])
+NAMES = st.sampled_from(
+    ["train", "Train", "test", "val", "cat", "CAT", "dog", "images", "é", "e\u0301", ".hidden", "evaluation"]
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.dictionaries(st.lists(NAMES, max_size=4).map("/".join), st.integers(0, 2), max_size=8)
+    | st.dictionaries(st.tuples(SPLIT_FOLDERS, SPELLINGS).map("/".join), st.integers(0, 2), max_size=8)
+)
+def test_any_tree_is_read_as_torchvision_reads_its_class_folders_or_refused(
+    tree: dict[str, int],
+) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        for folder, count in tree.items():
+            Path(root, folder).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                Path(root, folder, f"{number}.png").write_bytes(b"x")
+        if not any(tree.values()):
+            return
+        source = open_source(root)
+        items = {item.path: item for item, _ in source.read()}
+        assert len(items) == source.count == sum(tree.values()) == sum(source.per_class.values())
+        if source.folders.problem:
+            return
+        for top, above in source.folders.above_classes.items():
+            inside = "".join(f"{part}/" for part in above)
+            if (classes := torchvisions(Path(root, *above))) is None:
+                continue  # there is an empty folder, or none
+            expected = {f"{inside}{path}": name for path, name in classes.items()}
+            for path, name in expected.items():
+                item = items[path]
+                if any(part.startswith(".") for part in item.path.split("/")):
+                    assert item.label is None
+                else:
+                    assert item.label is not None and item.split == source.folders.splits.get(top)
+                    assert item.label.lower() == unicodedata.normalize("NFC", name).lower()
+            labeled = [item for item in items.values() if item.label and item.path.startswith(inside)]
+            assert {item.path for item in labeled} <= expected.keys()

@@ -88,6 +88,20 @@ class Validation:
         counts = self.count_labels(~self.quarantined)
         return {label: counts.get(label, 0) for label in classes}
 
+    def used_per_split(self) -> dict[str, int]:
+        """How many images of each official split are not quarantined; all as `unassigned` where there is no split."""
+        counts = np.bincount(self.split[~self.quarantined], minlength=len(SPLITS)).tolist()
+        return dict(zip(SPLITS, counts, strict=True)) if self.has_official_splits else {"unassigned": sum(counts)}
+
+    def images_per_class_and_split(self, classes: list[str]) -> dict[str, dict[str, int]]:
+        """The same by class; nothing where there is no official split."""
+        if not self.has_official_splits:
+            return {}
+        counts = {
+            split: self.count_labels(~self.quarantined & (self.split == number)) for number, split in enumerate(SPLITS)
+        }
+        return {label: {split: counts[split].get(label, 0) for split in SPLITS} for label in classes}
+
     def missing_in_official_splits(self, classes: list[str]) -> dict[str, list[str]]:
         """For each split of the publisher, the classes that have no image in it, quarantined ones not counted.
 

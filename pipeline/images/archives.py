@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from pipeline.images import tar_links, tars, zips
+from pipeline.images.encodings import Candidates
 from pipeline.images.errors import BROKEN_ARCHIVE, archive_errors, in_one_line
 from pipeline.images.files import problem, utf8
 from pipeline.images.formats import SUFFIXES
@@ -44,14 +46,17 @@ class Zip:
 
     def __init__(self, path: Path | UPath) -> None:
         self.path, self.address = path, address(path)
+        self.naming: zips.Naming | None = None  # found when the members are listed first
 
     def entries(self) -> Iterator[Entry]:
         files, unread = 0, Counter[str | None]()
         with archive_errors(self.path), self.path.open("rb") as file:
-            for name, content in zips.members(file, self.address):
+            self.naming = self.naming or zips.find_naming(file)
+            for name, content in zips.members(file, self.address, self.naming):
                 if name.endswith("/"):
+                    yield from member_folder(name)
                     continue
-                entry = member_entry(name.replace("\\", "/"), content[1:], content)
+                entry = member_entry(name, content[1:], content)
                 if content is zips.LINK and is_visible(entry.path):
                     raise UserError(
                         f"{self.path}: {entry.path} is a symbolic link; expected files: zip the folder without -y, so"
@@ -74,6 +79,8 @@ class Tar:
     def __init__(self, path: Path | UPath) -> None:
         self.path, self.address = path, address(path)
         self.links: tar_links.Links | None = None
+        self.candidates = Candidates()
+        self.encoding: str | None = None  # of the names, where they are not in UTF-8; learned when all have been seen
 
     def entries(self) -> Iterator[Entry]:
         status = self.path.stat()
@@ -83,20 +90,24 @@ class Tar:
             self.is_cifar |= PurePosixPath(member.name).name == "data_batch_1.bin"
             looks_like_image = PurePosixPath(member.name).suffix.lower() in SUFFIXES
             if member.isreg() or not member.isdir() or looks_like_image:
-                entry = member_entry(utf8(member.name), identity, content)
+                entry = member_entry(member.name, identity, content)
                 if (member.issym() or member.islnk()) and entry.content is content:
                     links.append(tar_links.Link.of(number, entry.path, member))
                     if len(links) > tar_links.MOST_LINKS:
                         raise UserError(f"{self.path}: more than {tar_links.MOST_LINKS:,} links; archive it without")
                 else:
                     yield entry
+            else:
+                yield from member_folder(member.name)
         if links:
             yield from self.linked(links, identity)
+        if self.candidates.best != "utf-8":
+            self.encoding = self.candidates.best
 
     def linked(self, links: list[tar_links.Link], identity: object) -> Iterator[Entry]:
         """The entries of links, from one more pass over the files that they lead to."""
         if self.links is None:
-            members = ((placed(utf8(member.name)), member) for member, _ in self.members())
+            members = ((placed(member.name), member) for member, _ in self.members())
             self.links = tar_links.Links(str(self.path), links, members)
         yield from self.links.unread
         for number, (_, content) in enumerate(self.members()):
@@ -110,7 +121,15 @@ class Tar:
             archive, is_plain = tars.decompressed(file)
             with archive:
                 for member in tars.members(archive, is_plain):
+                    member.name, member.linkname = self.text(member.name), self.text(member.linkname)
                     yield member, partial(self.content, archive, member, is_plain)
+
+    def text(self, name: str) -> str:
+        """A name as text, with escapes where its encoding is not known."""
+        if self.encoding:
+            return os.fsencode(name).decode(self.encoding)
+        self.candidates.narrow(os.fsencode(name))
+        return utf8(name)
 
     def content(self, archive: IO[bytes], member: tarfile.TarInfo, is_plain: bool) -> Content:
         """Where a member is in a plain archive; its bytes in a compressed one, which has just been read up to them."""
@@ -135,6 +154,13 @@ def member_entry(name: str, identity: object, content: Content | Callable[[], Co
     if path:
         return Entry(path, identity, content)
     return problem(name or "(no name)", "unreadable", "a name that leads to no place inside the archive")
+
+
+def member_folder(name: str) -> Iterator[Entry]:
+    """The entry of a folder in an archive, if unpacking would make one."""
+    is_usual = len(name) <= LONGEST_NAME and name.count("/") <= MOST_FOLDERS
+    if is_usual and (path := placed(name)):
+        yield Entry.folder(path)
 
 
 def kind(member: tarfile.TarInfo) -> str:

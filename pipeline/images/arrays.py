@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images import tars
+from pipeline.images.folders import Folders
 from pipeline.images.items import Item
 from pipeline.images.stored import Content
 from pipeline.system.console import UserError
@@ -40,6 +41,7 @@ class Arrays:
     ) -> None:
         self.splits = splits
         self.classes = classes
+        self.folders = Folders()
         self.count = 0
         self.per_class: Counter[str | None] = Counter()
         digest = hashlib.sha256()

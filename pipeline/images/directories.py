@@ -44,6 +44,7 @@ class Folder:
             if name.rstrip("/") in REPOSITORY:
                 continue
             if name.endswith("/"):
+                yield Entry.folder(utf8(prefix + name[:-1]))
                 yield from self.walk(found[name].path, prefix + name)
             else:
                 yield self.entry(found[name], utf8(prefix + name))
@@ -77,6 +78,7 @@ class RemoteFolder:
         for name in sorted(found):
             info = found[name]
             if name.endswith("/"):
+                yield Entry.folder(prefix + name[:-1])
                 yield from self.walk(info["name"], prefix + name)
             elif info["type"] == "link":
                 yield self.link(prefix + name)

@@ -23,7 +23,7 @@ class Reader(Protocol):
     def path(self) -> Path | UPath: ...
 
     def entries(self) -> Iterator[Entry]:
-        """Everything that is no folder, in a fixed order."""
+        """Everything, in a fixed order; of folders those at least that may be empty."""
 
 
 class Files:
@@ -37,6 +37,7 @@ class Files:
         self.listing = Listing(self.entries())
         self.count, self.per_class = self.listing.count, self.listing.per_class
         self.classes, self.fingerprint = self.listing.classes, self.listing.fingerprint
+        self.folders = self.listing.folders
         if not self.count:
             raise UserError(f"{reader.path} is empty: expected images in one folder per class")
 

@@ -1,4 +1,4 @@
-"""The files of a source: unique ids, and the class and official split that the folders of a path stand for."""
+"""The files of a source, listed: unique ids, and the class and official split of each."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.images.folders import Folders
 from pipeline.images.formats import SUFFIXES
 from pipeline.images.stored import Content
 
-SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-
 
 class Entry(NamedTuple):
-    """A file, a link or a member of an archive."""
+    """A file, a link or a member of an archive; or a folder, which has no content: it only shows that it is there."""
 
-    path: str  # inside the source
+    path: str  # inside the source; that of a folder ends in a slash
     identity: object  # changes when the content does: size and time, a checksum
     content: Content | Callable[[], Content]  # call it before the next entry is taken
+
+    @classmethod
+    def folder(cls, path: str) -> Entry:
+        return cls(f"{path}/", None, b"")
+
+    @property
+    def is_folder(self) -> bool:
+        return self.path.endswith("/")
 
 
 @dataclass(slots=True)
@@ -63,15 +66,21 @@ class Listing:
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         files: Counter[tuple[str, bool]] = Counter()  # by folder, and whether they are visible
+        listed: set[str] = set()
         hashes = array("q")
         digest = blake2b(digest_size=16)
         for entry in entries:
+            if entry.is_folder:
+                listed.add(entry.path.rstrip("/"))
+                continue
             files[entry.path.rpartition("/")[0], is_visible(entry.path)] += 1
             hashes.append(hash(entry.path))
             digest.update(f"{entry.path}\0{entry.identity}\0".encode())
         self.count = len(hashes)
         self.fingerprint = digest.hexdigest()
-        self.folders = Folders(folder for folder, visible in files if visible)
+        listed.update(folder for folder, visible in files if not visible)
+        holding = (folder for folder, visible in files if visible)
+        self.folders = Folders(holding, (folder for folder in listed if is_visible(folder)))
         self.per_class: Counter[str | None] = Counter()
         for (folder, visible), count in files.items():
             self.per_class[self.folders.label_and_split(folder)[0] if visible else None] += count
@@ -82,46 +91,10 @@ class Listing:
         """Yield the same entries again, each with its id, class and split."""
         number = Numbering(self.hashes).number
         for entry in entries:
+            if entry.is_folder:
+                continue
             label, split = self.folders.label_and_split(entry.path.rpartition("/")[0])
             yield Item(number(entry.path), label if is_visible(entry.path) else None, split), entry
-
-
-class Folders:
-    """What the folders of a source mean: [wrapping folders/][train|val|test/]class/[…/]file.
-
-    `folders` are those that hold visible files directly.
-    """
-
-    def __init__(self, folders: Iterable[str]) -> None:
-        children: dict[tuple[str, ...], set[str]] = {}
-        for folder in folders:
-            parts = tuple(folder.split("/")) if folder else ()
-            for depth, name in enumerate(parts):
-                children.setdefault(parts[:depth], set()).add(name)
-        self.root: tuple[str, ...] = ()
-        while len(names := children.get(self.root, set())) == 1 and children.get((*self.root, *names)):
-            self.root = (*self.root, *names)
-        splits = {SPLIT_NAMES.get(name.lower()) for name in children.get(self.root, ())}
-        self.has_splits = "train" in splits and (bool(splits & {"val", "test"}) or None not in splits)
-        self.known: dict[str, tuple[str | None, str | None]] = {}
-
-    def label_and_split(self, folder: str) -> tuple[str | None, str | None]:
-        """Class and official split of the visible files of a folder.
-
-        The class is None for files above the class folders or beside the folders of splits.
-        """
-        if folder not in self.known:
-            self.known[folder] = self.read(tuple(folder.split("/")) if folder else ())
-        return self.known[folder]
-
-    def read(self, parts: tuple[str, ...]) -> tuple[str | None, str | None]:
-        below = parts[len(self.root) :]
-        if parts[: len(self.root)] != self.root or not below:
-            return None, None
-        if not self.has_splits:
-            return below[0], None
-        split = SPLIT_NAMES.get(below[0].lower())
-        return (below[1] if split and len(below) > 1 else None), split
 
 
 class Numbering:

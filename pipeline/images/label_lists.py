@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterator
 from typing import TextIO
 
-from pipeline.images.items import SPLIT_NAMES
+from pipeline.images.folders import SPLIT_NAMES
 from pipeline.system.console import UserError
 
 COLUMNS = ("path", "id", "label", "split", "group")

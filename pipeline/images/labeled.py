@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images import stored
+from pipeline.images.folders import Folders
 from pipeline.images.formats import SUFFIXES
 from pipeline.images.items import Item, is_visible, sort_classes
 from pipeline.images.label_lists import NONE, LabelList, plain_path
@@ -34,6 +35,7 @@ class Labeled:
 
     def __init__(self, source: Source, place: str, file: str, class_names: list[str] | None) -> None:
         self.source = source
+        self.folders = Folders()  # they mean nothing
         self.path, content = find_list(source, place, file)
         self.list = LabelList(f"{self.path} in {place}", content, class_names)
         self.row_of_file = array("q")  # by position in the source, NONE for files without a row

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.images.archives import open_archive
 from pipeline.images.files import Reader, utf8
+from pipeline.images.folders import split_of
 from pipeline.images.formats import SUFFIXES
-from pipeline.images.items import SPLIT_NAMES, Entry, is_visible
+from pipeline.images.items import Entry, is_visible
 from pipeline.images.paths import ARCHIVE, is_archive
 from pipeline.images.stored import Stored, address
 from pipeline.system.console import UserError
@@ -57,7 +58,7 @@ class Top(NamedTuple):
         reader = open_archive(file)
         folders, depths = set(), set()
         for entry in reader.entries():
-            if is_visible(entry.path):
+            if is_visible(entry.path) and not entry.is_folder:
                 *parents, name = entry.path.split("/")
                 folders.update(parents[:1])
                 if PurePosixPath(name).suffix.lower() in SUFFIXES:
@@ -75,10 +76,6 @@ class Top(NamedTuple):
     @property
     def names_its_split(self) -> bool:
         return self.is_single and split_of(*self.folders) is not None
-
-
-def split_of(name: str) -> str | None:
-    return SPLIT_NAMES.get(name.lower())
 
 
 def prefixes(path: Path | UPath, archives: list[Top]) -> list[str]:

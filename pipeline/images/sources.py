@@ -17,6 +17,7 @@ from pipeline.images.archives import Tar, open_archive
 from pipeline.images.directories import Folder, RemoteFolder
 from pipeline.images.errors import remote_errors
 from pipeline.images.files import Files
+from pipeline.images.folders import Folders
 from pipeline.images.formats import SUFFIXES
 from pipeline.images.items import Item, is_visible
 from pipeline.images.paths import is_archive
@@ -36,6 +37,7 @@ class Source(Protocol):
     count: int  # of items
     per_class: Counter[str | None]  # items of each class
     classes: list[str]
+    folders: Folders  # what they mean
     fingerprint: str  # changes when any content does
 
     def read(self, wanted: Callable[[str], bool] = ...) -> Iterator[tuple[Item, Content]]:
@@ -81,6 +83,8 @@ def visible_in(path: Path, most: int | None = None) -> list[Path]:
 def read_archive(path: Path) -> Source:
     reader = open_archive(path)
     files = Files(reader)
+    if isinstance(reader, Tar) and reader.encoding:  # it has just been learned from all names
+        files = Files(reader)
     return arrays.CifarBinary(path) if isinstance(reader, Tar) and reader.is_cifar else files
 
 

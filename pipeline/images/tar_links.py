@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from pipeline.images.files import problem, utf8
+from pipeline.images.files import problem
 from pipeline.images.formats import SUFFIXES
 from pipeline.images.items import Entry, is_visible
 from pipeline.images.paths import LONGEST_NAME, SHOWN_OF_NAME, placed
@@ -30,7 +30,7 @@ class Link(NamedTuple):
     @classmethod
     def of(cls, number: int, path: str, member: tarfile.TarInfo) -> Link:
         """The link that a member is. A hard link names a path in the archive, a symbolic one starts at its folder."""
-        leads_to = utf8(member.linkname)
+        leads_to = member.linkname
         target = None
         if len(leads_to) <= LONGEST_NAME and (member.islnk() or not leads_to.startswith("/")):
             target = placed(leads_to if member.islnk() else f"{path.rpartition('/')[0]}/{leads_to}")

@@ -1,6 +1,6 @@
 """Read the central directory of a zip member by member. zipfile would keep half a kilobyte for each in memory.
 
-The format is described in PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.3.
+The format is described in PKWARE's APPNOTE.TXT, sections 4.3, 4.5.3 and 4.6.9.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 import stat
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO, NamedTuple
 
+from pipeline.images.encodings import STANDARD, Candidates
 from pipeline.images.stored import LOCAL_HEADER, SPARE, Problem, Stored, ZipMember
 
 END = struct.Struct("<4s6xHIIH")  # magic, members, size and offset of the directory, length of the comment
@@ -19,9 +22,12 @@ END64 = struct.Struct("<4s28xQQQ")  # magic, members, size and offset of the dir
 MEMBER = struct.Struct("<4s4xHH4xIIIHHH8xI")  # magic, flags, method, CRC, sizes, lengths of the fields, offset
 IN_EXTRA = 0xFFFFFFFF  # stands for a number of 64 bits in the extra field
 UTF8 = 0x800  # flag: the name is in UTF-8
+MAKER = 5  # in the entry of a member: place of the system that wrote it
 MODE = slice(40, 42)  # in the entry of a member: its kind and permissions, if a system that has them wrote it
 PART = slice(4, 6)  # in the record at the end: its number, where the zip is split
 LINK = Problem("unreadable", "a symbolic link")
+ZIP64, UNICODE_PATH = 1, 0x7075  # kinds of extra fields
+BACKSLASH_MAKERS = (0, 6, 10, 14)  # DOS, OS/2, Windows NTFS, VFAT
 
 
 class Directory(NamedTuple):
@@ -32,13 +38,53 @@ class Directory(NamedTuple):
     shift: int  # bytes in front of the archive, which its offsets do not count
 
 
-def members(file: IO[bytes], place: str) -> Iterator[tuple[str, Stored | Problem]]:
+class Naming(NamedTuple):
+    """How the bytes of names become text, where a member does not say that they are UTF-8."""
+
+    encoding: str
+    has_slashes: bool
+
+
+def find_naming(file: IO[bytes]) -> Naming:
+    """Look at all names. Raises zipfile.BadZipFile where the directory is not whole."""
+    has_slashes = False
+    candidates, between_backslashes = Candidates(), Candidates()
+    for _, flags, name, extra, _ in records(file, find_directory(file)):
+        has_slashes = has_slashes or b"/" in name
+        if not (flags & UTF8 or name.isascii() or unicode_path(name, extra)):
+            candidates.narrow(name)
+            between_backslashes.narrow(name.replace(b"\\", b"/"))
+    # a wrong encoding may take a backslash between folders for half a letter
+    best = None if has_slashes else between_backslashes.best
+    return Naming(best or candidates.best or STANDARD, has_slashes)
+
+
+def members(file: IO[bytes], place: str, naming: Naming | None = None) -> Iterator[tuple[str, Stored | Problem]]:
     """Yield the name of each member and where it is stored, in the directory's order. A folder's name ends in a slash.
 
     A member that would reach into the directory, which comes after all of them, is a problem.
     Raises zipfile.BadZipFile where the directory is not whole.
     """
+    naming = naming or find_naming(file)
     directory = find_directory(file)
+    for header, flags, name, extra, (method, crc, compressed, size, offset) in records(file, directory):
+        if extra:
+            size, compressed, offset = wide(extra, size, compressed, offset)
+        member = ZipMember(compressed, size, method, flags, crc)
+        length = LOCAL_HEADER.size + len(name) + compressed
+        start = offset + directory.shift
+        content: Stored | Problem = Stored(place, start, length + len(extra) + SPARE, member)
+        if start + length > directory.start:
+            content = Problem("truncated", f"{length} bytes at {start}, beyond the end of the archive's members")
+        elif stat.S_ISLNK(int.from_bytes(header[MODE], "little")):
+            content = LINK
+        yield text_of(name, flags, extra, header[MAKER], naming), content
+
+
+def records(
+    file: IO[bytes], directory: Directory
+) -> Iterator[tuple[bytes, int, bytes, bytes, tuple[int, int, int, int, int]]]:
+    """Yield of each member its header, flags, name, extra field; and method, CRC, compressed size, size, offset."""
     file.seek(directory.start)
     left = directory.size
     while left > 0:
@@ -48,19 +94,36 @@ def members(file: IO[bytes], place: str) -> Iterator[tuple[str, Stored | Problem
         magic, flags, method, crc, compressed, size, *lengths, offset = MEMBER.unpack(header)
         if magic != b"PK\1\2":
             raise zipfile.BadZipFile("Bad magic number for central directory")
-        name, extra, _ = (file.read(length) for length in lengths)
-        size, compressed, offset = wide(extra, size, compressed, offset)
-        member = ZipMember(compressed, size, method, flags, crc)
-        length = LOCAL_HEADER.size + len(name) + compressed
-        start = offset + directory.shift
-        content: Stored | Problem = Stored(place, start, length + len(extra) + SPARE, member)
-        if start + length > directory.start:
-            content = Problem("truncated", f"{length} bytes at {start}, beyond the end of the archive's members")
-        elif stat.S_ISLNK(int.from_bytes(header[MODE], "little")):
-            content = LINK
-        text = name.decode("utf-8" if flags & UTF8 else "cp437")
-        yield text.partition("\0")[0], content
+        rest = file.read(sum(lengths))
+        name, extra = rest[: lengths[0]], rest[lengths[0] : lengths[0] + lengths[1]]
+        yield header, flags, name, extra, (method, crc, compressed, size, offset)
         left -= MEMBER.size + sum(lengths)
+
+
+def text_of(name: bytes, flags: int, extra: bytes, maker: int, naming: Naming) -> str:
+    """The name as text, with slashes between folders.
+
+    A backslash is one where the maker's system writes paths with it. Where the encoding is a guess it may be half a
+    letter, so there it counts only if the archive has no slashes.
+    """
+    is_certain = True
+    if flags & UTF8:
+        text = name.decode("utf-8")
+    elif not (text := unicode_path(name, extra)):
+        text = name.decode(naming.encoding)
+        is_certain = naming.encoding == "utf-8" or name.isascii()
+    if maker in BACKSLASH_MAKERS and (is_certain or not naming.has_slashes):
+        text = text.replace("\\", "/")
+    return text.partition("\0")[0]
+
+
+def unicode_path(name: bytes, extra: bytes) -> str:
+    """The name in the extra field 0x7075; none if the stored name was changed after the field was written."""
+    for kind, data in extra_fields(extra):
+        if kind == UNICODE_PATH and data[:1] == b"\1" and data[1:5] == struct.pack("<I", zlib.crc32(name)):
+            with suppress(UnicodeDecodeError):
+                return data[5:].decode("utf-8")
+    return ""
 
 
 def find_directory(file: IO[bytes]) -> Directory:
@@ -96,13 +159,20 @@ def find_directory(file: IO[bytes]) -> Directory:
 
 def wide(extra: bytes, *numbers: int) -> list[int]:
     """The numbers, with those of 64 bits taken from the extra field."""
-    found, at = list(numbers), 0
-    while len(extra) - at >= 4:
-        kind, length = struct.unpack_from("<HH", extra, at)
-        if kind == 1:
-            values = struct.iter_unpack("<Q", extra[at + 4 : at + 4 + length // 8 * 8])
+    found = list(numbers)
+    for kind, data in extra_fields(extra):
+        if kind == ZIP64:
+            values = struct.iter_unpack("<Q", data[: len(data) // 8 * 8])
             for position, number in enumerate(numbers):
                 if number == IN_EXTRA:
                     found[position] = next(values, (IN_EXTRA,))[0]
-        at += 4 + length
     return found
+
+
+def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the kind and the data of each part of an extra field."""
+    at = 0
+    while len(extra) - at >= 4:
+        kind, length = struct.unpack_from("<HH", extra, at)
+        yield kind, extra[at + 4 : at + 4 + length]
+        at += 4 + length
