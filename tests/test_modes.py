@@ -118,6 +118,20 @@ def samples_tiff(values: np.ndarray, photometric: int, **more: tuple[int, int, i
     )  # fmt: skip
 
 
+def planes_tiff() -> bytes:
+    """Red, green and blue of 16 bits, one after the other, each in a strip of its own."""
+    planes = (COLOR.astype("<u2") * 257).transpose(2, 0, 1).tobytes()
+    place = 14 + 12 * 10  # behind ten tags
+    size = 2 * HEIGHT * WIDTH
+    strips = range(place + 30, place + 30 + 3 * size, size)
+    values = struct.pack("<3H", 16, 16, 16) + struct.pack("<3I", *strips) + struct.pack("<3I", size, size, size)
+    tags = [
+        (256, 4, 1, WIDTH), (257, 4, 1, HEIGHT), (258, 3, 3, place), (259, 3, 1, 1), (262, 3, 1, 2),
+        (273, 4, 3, place + 6), (277, 3, 1, 3), (278, 4, 1, HEIGHT), (279, 4, 3, place + 18), (284, 3, 1, 2),
+    ]  # fmt: skip
+    return tiff(tags, values + planes)
+
+
 def lab_tiff() -> bytes:
     transform = buildTransform(createProfile("sRGB"), createProfile("LAB"), "RGB", "LAB")
     return encoded(transform.apply(Image.fromarray(MILD)), "TIFF")
@@ -224,6 +238,7 @@ CASES = {
         np.minimum(GRAY, ALPHA) + 255.0 - ALPHA, tolerance=2,
     ),
     # other colors
+    "planes.tif": Case(planes_tiff(), COLOR, ""),
     "lab.tif": Case(lab_tiff(), MILD, tolerance=4),
     "ycbcr.tif": Case(encoded(Image.fromarray(SMOOTH).convert("YCbCr"), "TIFF"), SMOOTH, tolerance=3),
     "cmyk.tif": Case(encoded(Image.fromarray(COLOR).convert("CMYK"), "TIFF"), COLOR),

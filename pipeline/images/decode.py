@@ -32,7 +32,8 @@ INSPECT = {
     "AVIF": integrity.boxes, "HEIF": integrity.boxes,
 }  # fmt: skip
 INSPECT_WITH_SIZE = {"BMP": integrity.bmp, "TIFF": tiff.inspect}  # these compare the limit with what the file says
-OPEN = {"AVIF": avif.open_image, "HEIF": heif.open_image}  # Image.open knows too few of their brands
+# Pillow's own Image.open knows too few brands of AVIF, no HEIF, and misreads some TIFFs
+OPEN = {"AVIF": avif.open_image, "HEIF": heif.open_image, "TIFF": tiff.open_image}
 # Other decoders read on by themselves
 WITHOUT_DAMAGE = {"JPEG": jpeg.without_damage, "PNG": png.without_damage, "TIFF": tiff.without_damage}
 PER_PIXEL = 20  # bytes of memory that a decoder takes at most, measured for all formats

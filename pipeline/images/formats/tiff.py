@@ -5,6 +5,7 @@ Adobe, TIFF Revision 6.0, sections 2 and 15. BigTIFF differs only in the width o
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -183,6 +184,16 @@ def check_pixels(page: Directory, most_pixels: float) -> None:
         raise ImageError("truncated", f"{sum(counts)} bytes of pixels, but its size asks for {row * rows}")
     if sum(counts) >= row * (rows + 1):
         raise ImageError("corrupt", f"{sum(counts)} bytes of pixels, but its size asks for {row * rows}")
+
+
+def open_image(content: bytes) -> Image.Image:
+    """The image with its size and mode, not yet decoded. Raises what the decoder raises."""
+    from PIL import TiffImagePlugin
+
+    page = next(directories(content))
+    # Pillow by itself reads separate planes as if they had 8 bits a sample; libtiff reads them right
+    TiffImagePlugin.READ_LIBTIFF = page.number(PLANAR, 1) == SEPARATE and page.number(BITS, 1) > 8
+    return Image.open(io.BytesIO(content), formats=["TIFF"])
 
 
 def is_deep(image: Image.Image) -> bool:
