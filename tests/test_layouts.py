@@ -204,6 +204,21 @@ def test_every_file_is_counted_once_and_what_is_no_class_is_named(project: Proje
     assert "none of its images can be decoded: horse." in page
 
 
+def test_folders_mean_nothing_where_a_list_has_the_labels(project: Project) -> None:
+    write(project.root / "in", {"train": 4, "test": 2, "cow": 0})
+    rows = "".join(f"{number:03d},{'cat' if number % 2 else 'dog'}\n" for number in range(5))
+    (project.root / "in/labels.csv").write_text(f"id,label\n{rows}")
+    project.dataset("photos", "in", near_duplicates=False)
+    failed_in_one_line(
+        project.run("check", "photos"), "'train' and 'test' are splits, but there is no train/CLASS/FILE"
+    )
+    project.dataset("photos", "in", near_duplicates=False, labels="labels.csv", max_quarantined=0.5)
+    assert "no classes" not in project.must_run("check", "photos").out
+    found = summary(project)
+    assert found["classes"] == {"cat": 2, "dog": 3} and found["without_class"] == {"test/": 1}
+    assert found["used"] == {"train": 4, "val": 0, "test": 1}
+
+
 @pytest.mark.parametrize("archive", ["zip", "tar"])
 def test_empty_folders_of_archives(tmp_path: Path, archive: str) -> None:
     write(tmp_path / "in", {"cat": 1, "dog": 1, "cow/young": 0, ".git/refs": 0})
@@ -264,8 +279,8 @@ def raw_zip(
     return path
 
 
-def raw_tar(path: Path, names: list[bytes]) -> Path:
-    with tarfile.open(path, "w:gz", format=tarfile.GNU_FORMAT) as archive:
+def raw_tar(path: Path, names: list[bytes], mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode, format=tarfile.GNU_FORMAT) as archive:  # type: ignore[call-overload]
         for number, name in enumerate(names):
             info = tarfile.TarInfo(os.fsdecode(name))
             info.size = len(str(number))
@@ -308,6 +323,22 @@ def test_names_in_encodings_of_many_countries(tmp_path: Path, encoding: str, cla
         assert source.classes == sorted(classes), path
         assert source.per_class == dict.fromkeys(classes, 3)
         assert [item.path for item, _ in source.read()] == [name.decode(encoding) for name in names]
+
+
+def test_links_and_archives_side_by_side_with_names_in_shift_jis(tmp_path: Path) -> None:
+    names = raw_names(JAPANESE, "cp932")
+    for split in ("seg_train", "seg_test"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        path = raw_tar(tmp_path / "in" / f"{split}.tar", names, "w")
+        with tarfile.open(path, "a", format=tarfile.GNU_FORMAT) as tar:
+            link = tarfile.TarInfo(os.fsdecode(names[0].replace(b"0.jpg", b"copy.jpg")))
+            link.type, link.linkname = tarfile.LNKTYPE, os.fsdecode(names[0])
+            tar.addfile(link)
+    for place, count in (("in/seg_train.tar", 13), ("in", 26)):
+        source = open_source(tmp_path / place)
+        assert (source.count, source.classes) == (count, sorted(JAPANESE))
+        assert source.folders.problem is None
+    assert [*source.folders.splits.values()] == ["train", "test"]
 
 
 @pytest.mark.parametrize("maker", [0, 3, 10])

@@ -120,7 +120,7 @@ NAMES = st.sampled_from(
     st.dictionaries(st.lists(NAMES, max_size=4).map("/".join), st.integers(0, 2), max_size=8)
     | st.dictionaries(st.tuples(SPLIT_FOLDERS, SPELLINGS).map("/".join), st.integers(0, 2), max_size=8)
 )
-def test_any_tree_is_read_as_torchvision_reads_its_class_folders_or_refused(
+def test_class_folders_of_each_split_are_read_as_torchvision_reads_them(
     tree: dict[str, int],
 ) -> None:
     with tempfile.TemporaryDirectory() as root:

@@ -101,8 +101,8 @@ class Tar:
                 yield from member_folder(member.name)
         if links:
             yield from self.linked(links, identity)
-        if self.candidates.best != "utf-8":
-            self.encoding = self.candidates.best
+        if not self.encoding and self.candidates.best != "utf-8":
+            self.encoding, self.links = self.candidates.best, None
 
     def linked(self, links: list[tar_links.Link], identity: object) -> Iterator[Entry]:
         """The entries of links, from one more pass over the files that they lead to."""
