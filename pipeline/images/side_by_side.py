@@ -66,7 +66,7 @@ class Top(NamedTuple):
                     depths.add(len(parents))
         if is_empty:
             raise UserError(f"{file} is empty; expected images in it, or nothing of its name")
-        return cls(ARCHIVE.sub("", file.name), reader, folders, 0 in depths, 1 not in depths)
+        return cls(utf8(ARCHIVE.sub("", file.name)), reader, folders, 0 in depths, 1 not in depths)
 
     @property
     def is_single(self) -> bool:
