@@ -37,7 +37,8 @@ def archive(path: Path, names: list[str]) -> None:
     with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as tarred:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
-            info.size = len(content)
+            info.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
+            info.size = 0 if name.endswith("/") else len(content)
             tarred.addfile(info, io.BytesIO(content))
 
 
@@ -140,8 +141,9 @@ def test_archives_beside_each_other(tmp_path: Path, layout: dict[str, list[str]]
         ({"train/cats.zip": ["1.png"], "train/dogs.zip": ["1.png"], "test/cats.zip": ["1.png"]}, "test/cats.zip is an"),
         ({"cat/1.png": [], "dog/more.tar.gz": ["1.png"]}, "dog/more.tar.gz is an archive among other files"),
         ({"cat/1.png": [], "dog.7z": []}, "dog.7z is an archive among other files"),
-        # of kinds that are not read
+        # of kinds that are not read, or without anything
         ({"cats.zip": ["cats/1.png"], "dogs.rar": []}, "dogs.rar: not a whole zip or tar archive"),
+        ({"cats.zip": ["cats/1.png"], "dogs.tar": ["dogs/"]}, "dogs.tar is empty"),
         # archives in archives
         ({"competition.zip": ["train.zip", "test.zip", "sample.csv"]}, "competition.zip: train.zip is an archive"),
         ({"competition.tar": ["cat/1.png", "dog/more.part.rar"]}, "competition.tar: dog/more.part.rar is an archive"),

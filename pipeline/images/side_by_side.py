@@ -56,14 +56,17 @@ class Top(NamedTuple):
     @classmethod
     def of(cls, file: Path) -> Top:
         reader = open_archive(file)
-        folders, depths = set(), set()
+        folders, depths, is_empty = set(), set(), True
         for entry in reader.entries():
+            is_empty &= entry.is_folder
             if is_visible(entry.path) and not entry.is_folder:
                 *parents, name = entry.path.split("/")
                 folders.update(parents[:1])
                 if PurePosixPath(name).suffix.lower() in SUFFIXES:
                     depths.add(len(parents))
-        return cls(ARCHIVE.sub("", file.name), reader, folders, 0 in depths, 1 not in depths)
+        if is_empty:
+            raise UserError(f"{file} is empty; expected images in it, or nothing of its name")
+        return cls(utf8(ARCHIVE.sub("", file.name)), reader, folders, 0 in depths, 1 not in depths)
 
     @property
     def is_single(self) -> bool:

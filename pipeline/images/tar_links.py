@@ -14,6 +14,7 @@ from pipeline.images.paths import LONGEST_NAME, SHOWN_OF_NAME, placed
 from pipeline.system.console import UserError
 
 MOST_LINKS = 1_000_000  # in one archive: those are kept in memory
+MOST_IN_A_ROW = 40  # links to links that Linux follows
 OUT = "a link out of the archive"
 TO_A_FOLDER = "a link to a folder"
 NOWHERE = "a link that leads nowhere"
@@ -87,9 +88,7 @@ class Links:
 
     def follow(self, link: Link) -> tuple[int | None, str]:
         """The number of the member that a symbolic link leads to, at last; else None and why."""
-        passed = set()
-        while link.number not in passed:
-            passed.add(link.number)
+        for _ in range(MOST_IN_A_ROW):
             if link.target is None:
                 return None, OUT
             found = self.latest.get(link.target)
