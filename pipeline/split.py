@@ -19,6 +19,7 @@ from pipeline.checking.overview import Overview
 from pipeline.config import params
 from pipeline.images.tables import SPLIT, SPLITS, read_manifest, write_tables
 from pipeline.page import overall
+from pipeline.page.advice import DRAWN_MEND
 from pipeline.page.template import write_page
 from pipeline.splitting.cuts import read_cuts, write_cuts
 from pipeline.splitting.decisions import decide, edited, read_decisions, wrong
@@ -30,7 +31,9 @@ from pipeline.system.outputs import write_json
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.checking.drift import Shift
     from pipeline.checking.name_groups import Suggestion
+    from pipeline.page.overall import Finding
 
 
 def main(name: str) -> None:
@@ -60,12 +63,7 @@ def main(name: str) -> None:
     write_cuts(cuts_file, cuts)  # before the table: no test set is ever there that is not remembered
     write_json(Path("reports", name, "split.json"), {**counts, "left_out": left_out, "decisions": changes})
     overview = Overview(checked_file)
-    labels, sides = on_sides(overview, table)
-    shifts = overview.shifts_between(labels, sides)
-    whole = [
-        finding._replace(strips=[])  # the page of the images shows those
-        for finding in overall.drifted(shifts, overview.column("path"), labels, sides)
-    ]
+    whole, differences = compare_sides(overview, table, set(checked.official_split.dropna()))
     write_page(Path("reports", name, "split.html"), "split.html", name=name, counts=counts, whole=whole)
     rows = pa.Table.from_pandas(table[SPLIT.names], SPLIT, preserve_index=False)
     write_tables(Path("data/splits", f"{name}.parquet"), [rows], classes, SPLIT)
@@ -75,20 +73,30 @@ def main(name: str) -> None:
             f"{name}: {left_out['tested']} images are left out: they tested when split.test was larger; if no result"
             f" of then counts, restore {cuts_file} of before with git checkout"
         )
-    official = set(checked.official_split.dropna())  # those `check` has compared
-    drawn_shifts = [shift for shift in shifts if not official.issuperset(shift.sides)]
-    say(*(f"{name}: {line}" for line in drift.in_words(drawn_shifts)))
+    say(*(f"{name}: {line}" for line in differences))
     if dataset.split.group_by is None and overview.groups:
         say(*straddling(name, overview.groups, table))
     if len(decisions):
         say(f"{name}: by {edited(decisions_file)}: {in_words(changes)}")
 
 
-def on_sides(overview: Overview, table: pd.DataFrame) -> tuple[list[str], list[str | None]]:
-    """The class and the split of each image of the overview's sample; None for the split of one that is left out."""
+def compare_sides(overview: Overview, table: pd.DataFrame, official: set[str]) -> tuple[list[Finding], list[str]]:
+    """How the images of the overview's sample differ between splits: for the page, and in lines for the console.
+
+    The lines leave out what `check` has said already, of pairs of `official` sides.
+    """
     placed = table.set_index("path")[["label", "split"]].reindex(overview.column("path"))
     labels = placed.label.fillna("").tolist()
-    return labels, placed.split.astype(object).where(placed.split.notna(), None).tolist()
+    sides = placed.split.astype(object).where(placed.split.notna(), None).tolist()  # None: left out
+    known: list[Shift] = []
+    drawn: list[Shift] = []
+    for shift in overview.shifts_between(labels, sides):
+        (known if official.issuperset(shift.sides) else drawn).append(shift)
+    found = [
+        *overall.drifted(known, overview.column("path"), labels, sides),
+        *overall.drifted(drawn, overview.column("path"), labels, sides, DRAWN_MEND),
+    ]
+    return [finding._replace(strips=[]) for finding in found], drift.in_words(drawn)  # the other page has pictures
 
 
 def straddling(name: str, groups: Suggestion, table: pd.DataFrame) -> list[str]:

@@ -195,6 +195,22 @@ def test_check_and_split_say_how_official_sides_differ(project: Project) -> None
     assert "How the splits differ" in page and "Train and test differ in" in page and "Train and val" not in page
 
 
+def test_split_says_how_sides_differ_that_it_has_drawn(project: Project) -> None:
+    """Half of the images are of one group, which is on one side, and dark."""
+    rows = of_classes(lambda label, number: f"{number}.jpg", 120)
+    for number, one in enumerate(rows):
+        one["official_split"] = "test" if number % 3 == 0 else None
+        if number % 3 == 1:
+            one.update(group=0, brightness=0.1)
+    write_manifest(project.root / "data/checked/photos.parquet", rows, list(CLASSES))
+    (project.root / "data/decided").mkdir()
+    project.dataset("photos", "photos", split={"val": 0.4})
+    said = [line for line in project.must_run("split", "photos").out.splitlines() if " differ in " in line]
+    assert said and all("val" in line or "train and test" in line for line in said)
+    assert any("copies (with" in line for line in said)
+    assert "another seed" in (project.root / "reports/photos/split.html").read_text()
+
+
 def test_the_side_of_one_class_differs(tmp_path: Path) -> None:
     rows = of_classes(lambda label, number: f"{number}.jpg", 80, ("a", "b", "c", "d", "e", "f"))
     for number, one in enumerate(rows):

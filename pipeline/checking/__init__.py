@@ -1,1 +1,1 @@
-"""Find out what is wrong with images: metadata, duplicates, outliers, and which images can be used."""
+"""Find out what is wrong with images, one by one and as a whole, and which can be used."""

@@ -30,6 +30,7 @@ SIDES_MEND = (
     "If both should be of one kind, take the folders of the sides away: then this pipeline draws them. If the test is"
     " meant to be of another kind, nothing."
 )
+DRAWN_MEND = "Large groups, or few, make sides differ by chance: more images help, or another seed."
 GROUPS_COST = (
     "With images of one group on both sides of a split, a network may recognize the group instead of the class, and"
     " results are too good."

@@ -24,6 +24,7 @@ SHOWN = 4  # findings of one kind
 CLASSES = 8  # in a chart
 BINS = 40
 PICTURED = 5  # images of each end
+NOTHING = 2  # standard errors
 NAMED = 4  # texts in a chart; all others are one
 
 
@@ -80,12 +81,13 @@ def findings(overview: Overview) -> list[Finding]:
     return found
 
 
-def drifted(shifts: list[Shift], paths: list[str], labels: list[str], sides: list[str | None]) -> list[Finding]:
+def drifted(
+    shifts: list[Shift], paths: list[str], labels: list[str], sides: list[str | None], mend: str = SIDES_MEND
+) -> list[Finding]:
     """A finding for each pair of sides."""
     pairs = dict.fromkeys(shift.sides for shift in shifts)
-    return [
-        differing([shift for shift in shifts if shift.sides == pair][:SHOWN], paths, labels, sides) for pair in pairs
-    ]
+    found = [[shift for shift in shifts if shift.sides == pair][:SHOWN] for pair in pairs]
+    return [differing(some, paths, labels, sides)._replace(mend=mend) for some in found]
 
 
 def correlated(prediction: Prediction, paths: list[str], labels: list[str]) -> Finding:
@@ -124,7 +126,7 @@ def differing(shifts: list[Shift], paths: list[str], labels: list[str], sides: l
         told=f"At least {100 * most.distance:.0f} % of the images on one side would have to be others for the"
         f" {described(most)} to be alike on both.",
         cost=SIDES_COST,
-        mend=SIDES_MEND,
+        mend="",
         charts=charts,
         strips=[
             Strip(f"typical of {side}", [(paths[row], labels[row]) for row in rows])
@@ -226,10 +228,10 @@ def scores(predictions: Iterable[Prediction]) -> list[Score]:
     """The table of all attributes: how well each predicts the class, and which class it tells apart best."""
     rows: dict[str, Score] = {}
     for found in predictions:
-        text = f"{100 * found.accuracy:.1f} ± {100 * found.error:.1f} %"
-        name = found.attribute.name
-        if found.label is None:
-            rows[name] = Score(name, text, "", "", found.is_finding)
-        else:
-            rows[name] = Score(name, rows[name].overall, text, found.label, rows[name].is_finding or found.is_finding)
+        accuracy = f"{100 * found.accuracy:.1f} ± {100 * found.error:.1f} %"
+        if found.accuracy - found.chance < NOTHING * found.chance_error:
+            accuracy = "as guessing"
+        row = rows.setdefault(found.attribute.name, Score(found.attribute.name, accuracy, "", "", False))
+        one = {} if found.label is None else {"one": accuracy, "label": found.label}
+        rows[row.name] = row._replace(is_finding=row.is_finding or found.is_finding, **one)
     return list(rows.values())
