@@ -110,9 +110,9 @@ HOSTILE = {
     "ztxt_bomb.png": ("too_large", "MAX_TEXT_CHUNK"),
 }
 NO_FILES = {
-    "dangling_link.jpg": ("not_an_image", "link"),
+    "dangling_link.jpg": ("unreadable", "link"),
     "directory.jpg": ("not_an_image", "folder"),
-    "loop_link.jpg": ("not_an_image", "link"),
+    "loop_link.jpg": ("unreadable", "link"),
 }
 
 
