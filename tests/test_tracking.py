@@ -201,12 +201,14 @@ class Listener:
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.uri = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.connections: list[socket.socket] = []
+        self.moments: list[float] = []  # of each connection
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self) -> None:
         try:
             while True:
                 self.connections.append(self.socket.accept()[0])
+                self.moments.append(time.monotonic())
         except OSError:
             pass  # closed
 
@@ -223,12 +225,12 @@ def silent() -> Iterator[Listener]:
 
 
 @pytest.fixture(scope="module")
-def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], float]]:
+def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], Listener]]:
     """A stage that logs to a server that never answers; begun early, because all that a test does is wait for it."""
     results, listener = Results(tmp_path_factory.mktemp("waiting")), Listener()
     results.add("a")
     process = results.begin("a", MLFLOW_TRACKING_URI=listener.uri, DVC_STAGE="evaluate@a")
-    yield process, time.monotonic()
+    yield process, listener
     process.kill()
     process.communicate()
     listener.close()
@@ -327,7 +329,7 @@ def test_an_absent_server_costs_a_line(made: Results, stage: bool) -> None:
         uri = f"http://127.0.0.1:{unused.getsockname()[1]}"
         begin = time.monotonic()
         ran = made.track("a", MLFLOW_TRACKING_URI=uri, **({"DVC_STAGE": "evaluate@a"} if stage else {}))
-        assert time.monotonic() - begin < 15
+        assert time.monotonic() - begin < 60
     assert ran.status == (0 if stage else 1)
     (line,) = ran.err.splitlines()
     assert line.startswith(f"warning: not logged to {uri}: ") and "`python -m pipeline.track` logs it later" in line
@@ -671,12 +673,14 @@ def test_a_database_that_cannot_be_written_costs_a_line(made: Results, kind: str
         connection.close()
 
 
-def test_a_server_that_never_answers_costs_less_than_a_minute(waiting: tuple[subprocess.Popen[str], float]) -> None:
-    process, begin = waiting
-    _, err = process.communicate(timeout=max(1, begin + 75 - time.monotonic()))
+def test_a_server_that_never_answers_costs_less_than_a_minute(waiting: tuple[subprocess.Popen[str], Listener]) -> None:
+    process, listener = waiting
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0
     (line,) = err.splitlines()
     assert line.startswith("warning: not logged to http://127.0.0.1:")
+    _, first, *_, last = listener.moments  # of requests, after a knock
+    assert last - first < 45  # and 15 for the last
 
 
 # --- while training goes on ---
