@@ -84,11 +84,12 @@ def read_features(name: str, packed: PackedDataset) -> NDArray[np.float32]:
 
 
 def group(name: str, paths: pd.Series, split: Split) -> NDArray[np.int64]:
-    """The number of the group of each path, (N,): copies that hashes find, and what `group_by` puts together."""
-    checked, _ = read_columns(Path("data/checked", f"{name}.parquet"), ["path", "pixel_hash", "group"])
+    """The number of the group of each path, (N,): of copies that hashes find, of a list, and of `group_by`."""
+    columns = ["path", "pixel_hash", "group", "listed_group"]
+    checked, _ = read_columns(Path("data/checked", f"{name}.parquet"), columns)
     table = checked.to_pandas()
     keys = pd.Series(path_keys(name, table.path, split.group_by), dtype=object)
-    numbers = pd.Series(components(table.pixel_hash, table.group, keys), table.path)
+    numbers = pd.Series(components(table.pixel_hash, table.group, table.listed_group, keys), table.path)
     return numbers.loc[paths].to_numpy()
 
 
