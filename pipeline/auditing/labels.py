@@ -53,7 +53,9 @@ def judge(points: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArra
     def probabilities() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         for head, unseen in heads:
             for rows in np.split(unseen, range(BLOCK, len(unseen), BLOCK)):
-                yield rows, head.predict_proba(points[rows])
+                likely = np.zeros((len(rows), len(classes)))
+                likely[:, head.classes_] = head.predict_proba(points[rows])  # a large group may take a class along
+                yield rows, likely
 
     own, correct = np.empty(len(labels)), np.empty(len(labels), bool)
     for rows, likely in probabilities():
