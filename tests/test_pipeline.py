@@ -68,7 +68,9 @@ def assert_same(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
 
 
 # They validate all of params.yaml in every stage; what a stage writes does not depend on them
-ONLY_VALIDATE = {f"pipeline/config/{name}.py" for name in ("augmentation", "errors", "experiments", "networks")}
+ONLY_VALIDATE = {
+    f"pipeline/config/{name}.py" for name in ("augmentation", "errors", "experiments", "features", "networks")
+}
 
 
 def code_deps(stage: str, network: str = "") -> set[str]:

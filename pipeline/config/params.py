@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, ValidationError
 from pipeline.config.datasets import Dataset, Download
 from pipeline.config.errors import in_one_line
 from pipeline.config.experiments import Experiment
+from pipeline.config.features import Features
 from pipeline.config.fields import Seed, Strict, hint
 from pipeline.system.console import UserError
 
@@ -43,6 +44,7 @@ class Params(Strict):
     seed: Seed
     downloads: dict[Name, Download] = {}
     datasets: dict[Name, Dataset] = {}
+    features: dict[Name, Features] = {}
     experiments: dict[Name, Experiment] = {}
 
     def dataset(self, name: str) -> Dataset:
@@ -50,6 +52,9 @@ class Params(Strict):
 
     def experiment(self, name: str) -> Experiment:
         return pick(self.experiments, "experiments", name)
+
+    def features_of(self, dataset: str) -> Features:
+        return pick(self.features, "features", dataset)
 
     def download(self, name: str) -> Download:
         return pick(self.downloads, "downloads", name)
@@ -111,6 +116,9 @@ def validated(raw: dict[str, Any]) -> Params:
         except ValueError:  # Python writes out no number of more than 4300 digits
             fault = "a number of thousands of digits; expected none so long"
         raise UserError(f"{FILE}: {fault}") from None
+    for name in params.features:
+        if name not in params.datasets:
+            raise UserError(f"{FILE}: features.{name}: {no_dataset(name, params)}")
     for name, experiment in params.experiments.items():
         check_experiment(name, experiment, params)
     return params
@@ -126,15 +134,15 @@ def values_of(node: Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
+def no_dataset(name: str, params: Params) -> str:
+    return f"no such data set{hint(name, params.datasets)}; datasets has: {', '.join(params.datasets)}"
+
+
 def check_experiment(name: str, experiment: Experiment, params: Params) -> None:
     """What can only be known from two entries: the data set exists and its images fit the network."""
     where = f"{FILE}: experiments.{name}"
     if experiment.dataset not in params.datasets:
-        known = ", ".join(params.datasets)
-        raise UserError(
-            f"{where}.dataset = {experiment.dataset!r}: no such data set"
-            f"{hint(experiment.dataset, params.datasets)}; datasets has: {known}"
-        )
+        raise UserError(f"{where}.dataset = {experiment.dataset!r}: {no_dataset(experiment.dataset, params)}")
     dataset = params.datasets[experiment.dataset]
     problem = experiment.network.incompatible_size(*dataset.pack.height_width)
     if problem:

@@ -32,17 +32,13 @@ SPLITS: dict[str, type] = {"path": str, "label": str, "split": str, "train_order
 VERIFIED = 2**31  # bytes of images that are compared with their checksum: one or two seconds
 
 
-class PackedDataset:
-    """`data/packed/<data set>` and `data/splits/<data set>.parquet`.
+class PackedImages:
+    """`data/packed/<data set>`: `images` (N, H, W, C) uint8 are all that could be decoded, `index` has their paths.
 
-    `images` (N, H, W, C) uint8 are all that could be decoded. `splits` has a row for each image that is used, in the
-    order of training; `positions` (rows,) int64 says where its image is. `labels` (N,) int64 are numbers of `classes`,
-    -1 for an image that is not used.
-
-    Raises UserError where a file is missing or damaged, or where they do not belong together.
+    Raises UserError where a file is missing or damaged.
     """
 
-    def __init__(self, folder: Path, splits_file: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.stage = f"pack@{folder.name}"
         if not folder.exists():
             raise readers.missing(folder, self.stage)
@@ -64,6 +60,31 @@ class PackedDataset:
             reason = f"{len(self.index):,} rows; expected one for each of {len(self.images):,} images"
             raise readers.damaged(index_file, reason, self.stage)
 
+    def verify(self) -> None:
+        """Compare the images with their checksum, unless there are more than `VERIFIED` bytes of them.
+
+        Raises UserError if they differ.
+        """
+        if self.images.nbytes > VERIFIED:
+            return
+        with self.file.open("rb") as file:
+            file.seek(-self.images.nbytes, os.SEEK_END)
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != self.meta["sha256"]:
+            raise readers.damaged(self.file, "its pixels have another checksum than meta.json says", self.stage)
+
+
+class PackedDataset(PackedImages):
+    """Packed images, and what each is for: `data/splits/<data set>.parquet`.
+
+    `splits` has a row for each image that is used, in the order of training; `positions` (rows,) int64 says where its
+    image is. `labels` (N,) int64 are numbers of `classes`, -1 for an image that is not used.
+
+    Raises UserError where a file is missing or damaged, or where they do not belong together.
+    """
+
+    def __init__(self, folder: Path, splits_file: Path) -> None:
+        super().__init__(folder)
         self.splits_file = splits_file
         stage = f"split@{splits_file.stem}"
         self.splits = readers.read_table(splits_file, SPLITS, stage)
@@ -89,19 +110,6 @@ class PackedDataset:
     def table(self) -> pd.DataFrame:
         """`splits`, indexed by `positions`."""
         return self.splits.to_pandas().set_axis(self.positions)
-
-    def verify(self) -> None:
-        """Compare the images with their checksum, unless there are more than `VERIFIED` bytes of them.
-
-        Raises UserError if they differ.
-        """
-        if self.images.nbytes > VERIFIED:
-            return
-        with self.file.open("rb") as file:
-            file.seek(-self.images.nbytes, os.SEEK_END)
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != self.meta["sha256"]:
-            raise readers.damaged(self.file, "its pixels have another checksum than meta.json says", self.stage)
 
     def rows(self, *splits: str, fraction: float = 1.0) -> NDArray[np.int64]:
         """Positions (rows,) int64 of the images of these splits, in the order of training.

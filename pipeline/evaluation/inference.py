@@ -1,10 +1,11 @@
-"""Predictions of a network for images, batch by batch, without gradients."""
+"""What a network gives for images, batch by batch, without gradients: predictions, or a backbone's features."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from pipeline.dataset.augmentation import crop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from pipeline.config.experiments import TTA
     from pipeline.dataset.batches import Rows
@@ -93,3 +95,18 @@ def evaluate(model: nn.Module, data: Images, tta: TTA = False) -> tuple[float, f
     """Mean cross-entropy and accuracy over all images."""
     given = answers(model, data, tta)
     return given.loss(), given.accuracy(data.labels.cpu())
+
+
+def write_features(
+    path: Path, backbone: nn.Module, batches: Iterable[Tensor], count: int, device: torch.device, precision: str
+) -> None:
+    """Write the features of `count` images as a .npy file of (count, F) float32; `batches` are (B, C, H, W)."""
+    backbone.eval()
+    with path.open("wb") as out, torch.inference_mode():
+        for number, images in enumerate(batches):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                features = backbone(images).flatten(1).float().cpu().numpy()
+            if not number:
+                header = {"descr": features.dtype.str, "fortran_order": False, "shape": (count, features.shape[1])}
+                np.lib.format.write_array_header_1_0(out, header)
+            out.write(np.ascontiguousarray(features).data)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.page.issues import GROUPS, ISSUES, Issue
+from pipeline.page.issues import GROUPS, ISSUES, PAIRS, Issue
 
 LISTED, PICTURED = 7_500, 400  # images that are listed by issue, and those of them with a thumbnail
 PER_ISSUE_LISTED, PER_ISSUE_PICTURED = 5_000, 60  # of one issue
@@ -39,7 +39,7 @@ class Section:
 
     @property
     def is_groups(self) -> bool:
-        return self.code in GROUPS
+        return self.code in GROUPS or self.code in PAIRS
 
 
 def find(table: pa.Table) -> list[Section]:

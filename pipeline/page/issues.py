@@ -30,6 +30,23 @@ GROUPS = {
     ),
     "exact_duplicate": Issue("Exact duplicates", "The same pixels more than once. Always on one side of a split."),
 }
+# What the stage audit finds: of pairs, and of single images
+PAIRS = {
+    "copy_across_splits": Issue(
+        "Near copies across splits",
+        "Nearly the same picture on two sides of the split, which hashes have not found: results on the stronger side"
+        " would be too good. It stands first; the other may be dropped.",
+    ),
+    "near_copy": Issue("Near copies", "Nearly the same picture on one side of the split, which hashes have not found."),
+}
+AUDITED = {
+    "wrong_label": Issue(
+        "Likely wrong labels",
+        "Images that look like another class to a linear head that has not seen them. A tick gives them that class.",
+        "margin",
+    ),
+    "outlier": Issue("Outliers", "Far from their nearest neighbors: like nothing else in this data set.", "distance"),
+}
 ISSUES = {
     "unreadable": Issue("Unreadable", "The decoder fails on it: damaged tables, wrong checksums, a crash.", "bytes"),
     "truncated": Issue("Truncated", "The data ends too early.", "bytes"),

@@ -10,6 +10,7 @@ const images = page.images.map((row, number) => {
 const sections = page.sections.map((section) => ({
   ...section,
   element: document.getElementById(section.code),
+  action: section.action ?? "drop",
   entries: section.entries.map((entry, position) => ({
     images: entry.map((number) => images[number]),
     size: section.sizes[position],
@@ -36,12 +37,12 @@ function card(image, section) {
   const box = create("input", "");
   box.type = "checkbox";
   box.disabled = image.decision !== null;
-  box.checked = marked.has(image);
-  box.addEventListener("change", () => mark([image], box.checked));
+  box.checked = marked.get(image) === section.action;
+  box.addEventListener("change", () => mark([image], box.checked, section.action));
 
   const element = create("label", "card",
     picture(image),
-    create("span", "label", image.label < 0 ? "no class" : page.classes[image.label]),
+    create("span", "label", label(image, section)),
     create("span", "name", image.path.slice(slash)),
     create("span", "folder", image.path.slice(0, slash)),
     create("span", "metadata", metadata(image)),
@@ -49,9 +50,11 @@ function card(image, section) {
   for (const text of particulars(image, section)) element.append(create("span", "measure", text));
   if (image.reason && image.picture) element.append(create("span", "reason", image.reason));
   if (image.decision) element.append(create("span", "decided", decided(image.decision)));
-  element.append(create("span", "drop", create("span", "", "drop"), box));
+  const tick = section.action === "relabel" ? page.classes[image.suggested] : "drop";
+  element.append(create("span", "drop", create("span", "", tick), box));
   element.title = image.path;
   element.dataset.image = image.number;
+  element.dataset.action = section.action;
   element.classList.toggle("quarantined", image.status === "quarantined");
   element.classList.toggle("marked", box.checked);
   return element;
@@ -65,8 +68,13 @@ function picture(image) {
   return create("span", "picture", thumbnail);
 }
 
+function label(image, section) {
+  if (section.action === "relabel") return `${page.classes[image.label]} → ${page.classes[image.suggested]}?`;
+  return image.label < 0 ? "no class" : page.classes[image.label];
+}
+
 function metadata(image) {
-  const split = image.official_split ? `official ${image.official_split}` : "";
+  const split = image.split ?? (image.official_split ? `official ${image.official_split}` : "");
   const size = image.width ? `${image.width} × ${image.height}` : "";
   return [image.status === "quarantined" ? "quarantined" : "", split, size].filter(Boolean).join(" · ");
 }
@@ -171,23 +179,31 @@ function showAll() {
 const panel = document.getElementById("decisions");
 const note = panel.querySelector("input");
 const lines = panel.querySelector("textarea");
-const marked = new Set();
+const marked = new Map(); // from an image to what is done with it: drop or relabel
 const copied = new Set(); // images whose lines have been copied: they are in the file by now
 let header = panel.dataset.header ? `${panel.dataset.header}\n` : ""; // for a table that is not begun yet
 
-function mark(some, on) {
+function mark(some, on, action) {
   for (const image of some.filter(({ decision }) => decision === null)) {
-    if (on) marked.add(image);
+    if (on) marked.set(image, action);
     else marked.delete(image);
     for (const element of document.querySelectorAll(`[data-image="${image.number}"]`)) {
-      element.classList.toggle("marked", on);
-      element.querySelector("input").checked = on;
+      const checked = marked.get(image) === element.dataset.action;
+      element.classList.toggle("marked", checked);
+      element.querySelector("input").checked = checked;
     }
   }
   panel.hidden = marked.size === 0;
-  const waiting = [...marked].filter((image) => !copied.has(image));
-  panel.querySelector("b").textContent = `${count(waiting.length, "image")} to drop.`;
-  lines.value = header + waiting.map(({ path }) => `${cell(path)},drop,,${cell(note.value)}\n`).join("");
+  const waiting = [...marked].filter(([image]) => !copied.has(image));
+  const actions = ["drop", "relabel"].map((name) => [name, waiting.filter(([, chosen]) => chosen === name).length]);
+  const counts = actions.filter(([name, number]) => number || (name === "drop" && !waiting.length));
+  panel.querySelector("b").textContent = `${counts.map(([name, number]) => `${count(number, "image")} to ${name}`).join(", ")}.`;
+  lines.value = header + waiting.map(line).join("");
+}
+
+function line([image, action]) {
+  const fields = action === "drop" ? ["drop", ""] : ["", page.classes[image.suggested]];
+  return `${[image.path, ...fields, note.value].map(cell).join(",")}\n`;
 }
 
 // As in pipeline/system/csv_cells.py: a spreadsheet would run what begins like a formula
@@ -199,7 +215,7 @@ function start() {
   for (const section of sections) {
     const button = section.element.querySelector(".tick");
     button.addEventListener("click", () => {
-      mark(section.matching.flatMap((entry) => entry.images.slice(section.groups ? 1 : 0)), true);
+      mark(section.matching.flatMap((entry) => entry.images.slice(section.groups ? 1 : 0)), true, section.action);
     });
     section.element.querySelector(".more").addEventListener("click", () => {
       section.limit += step(section);
@@ -213,12 +229,12 @@ function start() {
     showAll();
   });
   note.addEventListener("input", () => mark([], true));
-  panel.querySelector(".clear").addEventListener("click", () => mark([...marked], false));
+  panel.querySelector(".clear").addEventListener("click", () => mark([...marked.keys()], false));
   panel.querySelector(".copy").addEventListener("click", (event) => {
     lines.select();
     document.execCommand("copy"); // works from file:// in every browser; the clipboard's newer interface does not
     // what comes next is added to what was copied: neither the header nor a line twice
-    for (const image of marked) copied.add(image);
+    for (const image of marked.keys()) copied.add(image);
     header = "";
     event.target.textContent = "Copied";
     setTimeout(() => (event.target.textContent = "Copy lines"), 1500);

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator
 from math import inf
 from operator import itemgetter
+from typing import TYPE_CHECKING
 
 from pipeline.images import stored
 from pipeline.images.decode import decode, upright
@@ -15,6 +16,9 @@ from pipeline.images.sources import Source
 from pipeline.images.stored import Content, Read
 from pipeline.system import memory, workers
 from pipeline.system.console import progress
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIDE, QUALITY = 128, 65  # most pixels of a side, quality of JPEG
 Task = tuple[str, Content]
@@ -42,7 +46,11 @@ def draw(tasks: Iterable[Task]) -> Iterator[tuple[str, str] | None]:
 
 
 def encode(content: Read, path: str) -> str:
-    image = upright(decode(content, path, inf).image, channels=3)  # `check` has limited them
+    return jpeg(upright(decode(content, path, inf).image, channels=3))  # `check` has limited them
+
+
+def jpeg(image: Image.Image) -> str:
+    """An image, scaled down to what a thumbnail has room for, as JPEG in base64."""
     image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY, optimize=True)

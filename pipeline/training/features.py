@@ -12,6 +12,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from pipeline.dataset.batches import Batches, Rows
+from pipeline.evaluation.inference import write_features
 from pipeline.system.checksummed import checksummed_write, is_intact, remove_checksummed
 from pipeline.system.console import progress, say
 from pipeline.system.outputs import remove
@@ -90,20 +91,14 @@ class Features:
         images, config = self.images_of, self.config
         chosen = torch.arange(len(self), device=self.device).split(BATCH)
         augmentation = images.draw(config.augment, self.seed, view).to(self.device) if view else None
-        self.backbone.eval()
-        with checksummed_write(file) as partial, partial.open("wb") as out, torch.inference_mode():
-            described = f"view {view} through the backbone" if view else "validation images through the backbone"
-            bar = progress(zip(chosen, images.batches(chosen), strict=True), total=len(chosen), desc=described)
-            for number, (positions, pixels) in enumerate(bar):
-                parameters = None if augmentation is None else augmentation[positions]
-                inputs = images.images(pixels, config.augment, parameters)
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                    features = self.backbone(inputs).flatten(1).float().cpu().numpy()
-                if not number:
-                    header = {"descr": features.dtype.str, "fortran_order": False}
-                    shape = (len(self), *features.shape[1:])
-                    np.lib.format.write_array_header_1_0(out, {**header, "shape": shape})
-                out.write(np.ascontiguousarray(features).data)
+        described = f"view {view} through the backbone" if view else "validation images through the backbone"
+        bar = progress(zip(chosen, images.batches(chosen), strict=True), total=len(chosen), desc=described)
+        inputs = (
+            images.images(pixels, config.augment, None if augmentation is None else augmentation[positions])
+            for positions, pixels in bar
+        )
+        with checksummed_write(file) as partial:
+            write_features(partial, self.backbone, inputs, len(self), self.device, config.precision)
         if config.views:
             say(
                 f"{file}: {file.stat().st_size / 1e6:.1f} MB of features, kept for other heads; remove it when you like"
