@@ -1,0 +1,124 @@
+"""A model as a folder for people without this project: the same answers from ONNX Runtime, and a card."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import Clone, failed_in_one_line, picture
+from PIL import Image
+from test_networks import network
+
+from pipeline import export
+from pipeline.evaluation.inference import logits
+from pipeline.exporting import graph
+from pipeline.networks import Shape, build
+from pipeline.system.console import MissingExtra, UserError
+
+CNN = "digits-cnn"
+
+
+def test_a_colleague_gets_the_same_answers(digits: Clone, copy_of: Callable[[Clone], Clone], tmp_path: Path) -> None:
+    copy, out = copy_of(digits), tmp_path / "for a colleague"
+    ran = copy.must_run("python", "-m", "pipeline.export", "--model", f"models/{CNN}", "--out", str(out))
+    assert {file.name for file in out.iterdir()} == {"README.md", "classify.py", "model.onnx", "model.pt2"}
+    assert "on 64 test images, ONNX Runtime and PyTorch differ by at most" in ran.out
+
+    with zipfile.ZipFile(copy.root / "data/raw/digits/digits.zip") as archive:
+        members = archive.namelist()[::150]
+        archive.extractall(tmp_path / "digits", members)
+    picture(1, 30, 20, "RGBA").save(tmp_path / "digits/transparent.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture(2, 40, 9).save(tmp_path / "digits/turned.jpg", exif=turned)
+    files = [tmp_path / "digits" / name for name in (*members, "transparent.png", "turned.jpg")]
+    said = copy.must_run("python", "-m", "pipeline.predict", "--model", f"models/{CNN}", *map(str, files)).out
+    # from another folder, and without this project: -I leaves out PYTHONPATH and the folder
+    command = [sys.executable, "-I", str(out / "classify.py"), *map(str, files)]
+    theirs = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    for mine, other in zip(said.splitlines(), theirs.splitlines(), strict=True):
+        assert mine.rpartition(" ")[0] == other.rpartition(" ")[0]
+        assert float(mine.rpartition(" ")[2]) == pytest.approx(float(other.rpartition(" ")[2]), abs=2e-4)
+
+    session = onnxruntime.InferenceSession(out / "model.onnx")
+    program = torch.export.load(out / "model.pt2").module()
+    for count in (1, 7):
+        images = np.random.default_rng(count).integers(0, 256, (count, 8, 8, 1), np.uint8)
+        (found,) = session.run(None, {"images": images})
+        assert found.shape == (count, 10) and found.sum(1) == pytest.approx(1, abs=1e-5)
+        assert program(torch.from_numpy(images)).detach().numpy() == pytest.approx(found, abs=1e-4)
+    with zipfile.ZipFile(out / "model.pt2") as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist())
+    for whole in (content, (out / "model.onnx").read_bytes()):
+        assert b"site-packages" not in whole and str(copy.root).encode() not in whole
+
+    card = (out / "README.md").read_text()
+    metrics = json.loads((copy.root / f"reports/{CNN}/metrics.json").read_text())
+    row = re.search(r"^\| test \| 359 \| (\S+) \| (\S+) to (\S+) \|", card, re.MULTILINE)
+    assert row and row[1] == f"{metrics['test']['accuracy']:.4f}"
+    low, high = wilson(metrics["test"]["accuracy"], 359)
+    assert [float(row[2]), float(row[3])] == pytest.approx([low, high], abs=1e-4)
+    assert card.index("| val |") < card.index("| test |") and "1,259 train" in card
+
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    refused = copy.run("python", "-m", "pipeline.export", "--model", f"models/{CNN}", "--out", str(out))
+    failed_in_one_line(refused, "is there already")
+    assert before == {file.name: file.read_bytes() for file in out.iterdir()}
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's interval (1927, Journal of the American Statistical Association 22)."""
+    z = 1.959964
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    margin = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return middle - margin, middle + margin
+
+
+class Untrained(SimpleNamespace):
+    """What `graph` needs of a model, with random weights."""
+
+    def probabilities(self, images: np.ndarray[Any, Any]) -> Any:
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        with torch.inference_mode():
+            return logits(self.network, (pixels - mean) / std, self.tta).exp().numpy()
+
+
+@pytest.mark.parametrize(
+    ("described", "side"),
+    [
+        (network("mlp", hidden=[9], batch_norm=True, log_softmax=True), 8),
+        (network("resnet", widths=[8, 16]), 16),
+        (network("airbench"), 32),
+        (network("torchvision", model="squeezenet1_1"), 64),
+    ],
+)
+def test_every_kind_of_network(described: Any, side: int, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    shape = Shape(channels=3, height=side, width=side, classes=5)
+    built = build(described, shape).eval()
+    model: Any = Untrained(network=built, tta=True, mean=[0.4] * 3, std=[0.2] * 3, shape=shape, folder=tmp_path)
+    graph.write_onnx(tmp_path / "model.onnx", graph.trace(model), {})
+    images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
+    assert graph.check_onnx(tmp_path / "model.onnx", model, images) < 1e-5
+
+    model.probabilities = lambda images: np.eye(5, dtype=np.float32)[:3]
+    with pytest.raises(UserError, match=r"^ONNX Runtime and PyTorch differ by [^\n]*expected 0\.0001$"):
+        graph.check_onnx(tmp_path / "model.onnx", model, images)
+
+
+def test_packages_that_are_not_installed_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(MissingExtra, match=r"^export needs the package onnxscript[^\n]*uv pip install[^\n]*$"):
+        export.stop_without_packages()
