@@ -26,7 +26,7 @@ from pipeline.exporting import graph
 from pipeline.networks import Shape, build
 from pipeline.system.console import MissingExtra, UserError
 
-CNN = "digits-cnn"
+MLP, CNN = "digits-mlp", "digits-cnn"
 
 
 def test_a_colleague_gets_the_same_answers(digits: Clone, copy_of: Callable[[Clone], Clone], tmp_path: Path) -> None:
@@ -75,6 +75,28 @@ def test_a_colleague_gets_the_same_answers(digits: Clone, copy_of: Callable[[Clo
     refused = copy.run("python", "-m", "pipeline.export", "--model", f"models/{CNN}", "--out", str(out))
     failed_in_one_line(refused, "is there already")
     assert before == {file.name: file.read_bytes() for file in out.iterdir()}
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_an_image_gets_its_size_as_in_training(
+    fit: str, digits: Clone, copy_of: Callable[[Clone], Clone], tmp_path: Path
+) -> None:
+    copy, out = copy_of(digits), tmp_path / "out"
+    about = copy.root / f"models/{MLP}/model.json"
+    described = json.loads(about.read_text())
+    described["preprocessing"]["fit"] = fit
+    about.unlink()  # it may be a link into DVC's cache
+    about.write_text(json.dumps(described))
+    copy.must_run("python", "-m", "pipeline.export", "--model", f"models/{MLP}", "--out", str(out))
+    files = [str(tmp_path / f"{number}.png") for number in range(4)]
+    for number, file in enumerate(files):
+        picture(number, 11 + 9 * number, 40 - 9 * number).save(file)
+    said = copy.must_run("python", "-m", "pipeline.predict", "--model", f"models/{MLP}", *files).out
+    command = [sys.executable, "-I", str(out / "classify.py"), *files]
+    theirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for mine, other in zip(said.splitlines(), theirs.splitlines(), strict=True):
+        assert mine.rpartition(" ")[0] == other.rpartition(" ")[0]
+        assert float(mine.rpartition(" ")[2]) == pytest.approx(float(other.rpartition(" ")[2]), abs=2e-4)
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
