@@ -41,6 +41,14 @@ MINIMAL: dict[str, Any] = {
 FULL: dict[str, Any] = {
     **MINIMAL,
     "downloads": {"mnist": {"mirrors": ["https://example.com/"], "files": {"a.gz": {"bytes": 3, "md5": "ab"}}}},
+    "features": {
+        "mnist": {
+            "network": {"name": "torchvision", "model": "alexnet", "replace": "classifier"},
+            "weights": "data/raw/alexnet.pth",
+            "size": 64,
+            "precision": "bf16",
+        }
+    },
     "experiments": {
         **MINIMAL["experiments"],
         "mnist-cnn": {
@@ -128,7 +136,7 @@ def test_values_arrive_as_written(here: Path) -> None:
     ("path", "value", "words"),
     [
         # unknown keys, at every depth
-        ("sed", 1, ["unknown key 'sed'", "did you mean 'seed'", "allowed: seed, downloads, datasets, experiments"]),
+        ("sed", 1, ["unknown key 'sed'", "did you mean 'seed'", "datasets, features, experiments"]),
         (
             "datasets mnist pack chanels",
             1,
