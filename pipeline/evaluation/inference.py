@@ -73,17 +73,22 @@ def answers(model: nn.Module, data: Images, tta: TTA = False) -> Answers:
 
 
 def logits(model: nn.Module, images: Tensor, tta: TTA) -> Tensor:
-    """Log-probabilities (B, classes) float32 of the mean logits over the views of each image.
+    """Log-probabilities (B, classes) float32, of the mean logits over the views of each image."""
+    return F.log_softmax(mean_logits(model, images, tta).float(), dim=1)
+
+
+def mean_logits(model: nn.Module, images: Tensor, tta: TTA) -> Tensor:
+    """The mean logits (B, classes) over the views of each image.
 
     With `tta`, these are the image and its mirror image; with `flip_and_shift` also both moved by a pixel to either
     side along the diagonal and continued by reflection, which together count as much as those that are not moved.
     """
     given = mirrored_logits(model, images) if tta else model(images)
     if tta == "flip_and_shift":
-        offsets = torch.ones(len(images), 2, device=images.device)
+        offsets = images.new_ones(images.shape[0], 2)  # `len` would fix the size of the batch in an exported graph
         moved = [mirrored_logits(model, crop.apply(images, shift * offsets)) for shift in SHIFTS]
         given = given / 2 + sum(moved) / (2 * len(SHIFTS))
-    return F.log_softmax(given.float(), dim=1)
+    return given
 
 
 def mirrored_logits(model: nn.Module, images: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.evaluation.inference import mean_logits
 from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
@@ -40,10 +41,7 @@ class Graph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        logits = self.network(pixels)
-        if self.tta:
-            logits = (logits + self.network(pixels.flip(-1))) / 2
-        return torch.softmax(logits.float(), dim=1)
+        return torch.softmax(mean_logits(self.network, pixels, self.tta).float(), dim=1)
 
 
 def trace(model: Model) -> ExportedProgram:
