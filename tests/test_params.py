@@ -105,7 +105,7 @@ def test_the_repositorys_own_file_loads(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(REPOSITORY)
     assert list(params.load().experiments) == ["digits-mlp", "digits-cnn"]
     loaded = with_all_studies(params.read())
-    assert len(loaded.experiments) == 20
+    assert len(loaded.experiments) == 21
     assert loaded.seed_of("mnist-mlp") == loaded.seed and loaded.seed_of("mnist-gd") == 0
     assert loaded.dataset("mnist").pack.height_width == (28, 28)
 
