@@ -2,22 +2,33 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-RESIZE: dict[str, Callable[..., Image.Image]]
-RESIZE = {"crop": ImageOps.fit, "pad": ImageOps.pad, "stretch": Image.Image.resize}
-
 model = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"))
 about = json.loads(model.get_modelmeta().custom_metadata_map["preprocessing"])
+size, method = tuple(about["size"]), Image.Resampling[about["interpolation"]]
+
+
+def resized(image: Image.Image) -> Image.Image:
+    """The image in the size that the model takes, as it was in training."""
+    if about["fit"] == "crop":
+        return ImageOps.fit(image, size, method)
+    if about["fit"] == "stretch":
+        return image.resize(size, method)
+    scale = min(size[0] / image.width, size[1] / image.height)
+    whole = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), method)
+    padded = Image.new(image.mode, size)
+    padded.paste(whole, ((size[0] - whole.width) // 2, (size[1] - whole.height) // 2))
+    return padded
+
+
 for path in sys.argv[1:]:
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(about["mode"])
-    resized = RESIZE[about["fit"]](image, about["size"], Image.Resampling[about["interpolation"]])
-    (probabilities,) = model.run(None, {"images": np.asarray(resized).reshape(1, *about["shape"])})
+    (probabilities,) = model.run(None, {"images": np.asarray(resized(image)).reshape(1, *about["shape"])})
     best = probabilities[0].argmax()
     print(f"{path}: {about['classes'][best]} {probabilities[0, best]:.4f}")
