@@ -370,7 +370,9 @@ def test_interruption_leaves_no_process(
     ran = end(launcher)
     assert (ran.status, ran.err) == expected
     assert psutil.wait_procs(started, timeout=5)[1] == []
-    assert left(things) == [checkpoint(things, "things-long")[0]]
+    # half of the next checkpoint, if one was just being written: the next run removes it
+    whole = [file for file in left(things) if file.suffix != ".partial"]
+    assert whole == [checkpoint(things, "things-long")[0]]
 
 
 def test_second_stage_beside_a_running_one(things: Project) -> None:
