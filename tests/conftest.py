@@ -54,6 +54,11 @@ LONG = (
     "test_benchmarks",
     "test_check",
     "test_torture",
+    "test_merge",
+    "test_sharing",
+    "test_verify",
+    "test_workflow",
+    "test_audit",
 )
 
 
