@@ -4,8 +4,8 @@ usage: python -m benchmarks.check [--source ZIP] [--copies N] [--rounds N] [--gr
 
 In turns, on the same photos and the same cores: the header loop of the published study (sizes only, nothing decoded),
 a bare Pillow decode of every image, the stage `check` with every property and hash, and cleanvision's own full check,
-which is installed into an environment of its own, .venv/cleanvision (it is AGPL: nothing here depends on it). Seconds
-are counted from after the imports to the end. So that throughput is measured and not the start, every contender gets
+which is installed into an environment of its own, .venv/cleanvision (nothing here depends on it). Seconds are counted
+from after the imports to the end. So that throughput is measured and not the start, every contender gets
 several copies of each photo; `--copies 1` shows what the start costs a small folder.
 """
 
