@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pipeline.system.entry import run_stage
 
-import base64
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from pipeline.config import params
 from pipeline.images.sources import Source, open_source
 from pipeline.images.tables import SPLITS, STATUSES, read_columns
 from pipeline.page import charts, findings, overall
-from pipeline.page.template import TEMPLATES, write_page
+from pipeline.page.template import page_script, write_page
 from pipeline.page.thumbnails import thumbnails
 from pipeline.splitting.decisions import HEADER, is_begun, read_rows
 from pipeline.system import workers
@@ -56,14 +54,12 @@ def main(name: str) -> None:
     source = open_source(dataset.source, dataset.check.classes)
 
     pictures = thumbnails(source, wanted)
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     path = Path("reports", name, "index.html")
     write_page(
         path,
         "page.html",
         name=name,
-        script=script,
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **page_script(),
         data=script_data(labels, sections, rows, images, pictures),
         classes=classes,
         labels=labels,

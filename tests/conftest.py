@@ -25,8 +25,10 @@ from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 
+from pipeline.images.sources import open_source
 from pipeline.images.tables import CHECKED, write_tables
 from pipeline.system import console
+from pipeline.system.console import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what the tests start would inherit it
@@ -169,6 +171,15 @@ def no_traces(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
+
+
+def refusal(place: Path) -> str:
+    """The one line for which a source is not opened."""
+    with pytest.raises(UserError) as caught:
+        open_source(place)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
 
 
 def failed_in_one_line(ran: Ran, *words: str) -> None:

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import Project, failed_in_one_line, picture
+from conftest import Project, failed_in_one_line, picture, refusal
 
 from pipeline import check
 from pipeline.images.items import Item
 from pipeline.images.sources import open_source
 from pipeline.images.stored import read_all
-from pipeline.system.console import UserError
 
 
 def png(seed: int) -> bytes:
@@ -59,14 +58,6 @@ def items(place: Path) -> list[Item]:
     assert len(found) == source.count
     assert all(isinstance(content, bytes) for content in read_all(content for _, content in found))
     return [item for item, _ in found]
-
-
-def refusal(place: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        open_source(place)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 def test_two_zips_through_check(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

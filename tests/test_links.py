@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import Project, class_folders, picture
+from conftest import Project, class_folders, picture, refusal
 
 from pipeline import check
 from pipeline.images import tar_links
@@ -38,14 +38,6 @@ def read(place: Path) -> tuple[list[Item], dict[str, Read]]:
     assert len(items) == source.count
     contents = read_all(content for _, content in items)
     return [item for item, _ in items], dict(zip((item.path for item, _ in items), contents, strict=True))
-
-
-def refusal(place: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        open_source(place)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 @pytest.fixture

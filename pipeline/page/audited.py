@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,7 @@ from PIL import Image
 
 from pipeline.page.findings import MEMBERS, PICTURED, Section, shares
 from pipeline.page.issues import AUDITED, PAIRS
-from pipeline.page.template import TEMPLATES, write_page
+from pipeline.page.template import page_script, write_page
 from pipeline.page.thumbnails import jpeg
 from pipeline.splitting.decisions import HEADER, is_begun, read_rows
 
@@ -49,15 +47,13 @@ def write_audit(
         "issues": [[]] * len(shown),
         "decision": [decisions.get(path) for path in shown.path],
     }
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     path = Path("reports", name, "audit.html")
     write_page(
         path,
         "audit.html",
         name=name,
         about=about,
-        script=script,
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **page_script(),
         data={
             "classes": classes,
             "columns": list(columns),

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from pathlib import Path
 
 from pipeline.system.outputs import atomic_write
 
 TEMPLATES = Path(__file__).parent
+
+
+def page_script() -> dict[str, str]:
+    """The script of the pages on which a person ticks images, and the hash by which they allow it and no other."""
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    return {"script": script, "script_digest": base64.b64encode(digest).decode()}
 
 
 def write_page(path: Path, template: str, **values: object) -> None:
