@@ -50,6 +50,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     from safetensors.torch import save
 
     from pipeline.dataset.packed import PackedDataset
+    from pipeline.evaluation.temperature import calibrate
     from pipeline.system.device import make_deterministic, select_device
     from pipeline.training import provenance
     from pipeline.training.data import TrainingData
@@ -76,7 +77,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     described = config.model_dump(mode="json", include={"network": {"name", "model", "replace"}, **keys})
     made_of = [described, inputs["data"], environment]
 
-    histories, states = [], {}
+    histories, states, temperatures = [], {}, {}
     with live.Logger(name, identity) as logger:
         for number in range(config.seeds):
             model = make_model(data, seed + number, weights)
@@ -100,6 +101,10 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
             trainer = Trainer(trained, config, train_data, val_data, seed + number, checkpoint, group)
             histories.append(trainer.fit(logger.log if not number else lambda history: None))
             file = f"seed-{seed + number}.safetensors" if number else "model.safetensors"
+            # features of a frozen backbone know no other views of an image
+            fitted, fitted_to = (model, data.val) if config.tta else (trained, val_data)
+            if fitted_to is not None and not group.rank:
+                temperatures[file] = calibrate(fitted, fitted_to, config.tta)
             states[file] = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     if group.rank:
         return
@@ -109,7 +114,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
         for file, state in states.items():
             # `save_file` makes a file that only its owner may read, whatever the umask
             (partial / file).write_bytes(save(state))
-        write_json(partial / "model.json", {"experiment": name, **about})
+        write_json(partial / "model.json", {"experiment": name, **about, **calibration(temperatures)})
     write_history(Path("reports", name, "history.csv"), histories[0])
     provenance.write(name, config.network, **inputs, fingerprint=identity)
     remove(CHECKPOINTS / name)
@@ -131,6 +136,14 @@ def describe(model: nn.Module, data: TrainingData) -> dict[str, Any]:
         "parameters": parameters,
         "trainable_parameters": trainable,
     }
+
+
+def calibration(temperatures: dict[str, float]) -> dict[str, Any]:
+    """What model.json says of the temperatures of its files of weights; nothing without validation images."""
+    if not temperatures:
+        return {}
+    first, *others = temperatures.items()
+    return {"temperature": first[1], **({"other_temperatures": dict(others)} if others else {})}
 
 
 def warn_of_other_images(name: str, config: Experiment, packed: PackedDataset) -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 COLUMNS = 6
-WIDTH, HEIGHT = 1.7, 2.1  # inches of a tile with its title
+# inches: of a tile, its image's longer side, a line of its title, the space between tiles
+WIDTH, SIDE, LINE, GAP = 1.7, 1.5, 0.24, 0.12
 SMALLEST, LARGEST = 8, 14  # points of a title
 SHOWN = 40  # classes of a confusion matrix: more can't be read, and take memory and minutes to draw
 
@@ -47,20 +48,30 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(partial, format="png", dpi=100, metadata={"Software": None})
 
 
-def draw_grid(path: Path, tiles: Sequence[Tile]) -> None:
-    rows = max(1, -(-len(tiles) // COLUMNS))
+def draw_grid(path: Path, tiles: Sequence[Tile], heading: str = "") -> None:
+    """Images in rows of COLUMNS, each below its title, which has the room that its lines need."""
     titles = ["\n".join(map(printable, tile.title.split("\n"))) for tile in tiles]
-    longest = max((len(line) for title in titles for line in title.split("\n")), default=1)
+    lines = [line for title in titles for line in title.split("\n")]
     # a sign is about 0.6 times as wide as the font is high
-    size = min(LARGEST, max(SMALLEST, 72 * WIDTH / (0.6 * longest)))
-    figure = new_figure(WIDTH * COLUMNS, HEIGHT * rows)
-    # fixed margins: a layout engine measures every title, twice, for seconds
-    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=1 - 0.5 / (HEIGHT * rows), wspace=0.1, hspace=0.4)
+    size = min(LARGEST, max(SMALLEST, 72 * WIDTH / (0.6 * max(map(len, lines), default=1))))
+    above = GAP + LINE * max(2, max((title.count("\n") + 1 for title in titles), default=0))
+    height = SIDE + above
+    top = 2 * LINE if heading else 0.0
+    figure = new_figure(WIDTH * COLUMNS, top + height * max(1, -(-len(tiles) // COLUMNS)))
+    # one for all images, in inches from the upper left: axes for each take longer than drawing them
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.text(WIDTH * COLUMNS / 2, LINE, heading, fontsize=LARGEST, ha="center", va="center")
     for position, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
-        axes = figure.add_subplot(rows, COLUMNS, position + 1)
-        axes.set_axis_off()
-        axes.imshow(tile.image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        axes.set_title(title, color=tile.color, fontsize=size, parse_math=False)  # a $ in a name is no formula
+        row, column = divmod(position, COLUMNS)
+        x, y = WIDTH * (column + 0.5), top + height * row + above
+        half_width, half_height = SIDE / 2 * np.array(tile.image.shape[1::-1]) / max(tile.image.shape[:2])
+        box = (x - half_width, x + half_width, y + 2 * half_height, y)
+        axes.imshow(tile.image.squeeze(), cmap="gray", vmin=0, vmax=255, extent=box)
+        axes.text(  # a $ in a name is no formula
+            x, y - GAP / 2, title, color=tile.color, fontsize=size, ha="center", va="bottom", parse_math=False
+        )
+    axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0), aspect="auto")
     save(figure, path)
 
 
