@@ -55,6 +55,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     from pipeline.training import provenance, times
     from pipeline.training.data import TrainingData
     from pipeline.training.features import features_folder, remove_stale
+    from pipeline.training.first_batch import FirstBatch
     from pipeline.training.model import make_model, parameter_counts, summary
     from pipeline.training.trainer import Trainer
 
@@ -78,6 +79,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     described = config.model_dump(mode="json", include={"network": {"name", "model", "replace"}, **keys})
     made_of = [described, inputs["data"], environment]
 
+    first_batch = FirstBatch(packed.classes, group)
     histories, states, temperatures = [], {}, {}
     with live.Logger(name, identity) as logger:
         for number in range(config.seeds):
@@ -99,7 +101,8 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
                 remove_stale(features, shared=bool(config.views))
             checkpoint = CHECKPOINTS / name / f"{fingerprint(identity, environment, code, number)}.pt"
             trained, train_data, val_data = data.for_model(model, seed + number, features)
-            trainer = Trainer(trained, config, train_data, val_data, seed + number, checkpoint, group, stopwatch)
+            shown = None if number else first_batch
+            trainer = Trainer(trained, config, train_data, val_data, seed + number, checkpoint, group, stopwatch, shown)
             histories.append(trainer.fit(logger.log if not number else lambda history: None))
             file = f"seed-{seed + number}.safetensors" if number else "model.safetensors"
             # features of a frozen backbone know no other views of an image
@@ -118,6 +121,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
             (partial / file).write_bytes(save(state))
         write_json(partial / "model.json", {"experiment": name, **about, **calibration(temperatures)})
     write_history(Path("reports", name, "history.csv"), histories[0])
+    first_batch.draw(Path("reports", name, "train_batch.png"))
     provenance.write(name, config.network, **inputs, fingerprint=identity)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     times.write(identity, times.TrainTime(stopwatch.start, round(seconds, 3), gpu, threads, group.world_size))

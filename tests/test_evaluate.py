@@ -22,7 +22,7 @@ from sklearn import metrics
 from things import write_packed
 
 from pipeline import evaluate
-from pipeline.evaluation import figures
+from pipeline.evaluation import figures, grid
 from pipeline.system.console import UserError
 from pipeline.system.csv_cells import unescape_formula
 
@@ -246,10 +246,10 @@ def colors(tile: np.ndarray) -> set[str]:
 
 def test_titles_of_samples_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure.axes[0].texts[-1]))
+    monkeypatch.setattr(grid, "save", lambda figure, path: drawn.append(figure.axes[0].texts[-1]))
     image = np.zeros((8, 8, 1), np.uint8)
     for title in ("3 100%", "an Airedale terrier 100%\nis a Norfolk terrier"):
-        figures.draw_grid(tmp_path / "x.png", [figures.Tile(image, title, "green")])
+        grid.draw_grid(tmp_path / "x.png", [grid.Tile(image, title, "green")])
     short, long = (title.get_fontsize() for title in drawn)
     assert short == 14 and 8 <= long < 10
 

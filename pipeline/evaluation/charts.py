@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.evaluation.calibration import binned
-from pipeline.evaluation.figures import new_figure, save, short
+from pipeline.evaluation.grid import new_figure, save, short
 from pipeline.system.console import printable
 
 if TYPE_CHECKING:
