@@ -50,9 +50,9 @@ def main(name: str) -> None:
     sliced = {side.split: slices.accuracies(side.predictions, attributes) for side in sides}
     with together(Path("reports", name)) as folder:
         counts = {key: model.about[key] for key in ("parameters", "trainable_parameters")}
-        seeds = {"seeds": config.seeds} if config.seeds > 1 else {}
+        trainings = {"folds": packed.folds} if config.folds else {"seeds": config.seeds} if config.seeds > 1 else {}
         metrics = {side.split: side.metrics for side in sides}
-        write_json(folder / "metrics.json", {**metrics, **counts, **seeds})
+        write_json(folder / "metrics.json", {**metrics, **counts, **trainings})
         write_json(folder / "summary.json", summary(name, metrics))
         predictions_of(sides, packed).to_parquet(folder / "predictions.parquet", index=False)
         absent = write_reports(folder, sides, sliced, packed.classes)
@@ -71,20 +71,21 @@ def measured(name: str, config: Experiment, model: Model, packed: PackedDataset,
     from pipeline.dataset.batches import Batches, resident_budget
     from pipeline.evaluation.predictions import predict
 
-    rows = {split: packed.rows(split) for split in ("val", "test")}
-    if not len(rows["test"]):
+    if not len(packed.rows("test")):
         raise UserError(f"{config.dataset} has no test images: raise datasets.{config.dataset}.split.test")
-    if config.train_on_val or not len(rows["val"]):  # images that it trained on say nothing about a model
-        del rows["val"]
-    sides = [Side(split, len(packed.classes)) for split in rows]
+    sides = [Side("test", len(packed.classes))]
+    if not config.train_on_val and len(packed.rows("val")):  # images that it trained on say nothing about a model
+        sides.insert(0, Side("val", len(packed.classes), pools=bool(config.folds)))
     budget = resident_budget(device)
-    for file in [None, *model.other_seeds()]:
+    for number, file in enumerate([None, *model.other_trainings()]):
         if file:
             model.load(file)
+        split = packed.with_fold(number) if config.folds else packed  # each fold by the model that did not train on it
         network = model.network.to(device)
         for side in sides:
-            data = Batches(packed, rows[side.split], model.mean, model.std, device, budget)
-            given = predict(network, data, rows[side.split], model.tta, model.temperature)
+            rows = split.rows(side.split)
+            data = Batches(packed, rows, model.mean, model.std, device, budget)
+            given = predict(network, data, rows, model.tta, model.temperature)
             if not math.isfinite(loss := given.loss()):
                 wrong = f"the loss of {file or model.folder} on {side.split} images is {loss}"
                 raise UserError(f"{wrong}: train it with a lower optimizer.lr")
@@ -98,10 +99,9 @@ def check_model(name: str, config: Experiment, model: Model, packed: PackedDatas
         raise UserError(f"models/{name} knows other classes than data/splits/{config.dataset}.parquet: run dvc repro")
     if model.shape[:3] != (packed.meta["channels"], packed.meta["height"], packed.meta["width"]):
         raise UserError(f"models/{name} takes images of another size than data/packed/{config.dataset}: run dvc repro")
-    if (trainings := 1 + len(model.other_seeds())) != config.seeds:
-        raise UserError(
-            f"models/{name} holds {trainings} trainings, params.yaml wants seeds = {config.seeds}: run dvc repro"
-        )
+    wanted, what = (packed.folds, "folds = all, that is") if config.folds else (config.seeds, "seeds =")
+    if (trainings := 1 + len(model.other_trainings())) != wanted:
+        raise UserError(f"models/{name} holds {trainings} trainings, params.yaml wants {what} {wanted}: run dvc repro")
 
 
 def predictions_of(sides: list[Side], packed: PackedDataset) -> pd.DataFrame:
@@ -111,6 +111,7 @@ def predictions_of(sides: list[Side], packed: PackedDataset) -> pd.DataFrame:
     given = [side.predictions for side in sides]
     predictions = packed.table.loc[np.concatenate([each.rows for each in given]), ["path", "split", "label"]]
     predictions = predictions.reset_index(drop=True)
+    predictions["split"] = np.repeat([side.split for side in sides], [len(each.rows) for each in given])
     predicted = np.concatenate([each.predicted for each in given])
     predictions["predicted"] = pd.Series(np.array(packed.classes, object)[predicted])
     predictions["probability"] = np.concatenate([each.probability for each in given])

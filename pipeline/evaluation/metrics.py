@@ -93,7 +93,7 @@ class Side:
         )
         if len(self.trainings) > 1:
             text += (
-                f"; over {len(self.trainings)} seeds:"
+                f"; over {len(self.trainings)} trainings:"
                 f" accuracy {found['accuracy_mean']:.4f} ± {found['accuracy_sd']:.4f}"
             )
         return text

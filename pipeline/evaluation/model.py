@@ -46,11 +46,13 @@ class Model:
         fit = about["preprocessing"].get("fit", "crop")
         color_profile = about["preprocessing"].get("color_profile", "stored")
         others = about.get("other_temperatures", {})
+        normalizations = about.get("other_normalizations", {})  # of folds
         reason = (
             readers.size_fault({**sizes, **counts})
             or readers.class_fault(about.get("classes"))
             or readers.statistics_fault(mean, std, sizes["channels"])
             or temperature_fault(about.get("temperature", 1.0), others)
+            or normalization_fault(normalizations, sizes["channels"])
         )
         if not reason and len(about["classes"]) != sizes["classes"]:
             reason = f"{len(about['classes'])} classes, but shape.classes = {sizes['classes']}"
@@ -65,8 +67,10 @@ class Model:
         if reason:
             raise readers.damaged(file, reason, self.stage)
         self.classes: list[str] = about["classes"]
-        self.mean: list[float] = mean
-        self.std: list[float] = std
+        self.normalizations: dict[str, dict[str, list[float]]] = {
+            "model.safetensors": {"mean": mean, "std": std},
+            **normalizations,
+        }
         self.tta: TTA = tta or False
         self.interpolation: str = interpolation
         self.fit: str = fit
@@ -88,7 +92,7 @@ class Model:
         self.network.eval()
 
     def load(self, file: Path) -> None:
-        """Take the weights in a file, and the temperature that logits are divided by with them.
+        """Take the weights in a file, with the temperature and the normalization that belong to them.
 
         Raises UserError unless it has all weights, of finite numbers, and no others.
         """
@@ -114,10 +118,13 @@ class Model:
         except RuntimeError as error:
             raise readers.damaged(file, f"not of the network in model.json: {error}", self.stage) from None
         self.temperature = self.temperatures.get(file.name, 1.0)
+        normalization = self.normalizations.get(file.name, self.normalizations["model.safetensors"])
+        self.mean, self.std = normalization["mean"], normalization["std"]
 
-    def other_seeds(self) -> list[Path]:
-        """Files with weights of the same config's trainings with other seeds, if there are any."""
-        return sorted(self.folder.glob("seed-*.safetensors"))
+    def other_trainings(self) -> list[Path]:
+        """Files with weights of the same config with other seeds, or for other folds, in the order of their numbers."""
+        files = (file for what in ("seed", "fold") for file in self.folder.glob(f"{what}-[0-9]*.safetensors"))
+        return sorted(files, key=lambda file: int(file.stem.partition("-")[2]))
 
     def check_files(self, provenance: Path) -> None:
         """Raises UserError unless the files of the model are those that its training's provenance.json tells of."""
@@ -143,6 +150,14 @@ class Model:
         with torch.inference_mode():
             logits = mean_logits(self.network, normalize(images), self.tta).float()
             return torch.softmax(logits / self.temperature, dim=1).numpy()
+
+
+def normalization_fault(others: object, channels: int) -> str | None:
+    """Why mean and standard deviation of the files of weights are wrong, or None."""
+    if not isinstance(others, dict) or not all(isinstance(each, dict) for each in others.values()):
+        return f"other_normalizations = {others!r}; expected mean and std for each other file of weights"
+    faults = (readers.statistics_fault(each.get("mean"), each.get("std"), channels) for each in others.values())
+    return next(filter(None, faults), None)
 
 
 def temperature_fault(first: object, others: object) -> str | None:
