@@ -117,7 +117,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
                 temperatures[file] = calibrate(fitted, fitted_to, config.tta)
             normalizations[file] = {"mean": data.mean, "std": data.std}
             states[file] = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-            del trainer, train_data, val_data  # the images of a fold leave memory before those of the next one come
+            del trainer, train_data, val_data, fitted_to  # before the images of the next fold come into memory
         seconds = stopwatch.seconds()
     if group.rank:
         return
