@@ -56,7 +56,9 @@ def main() -> None:
     else:
         return
     counts, changed = compare(sides)
-    say("", *in_words(counts, *sides))
+    first = "by the first training of each"
+    how = "each by the training that left its fold out" if all(known[name].folds for name in results) else first
+    say("", *in_words(counts, how, *sides))
     if arguments.grid:
         draw(arguments.grid, known[next(iter(results))].dataset, sides, changed)
 
@@ -144,9 +146,9 @@ def compare(sides: dict[str, pd.DataFrame]) -> tuple[Paired, pd.DataFrame]:
     return counts, changed.assign(other=second.predicted[differing])
 
 
-def in_words(counts: Paired, first: str, second: str) -> Iterator[str]:
+def in_words(counts: Paired, how: str, first: str, second: str) -> Iterator[str]:
     low, high = (100 * side for side in counts.interval())
-    yield f"On the same {counts.images:,} validation images, by the first training of each:"
+    yield f"On the same {counts.images:,} validation images, {how}:"
     yield f"  both right {counts.both:,}, only {first} {counts.only_first:,}, only {second} {counts.only_second:,}," + (
         f" neither {counts.neither:,}"
     )

@@ -50,13 +50,17 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     from safetensors.torch import save
 
     from pipeline.dataset.packed import PackedDataset
+    from pipeline.evaluation.temperature import calibrate
     from pipeline.system.device import make_deterministic, select_device
-    from pipeline.training import provenance
+    from pipeline.training import provenance, times
     from pipeline.training.data import TrainingData
     from pipeline.training.features import features_folder, remove_stale
+    from pipeline.training.first_batch import FirstBatch
     from pipeline.training.model import make_model, parameter_counts, summary
     from pipeline.training.trainer import Trainer
+    from pipeline.training.trainings import trainings
 
+    stopwatch = times.Stopwatch()
     packed = PackedDataset(Path("data/packed", config.dataset), Path("data/splits", f"{config.dataset}.parquet"))
     weights = pretrained(name, config)
     if not group.local_rank:  # one process on each machine
@@ -64,7 +68,6 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     device, threads = select_device(config.compute, group.local_rank)
     make_deterministic(device, threads, config.precision, config.compute.portable)
     group.connect(device)
-    data = TrainingData(packed, config, device, group)
 
     inputs = provenance.inputs(name, config, seed, packed, weights)
     identity = fingerprint(inputs)
@@ -76,12 +79,19 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     described = config.model_dump(mode="json", include={"network": {"name", "model", "replace"}, **keys})
     made_of = [described, inputs["data"], environment]
 
-    histories, states = [], {}
+    first_batch = FirstBatch(packed.classes, group)
+    histories, states, temperatures, normalizations = [], {}, {}, {}
     with live.Logger(name, identity) as logger:
-        for number in range(config.seeds):
-            model = make_model(data, seed + number, weights)
+        plan = trainings(config, seed, packed)
+        for number, (file, own_seed, fold) in enumerate(plan):
+            if fold is not None:
+                data = TrainingData(packed.with_fold(fold), config, device, group)
+            elif not number:
+                data = TrainingData(packed, config, device, group)
+            model = make_model(data, own_seed, weights)
             if number:
-                say(f"{name}: seed {seed + number}, training {number + 1} of {config.seeds}")
+                which = f"seed {own_seed}" if fold is None else f"fold {fold}"
+                say(f"{name}: {which}, training {number + 1} of {len(plan)}")
             else:
                 about = describe(model, data)
                 all_, trainable = parameter_counts(model)
@@ -92,15 +102,23 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
             folder = CHECKPOINTS if config.views else CHECKPOINTS / name
             # a pretrained backbone gives the same features for every seed, unless the images are augmented
             random = weights is None or bool(data.train.draw(config.augment, seed, 1).numel())
-            features = features_folder(folder, fingerprint(made_of, seed + number if random else None), code)
+            of_fold = [] if fold is None else [fold]  # whose images are others
+            features = features_folder(folder, fingerprint(made_of, own_seed if random else None, *of_fold), code)
             if not group.rank:
                 remove_stale(features, shared=bool(config.views))
             checkpoint = CHECKPOINTS / name / f"{fingerprint(identity, environment, code, number)}.pt"
-            trained, train_data, val_data = data.for_model(model, seed + number, features)
-            trainer = Trainer(trained, config, train_data, val_data, seed + number, checkpoint, group)
+            trained, train_data, val_data = data.for_model(model, own_seed, features)
+            shown = None if number else first_batch
+            trainer = Trainer(trained, config, train_data, val_data, own_seed, checkpoint, group, stopwatch, shown)
             histories.append(trainer.fit(logger.log if not number else lambda history: None))
-            file = f"seed-{seed + number}.safetensors" if number else "model.safetensors"
+            # features of a frozen backbone know no other views of an image
+            fitted, fitted_to = (model, data.val) if config.tta else (trained, val_data)
+            if fitted_to is not None and not group.rank:
+                temperatures[file] = calibrate(fitted, fitted_to, config.tta)
+            normalizations[file] = {"mean": data.mean, "std": data.std}
             states[file] = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+            del trainer, train_data, val_data, fitted_to  # before the images of the next fold come into memory
+        seconds = stopwatch.seconds()
     if group.rank:
         return
 
@@ -109,10 +127,17 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
         for file, state in states.items():
             # `save_file` makes a file that only its owner may read, whatever the umask
             (partial / file).write_bytes(save(state))
-        write_json(partial / "model.json", {"experiment": name, **about})
+        write_json(
+            partial / "model.json",
+            {"experiment": name, **about, **calibration(temperatures), **of_others(normalizations)},
+        )
     write_history(Path("reports", name, "history.csv"), histories[0])
+    first_batch.draw(Path("reports", name, "train_batch.png"))
     provenance.write(name, config.network, **inputs, fingerprint=identity)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    times.write(identity, times.TrainTime(stopwatch.start, round(seconds, 3), gpu, threads, group.world_size))
     remove(CHECKPOINTS / name)
+    say(f"{name}: trained in {seconds:.1f} s")
 
 
 def describe(model: nn.Module, data: TrainingData) -> dict[str, Any]:
@@ -131,6 +156,23 @@ def describe(model: nn.Module, data: TrainingData) -> dict[str, Any]:
         "parameters": parameters,
         "trainable_parameters": trainable,
     }
+
+
+def calibration(temperatures: dict[str, float]) -> dict[str, Any]:
+    """What model.json says of the temperatures of its files of weights; nothing without validation images."""
+    if not temperatures:
+        return {}
+    first, *others = temperatures.items()
+    return {"temperature": first[1], **({"other_temperatures": dict(others)} if others else {})}
+
+
+def of_others(normalizations: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """What model.json says of the files of weights whose images are normalized in another way than those of the first:
+    the training images of another fold have other statistics.
+    """
+    first = normalizations["model.safetensors"]
+    others = {file: values for file, values in normalizations.items() if values != first}
+    return {"other_normalizations": others} if others else {}
 
 
 def warn_of_other_images(name: str, config: Experiment, packed: PackedDataset) -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation.intervals import NORMAL_95
+
 if TYPE_CHECKING:
     import pandas as pd
 
 SIGNIFICANT = 0.05  # a difference that chance makes less often than this is called one
-NORMAL_95 = 1.959964  # standard deviations on either side that hold 95 % of a normal distribution
 
 
 class Paired(NamedTuple):
