@@ -96,10 +96,10 @@ def test_macro_f1_and_its_interval_are_those_of_scikit_learn_and_scipy() -> None
     expected = metrics.f1_score(labels, predicted, average="macro", zero_division=0.0)
     assert macro_f1(labels, predicted, 6) == pytest.approx(expected)
     found = macro_f1_interval(labels, predicted, 6)
+    options = {"paired": True, "vectorized": False, "n_resamples": 1000, "method": "percentile"}
     scipys = stats.bootstrap(
-        (labels, predicted), lambda one, other: macro_f1(one, other, 6), paired=True, vectorized=False, n_resamples=1000,
-        method="percentile", rng=np.random.default_rng(1),
-    ).confidence_interval  # fmt: skip
+        (labels, predicted), lambda one, other: macro_f1(one, other, 6), rng=np.random.default_rng(1), **options
+    ).confidence_interval
     assert found == pytest.approx((scipys.low, scipys.high), abs=0.012)
     assert found == macro_f1_interval(labels, predicted, 6)
 

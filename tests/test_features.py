@@ -198,5 +198,5 @@ def test_images_that_are_mixed_go_through_the_backbone(photos: Project, monkeypa
     original = Batches.batches
     monkeypatch.setattr(Batches, "batches", lambda self, chosen: shown.append(1) or original(self, chosen))
     stage(photos, monkeypatch, "things-a", **{**PLAIN, "augment": {"mixup": 0.2}})
-    assert len(shown) == 6  # train and val, in every epoch
+    assert len(shown) == 7  # train and val, in every epoch, and val for the temperature
     assert cached(photos) == {}
