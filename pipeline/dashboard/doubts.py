@@ -35,7 +35,7 @@ def find(standings: list[Standing]) -> Doubts | None:
     first = tables[0]
     classes = pc.unique(pa.chunked_array([chunk for table in tables for chunk in table["predicted"].chunks]))
     predicted = np.stack([positions(table["predicted"], classes) for table in tables])  # (judges, images)
-    probability = np.stack([table["probability"].to_numpy() for table in tables])
+    probability = np.stack([np.from_dlpack(table["probability"].combine_chunks()) for table in tables])
     label = positions(first["label"], classes)
 
     # the class that most of the probability is for, of those that any judge names

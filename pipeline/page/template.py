@@ -29,8 +29,11 @@ def write_page(path: Path, template: str, *, folder: Path = TEMPLATES, **values:
 
     `folder` has templates of another room, which may build on those of this one.
     """
+    page = environment(folder).get_template(template).render(values)
+    if path.is_file() and path.read_bytes() == page.encode():
+        return  # to replace a file makes the disk wait
     with atomic_write(path) as partial:
-        partial.write_text(environment(folder).get_template(template).render(values), encoding="utf-8")
+        partial.write_bytes(page.encode())
 
 
 @cache
