@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -84,5 +83,5 @@ def draw_samples(name: str) -> list[tuple[str, str]]:
 def pictures(name: str, paths: pa.ChunkedArray) -> list[str | None]:
     """Thumbnails of packed images, in base64. None for a path that is not packed."""
     packed = PackedImages(Path("data/packed", name))
-    rows = np.from_dlpack(pc.index_in(paths, value_set=packed.index["path"]).combine_chunks().fill_null(-1))
+    rows = pc.index_in(paths, value_set=packed.index["path"]).fill_null(-1).to_numpy()
     return [jpeg(picture(packed.images[row])) if row >= 0 else None for row in rows]

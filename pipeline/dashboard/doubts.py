@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.dashboard.board import Standing, same_images
 
@@ -35,7 +36,7 @@ def find(standings: list[Standing]) -> Doubts | None:
     first = tables[0]
     classes = pc.unique(pa.chunked_array([chunk for table in tables for chunk in table["predicted"].chunks]))
     predicted = np.stack([positions(table["predicted"], classes) for table in tables])  # (judges, images)
-    probability = np.stack([np.from_dlpack(table["probability"].combine_chunks()) for table in tables])
+    probability = np.stack([table["probability"].to_numpy() for table in tables])
     label = positions(first["label"], classes)
 
     # the class that most of the probability is for, of those that any judge names
@@ -54,6 +55,6 @@ def find(standings: list[Standing]) -> Doubts | None:
     )
 
 
-def positions(values: pa.ChunkedArray, classes: pa.Array) -> np.ndarray:
+def positions(values: pa.ChunkedArray, classes: pa.Array) -> NDArray[np.int64]:
     """The position of each value in `classes`, (N,) int64; -1 for those that are not in it."""
-    return np.from_dlpack(pc.index_in(values, value_set=classes).combine_chunks().fill_null(-1)).astype(np.int64)
+    return pc.index_in(values, value_set=classes).fill_null(-1).to_numpy().astype(np.int64)
