@@ -38,11 +38,12 @@ repro: $(INSTALLED) drivers ## run the embedded example, digits, through all sta
 
 .PHONY: results
 results: $(INSTALLED)
+	@$(BIN)/python -m pipeline.index >/dev/null
 	@echo; $(BIN)/python -m pipeline.compare 'digits-*'; echo
 	@if git diff --quiet HEAD -- dvc.lock data/splits reports 2>/dev/null; then echo "The same results as published, to the byte."; echo; fi
 	@echo "Where to look next:"
-	@echo "  reports/digits/index.html      the images: what is odd, sizes, light; open it in a browser"
-	@echo "  reports/digits-cnn/            of test images: classification report, confusion matrix, sample predictions"
+	@echo "  reports/index.html             all experiments: leader board, learning curves; open it in a browser"
+	@echo "  reports/digits/index.html      the images: what is odd, sizes, light"
 	@echo "  make ui                        the runs in MLflow"
 	@echo "  $(BIN)/dvc plots show       learning curves of all experiments, as a page"
 	@echo "  README.md                      your own images; published studies"
@@ -81,6 +82,10 @@ lint: $(INSTALLED) ## check style, types and the workflow of GitHub
 ui: $(INSTALLED) ## open the MLflow UI on the project's own database
 	@$(BIN)/python -m pipeline.track --pages
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+.PHONY: page
+page: $(INSTALLED) ## write reports/index.html: data, leader boards and learning curves of all experiments
+	@$(BIN)/python -m pipeline.index
 
 .PHONY: lock
 # one version of each package for as many Pythons as can be: other versions of NumPy may give other bytes

@@ -151,7 +151,7 @@ def test_a_transfer_network_needs_its_own_module_and_no_other(clone: Clone, stag
     "module",
     [
         *("download", "check", "split", "report", "pack", "train", "evaluate"),
-        *("predict", "compare", "export", "study", "track", "verify"),
+        *("predict", "compare", "export", "index", "study", "track", "verify"),
     ],
 )
 def test_every_stage_and_command_has_help(module: str, tmp_path: Path) -> None:

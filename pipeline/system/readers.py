@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Arrow's names of types
-KINDS: dict[type, tuple[str, ...]] = {str: ("string", "large_string"), float: ("double",), int: ("int64", "int32")}
+KINDS: dict[type, tuple[str, ...]] = {
+    str: ("string", "large_string"),
+    float: ("double", "float"),
+    int: ("int64", "int32"),
+}
 
 
 def damaged(file: Path, reason: object, stage: str) -> UserError:

@@ -96,8 +96,13 @@ def read_result(name: str) -> Result | None:
         digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
         fingerprint=known.get("fingerprint"),
         hash=result_hash(folder, locked_md5s(evaluated)),
-        files=sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")),
+        files=sorted(file for file in folder.iterdir() if file.is_file() and is_result(file.name)),
     )
+
+
+def is_result(name: str) -> bool:
+    """Whether a file of a report is written by a stage; pages are views of such files."""
+    return not name.startswith(".") and not name.endswith(".html")
 
 
 def locked_md5s(stage: dict[str, Any], kind: Literal["deps", "outs"] = "outs") -> dict[str, str]:
