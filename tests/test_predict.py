@@ -22,6 +22,8 @@ from samples import ADOBE_RGB, rgb_profile
 from pipeline import evaluate, predict, train
 from pipeline.evaluation.model import Model
 from pipeline.images.decode import ORIENTATION, to_size
+from pipeline.prediction import classify, grids
+from pipeline.prediction.pixels import preprocessing
 from pipeline.system.console import run
 
 CLASSES = ["ant", "bee", "cat"]
@@ -258,7 +260,7 @@ def test_names_that_would_steer_a_terminal(asked: Predict, tmp_path: Path) -> No
 
 def test_more_than_one_batch(asked: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = asked("photos")
-    monkeypatch.setattr(predict, "BATCH", 4)
+    monkeypatch.setattr(classify, "BATCH", 4)
     in_batches = asked("photos")
     assert len(at_once.out.splitlines()) == 35
     assert names(in_batches) == names(at_once)
@@ -286,7 +288,7 @@ def test_grid(asked: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert ran.status == 1
     assert len(ran.out.splitlines()) == 14
     assert seen() == [True] * 14
-    monkeypatch.setattr(predict, "GRID", 9)
+    monkeypatch.setattr(grids, "MOST", 9)
     ran = asked("--grid", str(grid), str(tmp_path / "0*.png"), str(tmp_path / "1*.png"))
     assert ran.status == 0
     assert "only the first 9 images" in ran.err
@@ -310,16 +312,23 @@ def test_mistakes_in_the_command(asked: Predict, arguments: list[str], words: li
     assert ran.out == ""
 
 
+def seen(file: Path, model: Path) -> np.ndarray:
+    """The pixels of a file as a model takes them."""
+    pixels = preprocessing(Model(model)).apply(file.read_bytes(), file.name)
+    assert isinstance(pixels, np.ndarray)
+    return pixels
+
+
 def test_a_model_of_before_there_was_a_choice_scales_bilinearly_and_crops(trained: Project, tmp_path: Path) -> None:
     shutil.copytree(trained.root / "models/photos-cnn", tmp_path / "model")
     file = trained.root / "photos/train/ant/000.png"
     with Image.open(file) as image:
         bicubic, bilinear = to_size(image, 8, 6, "bicubic", "pad"), to_size(image, 8, 6, "bilinear", "crop")
-    assert np.array_equal(predict.read_image(file, Model(tmp_path / "model")), bicubic)
+    assert np.array_equal(seen(file, tmp_path / "model"), bicubic)
     about = json.loads((tmp_path / "model/model.json").read_text())
     del about["preprocessing"]["interpolation"], about["preprocessing"]["fit"]
     (tmp_path / "model/model.json").write_text(json.dumps(about))
-    assert np.array_equal(predict.read_image(file, Model(tmp_path / "model")), bilinear)
+    assert np.array_equal(seen(file, tmp_path / "model"), bilinear)
 
 
 def test_model_that_is_missing(asked: Predict) -> None:

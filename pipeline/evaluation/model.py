@@ -14,6 +14,9 @@ from pipeline.system.checksummed import checksum
 from pipeline.system.console import MissingExtra, UserError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from pipeline.config.experiments import TTA
 
 
@@ -24,6 +27,7 @@ class Model:
     """
 
     def __init__(self, folder: Path) -> None:
+        import torch
         from pydantic import TypeAdapter, ValidationError
 
         from pipeline.config.datasets import ColorProfile, Fit, Interpolation
@@ -81,6 +85,7 @@ class Model:
             raise readers.damaged(file, f"network: {error}", self.stage) from None
         self.load(folder / "model.safetensors")
         self.network.eval()
+        self.device = torch.device("cpu")
 
     def load(self, file: Path) -> None:
         """Take the weights in a file. Raises UserError unless it has all of them, of finite numbers, and no others."""
@@ -122,14 +127,29 @@ class Model:
                     f" run dvc checkout {self.folder}, or dvc repro {self.stage}"
                 )
 
+    def to(self, device: torch.device) -> None:
+        """Compute on this device from now on."""
+        import torch
+
+        self.device = device
+        self.network.to(device)
+        if device.type == "cuda":
+            self.network.to(memory_format=torch.channels_last)
+
+    def images(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Pixels (N, H, W, C) uint8 as the network takes them: (N, C, H, W) float32, normalized, on its device."""
+        import torch
+
+        from pipeline.dataset.batches import Normalize
+
+        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float()
+        return Normalize(self.mean, self.std, self.device)(images)
+
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities (N, classes) float32 of images (N, H, W, C) uint8."""
         import torch
 
-        from pipeline.dataset.batches import Normalize
         from pipeline.evaluation.inference import logits
 
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
-        normalize = Normalize(self.mean, self.std, torch.device("cpu"))
         with torch.inference_mode():
-            return logits(self.network, normalize(images), self.tta).exp().numpy()
+            return logits(self.network, self.images(pixels), self.tta).exp().cpu().numpy()
