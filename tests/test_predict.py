@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -442,17 +441,19 @@ def test_name_that_is_not_utf_8_and_a_reader_who_leaves(trained: Project, tmp_pa
 
 
 def test_ctrl_c(trained: Project, tmp_path: Path) -> None:
-    waits = tmp_path / "waits.png"
-    os.mkfifo(waits)  # an image that never comes
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}
+    names = ["missing.png", *["photos/test/ant/000.png"] * 200_000]
     process = subprocess.Popen(
-        command("photos/test/ant/000.png", str(waits)),
-        cwd=trained.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command("--output", str(tmp_path / "out/answers.csv"), "-"),
+        cwd=trained.root, env={**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    with waits.open("wb"):  # returns when it is opened to be read
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.stdin and process.stderr
+    process.stdin.write("\n".join(names))
+    process.stdin.close()
+    assert process.stderr.readline() == "missing.png: No such file or directory\n"  # it is at work
+    process.send_signal(signal.SIGINT)
+    told = process.stderr.read()
+    assert process.wait(120) == 130
     assert "Traceback" not in told
     assert told.startswith("interrupted")
+    assert os.listdir(tmp_path / "out") == []
