@@ -41,7 +41,7 @@ def explainer(model: Model) -> Explain:
     grad_cam = LayerGradCam(model.network, layer)
 
     def explain(pixels: NDArray[np.uint8], label: str) -> NDArray[np.uint8]:
-        images = model.images(pixels[None]).requires_grad_()  # through frozen layers too
+        images = model.images(np.stack([pixels])).requires_grad_()  # through frozen layers too
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of algorithms that a GPU has no deterministic version of
             found = grad_cam.attribute(images, target=model.classes.index(label), relu_attributions=True)
