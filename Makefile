@@ -82,6 +82,11 @@ ui: $(INSTALLED) ## open the MLflow UI on the project's own database
 	@$(BIN)/python -m pipeline.track --pages
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
+MODEL ?= models/digits-cnn
+.PHONY: app
+app: $(INSTALLED) ## drop photos on a page and see what a model says of them: make app MODEL=models/digits-cnn
+	@$(BIN)/python -m pipeline.app --model '$(MODEL)'
+
 .PHONY: lock
 # one version of each package for as many Pythons as can be: other versions of NumPy may give other bytes
 lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml
