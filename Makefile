@@ -87,6 +87,11 @@ ui: $(INSTALLED) ## open the MLflow UI on the project's own database
 page: $(INSTALLED) ## write reports/index.html: data, leader boards and learning curves of all experiments
 	@$(BIN)/python -m pipeline.index
 
+MODEL ?= models/digits-cnn
+.PHONY: app
+app: $(INSTALLED) ## drop photos on a page and see what a model says of them: make app MODEL=models/digits-cnn
+	@$(BIN)/python -m pipeline.app --model '$(MODEL)'
+
 .PHONY: lock
 # one version of each package for as many Pythons as can be: other versions of NumPy may give other bytes
 lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml

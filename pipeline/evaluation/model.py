@@ -15,6 +15,9 @@ from pipeline.system.checksummed import checksum
 from pipeline.system.console import MissingExtra, UserError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from pipeline.config.experiments import TTA
 
 
@@ -25,6 +28,7 @@ class Model:
     """
 
     def __init__(self, folder: Path) -> None:
+        import torch
         from pydantic import TypeAdapter, ValidationError
 
         from pipeline.config.datasets import ColorProfile, Fit, Interpolation
@@ -90,6 +94,7 @@ class Model:
         self.temperature = 1.0
         self.load(folder / "model.safetensors")
         self.network.eval()
+        self.device = torch.device("cpu")
 
     def load(self, file: Path) -> None:
         """Take the weights in a file, with the temperature and the normalization that belong to them.
@@ -138,18 +143,33 @@ class Model:
                     f" run dvc checkout {self.folder}, or dvc repro {self.stage}"
                 )
 
+    def to(self, device: torch.device) -> None:
+        """Compute on this device from now on."""
+        import torch
+
+        self.device = device
+        self.network.to(device)
+        if device.type == "cuda":
+            self.network.to(memory_format=torch.channels_last)
+
+    def images(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Pixels (N, H, W, C) uint8 as the network takes them: (N, C, H, W) float32, normalized, on its device."""
+        import torch
+
+        from pipeline.dataset.batches import Normalize
+
+        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float()
+        return Normalize(self.mean, self.std, self.device)(images)
+
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated class probabilities (N, classes) float32 of images (N, H, W, C) uint8."""
         import torch
 
-        from pipeline.dataset.batches import Normalize
         from pipeline.evaluation.inference import mean_logits
 
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
-        normalize = Normalize(self.mean, self.std, torch.device("cpu"))
         with torch.inference_mode():
-            logits = mean_logits(self.network, normalize(images), self.tta).float()
-            return torch.softmax(logits / self.temperature, dim=1).numpy()
+            logits = mean_logits(self.network, self.images(pixels), self.tta).float()
+            return torch.softmax(logits / self.temperature, dim=1).cpu().numpy()
 
 
 def normalization_fault(others: object, channels: int) -> str | None:
