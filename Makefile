@@ -82,6 +82,10 @@ ui: $(INSTALLED) ## open the MLflow UI on the project's own database
 	@$(BIN)/python -m pipeline.track --pages
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
+.PHONY: serve
+serve: $(INSTALLED) ## answer requests with a model: make serve MODEL=digits@champion, or MODEL=models/digits-cnn
+	@$(BIN)/python -m pipeline.serve $(or $(MODEL),$(error say which: make serve MODEL=digits@champion))
+
 .PHONY: lock
 # one version of each package for as many Pythons as can be: other versions of NumPy may give other bytes
 lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml

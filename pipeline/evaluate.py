@@ -38,7 +38,7 @@ def main(name: str) -> None:
     from pipeline.dataset.batches import Batches, resident_budget
     from pipeline.dataset.packed import PackedDataset
     from pipeline.evaluation.inference import answers
-    from pipeline.evaluation.model import Model
+    from pipeline.evaluation.model import Model, check_files
     from pipeline.system.device import make_deterministic, select_device
 
     device, threads = select_device(config.compute)
@@ -47,7 +47,7 @@ def main(name: str) -> None:
     packed.verify()
     model = Model(Path("models", name))
     check_model(name, config, model, packed)
-    model.check_files(Path("reports", name, "provenance.json"))
+    check_files(model.folder, Path("reports", name, "provenance.json"), model.stage)
     sides = [Side(split, packed.rows(split)) for split in ("val", "test")]
     if not len(sides[-1].rows):
         raise UserError(f"{config.dataset} has no test images: raise datasets.{config.dataset}.split.test")

@@ -110,18 +110,6 @@ class Model:
         """Files with weights of the same config's trainings with other seeds, if there are any."""
         return sorted(self.folder.glob("seed-*.safetensors"))
 
-    def check_files(self, provenance: Path) -> None:
-        """Raises UserError unless the files of the model are those that its training's provenance.json tells of."""
-        known = readers.read_description(provenance, self.stage).get("model")
-        if not isinstance(known, dict):
-            raise readers.damaged(provenance, "it has no model", self.stage)
-        for file in sorted(self.folder.glob("[!.]*")):
-            if known.get(file.name) != checksum(file).hex():
-                raise UserError(
-                    f"{file} is not the file that {provenance} tells of:"
-                    f" run dvc checkout {self.folder}, or dvc repro {self.stage}"
-                )
-
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities (N, classes) float32 of images (N, H, W, C) uint8."""
         import torch
@@ -133,3 +121,15 @@ class Model:
         normalize = Normalize(self.mean, self.std, torch.device("cpu"))
         with torch.inference_mode():
             return logits(self.network, normalize(images), self.tta).exp().numpy()
+
+
+def check_files(folder: Path, provenance: Path, stage: str) -> None:
+    """Raises UserError unless the files of a model are those that its training's provenance.json tells of."""
+    known = readers.read_description(provenance, stage).get("model")
+    if not isinstance(known, dict):
+        raise readers.damaged(provenance, "it has no model", stage)
+    for file in sorted(folder.glob("[!.]*")):
+        if known.get(file.name) != checksum(file).hex():
+            raise UserError(
+                f"{file} is not the file that {provenance} tells of: run dvc checkout {folder}, or dvc repro {stage}"
+            )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Arrow's names of types
-KINDS: dict[type, tuple[str, ...]] = {str: ("string", "large_string"), float: ("double",), int: ("int64",)}
+KINDS: dict[type, tuple[str, ...]] = {str: ("string", "large_string"), float: ("double", "float"), int: ("int64",)}
 
 
 def damaged(file: Path, reason: object, stage: str) -> UserError:
