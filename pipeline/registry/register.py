@@ -1,4 +1,4 @@
-"""Take the models of results into MLflow's registry, in the order of the results, and say which becomes champion."""
+"""Take the models of results into MLflow's registry, in the order of their training, and judge each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def register(client: MlflowClient, results: list[tuple[Result, Run]]) -> Iterator[str]:
     """Yield a line for each model that is judged now, and for each that can't be taken."""
     absent = []
-    for result, run in results:
+    for result, run in sorted(results, key=lambda pair: pair[1].info.start_time):
         name = result.experiment
         if not Path("models", name).exists():
             absent.append(name)
