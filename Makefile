@@ -92,6 +92,10 @@ MODEL ?= models/digits-cnn
 app: $(INSTALLED) ## drop photos on a page and see what a model says of them: make app MODEL=models/digits-cnn
 	@$(BIN)/python -m pipeline.app --model '$(MODEL)'
 
+.PHONY: serve
+serve: $(INSTALLED) ## answer requests with a model: make serve MODEL=digits@champion, or MODEL=models/digits-cnn
+	@$(BIN)/python -m pipeline.serve '$(MODEL)'
+
 .PHONY: lock
 # one version of each package for as many Pythons as can be: other versions of NumPy may give other bytes
 lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml

@@ -33,7 +33,7 @@ def main(name: str) -> None:
         portable.pin_torch(name)
 
     from pipeline.dataset.packed import PackedDataset
-    from pipeline.evaluation.model import Model
+    from pipeline.evaluation.model import Model, check_files
     from pipeline.system.device import make_deterministic, select_device
 
     device, threads = select_device(config.compute)
@@ -42,7 +42,7 @@ def main(name: str) -> None:
     packed.verify()
     model = Model(Path("models", name))
     check_model(name, config, model, packed)
-    model.check_files(Path("reports", name, "provenance.json"))
+    check_files(model.folder, Path("reports", name, "provenance.json"), model.stage)
     sides = measured(name, config, model, packed, device)
     group_by = everything.datasets[config.dataset].split.group_by
     rows = np.concatenate([side.predictions.rows for side in sides])

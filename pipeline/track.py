@@ -11,14 +11,19 @@ import json
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from pipeline.config import params
+from pipeline.registry.register import register
 from pipeline.system.console import UserError, run, say
 from pipeline.system.credentials import hide_in, redacted
 from pipeline.tracking import database
 from pipeline.tracking.results import Result, locked_experiments, read_result
 from pipeline.tracking.server import tracking_uri
 from pipeline.tracking.tracker import Deleted, Tracker, connected, pages_of
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 
 def main() -> int:
@@ -51,32 +56,35 @@ def log_results(names: list[str], pages: bool = False) -> None:
     if not results:
         say("nothing to log: no experiment has both an entry in dvc.lock and its reports on disk")
         return
-    logged, deleted = [], False
+    logged, runs, deleted = [], [], False
     with connected() as tracker:
         for result in results:
             try:
-                if log(tracker, result):
+                found, is_new = log(tracker, result)
+                runs.append((result, found))
+                if is_new:
                     logged.append(result.experiment)
             except Deleted as gone:
                 say(f"{result.experiment}: {gone}")
                 deleted = True
+        told = [*register(tracker.client, runs)]
         shown = [*pages_of(tracker, sorted({result.dataset for result in results}))] if pages else []
     place = hide_in(tracking_uri())
     if logged:
         say(f"logged to {place}: {', '.join(logged)}")
     elif not deleted:
         say(f"{place} has every result already")
-    say(*shown)
+    say(*told, *shown)
 
 
-def log(tracker: Tracker, result: Result) -> bool:
-    """Bring the run of this result to completion. Returns whether there was anything to do. Raises Deleted."""
+def log(tracker: Tracker, result: Result) -> tuple[Run, bool]:
+    """Bring the run of this result to completion. Returns it, and whether there was anything to do. Raises Deleted."""
     from mlflow import MlflowException
 
     decision = str(result.metrics["parameters"])
     run = tracker.claim(result.dataset, result.experiment, result.hash, result.fingerprint, decision)
     if run.info.status == "FINISHED":
-        return False
+        return run, False
     for last in (False, False, True):
         try:
             with tracker.unless_deleted(run.info.run_id):
@@ -85,7 +93,7 @@ def log(tracker: Tracker, result: Result) -> bool:
         except MlflowException as error:
             if last or error.error_code != "BAD_REQUEST":  # as when another process has just written the same
                 raise
-    return True
+    return run, True
 
 
 def complete(tracker: Tracker, run_id: str, milliseconds: int, result: Result) -> None:

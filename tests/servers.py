@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 import requests
+from conftest import ENVIRONMENT, REPOSITORY
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
 
@@ -34,6 +36,30 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+@contextmanager
+def mlflow_server(home: Path) -> Iterator[str]:
+    """The address of a real MLflow server that keeps runs and artifacts in a folder, and serves both."""
+    port = free_port()
+    command = [
+        str(REPOSITORY / ".venv/bin/mlflow"), "server", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", str(home / "artifacts"),
+    ]  # fmt: skip
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=home, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (home / "log").read_text()
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -26,7 +25,7 @@ import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wait_until
 from conftest import run as run_command
 from ruamel.yaml import YAML
-from servers import free_port
+from servers import mlflow_server
 
 from pipeline import track
 
@@ -394,27 +393,8 @@ def test_a_mistake_is_an_error_in_one_line(made: Results) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real MLflow server."""
-    home = tmp_path_factory.mktemp("server")
-    port = free_port()
-    command = [
-        str(REPOSITORY / ".venv/bin/mlflow"), "server", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", database(home), "--artifacts-destination", str(home / "artifacts"),
-    ]  # fmt: skip
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=home, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
-    try:
-        for _ in range(600):
-            assert process.poll() is None, (home / "log").read_text()
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with mlflow_server(tmp_path_factory.mktemp("server")) as uri:
+        yield uri
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only root sees which addresses are bound")

@@ -131,18 +131,6 @@ class Model:
         files = (file for what in ("seed", "fold") for file in self.folder.glob(f"{what}-[0-9]*.safetensors"))
         return sorted(files, key=lambda file: int(file.stem.partition("-")[2]))
 
-    def check_files(self, provenance: Path) -> None:
-        """Raises UserError unless the files of the model are those that its training's provenance.json tells of."""
-        known = readers.read_description(provenance, self.stage).get("model")
-        if not isinstance(known, dict):
-            raise readers.damaged(provenance, "it has no model", self.stage)
-        for file in sorted(self.folder.glob("[!.]*")):
-            if known.get(file.name) != checksum(file).hex():
-                raise UserError(
-                    f"{file} is not the file that {provenance} tells of:"
-                    f" run dvc checkout {self.folder}, or dvc repro {self.stage}"
-                )
-
     def to(self, device: torch.device) -> None:
         """Compute on this device from now on."""
         import torch
@@ -188,3 +176,15 @@ def temperature_fault(first: object, others: object) -> str | None:
         if type(value) not in (int, float) or not 0 < value < math.inf:
             return f"temperature = {value!r}; expected a finite number above 0"
     return None
+
+
+def check_files(folder: Path, provenance: Path, stage: str) -> None:
+    """Raises UserError unless the files of a model are those that its training's provenance.json tells of."""
+    known = readers.read_description(provenance, stage).get("model")
+    if not isinstance(known, dict):
+        raise readers.damaged(provenance, "it has no model", stage)
+    for file in sorted(folder.glob("[!.]*")):
+        if known.get(file.name) != checksum(file).hex():
+            raise UserError(
+                f"{file} is not the file that {provenance} tells of: run dvc checkout {folder}, or dvc repro {stage}"
+            )
