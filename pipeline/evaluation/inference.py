@@ -74,7 +74,9 @@ def log_probabilities(
     All images in their order, or those at the positions `chosen`, (N,) int64.
     """
     model.eval()
-    values = max(math.prod(data.pixels.shape), data.classes)  # of one image, or of its logits
+    values = max(
+        math.prod(data.pixels.shape), 4 * data.classes
+    )  # of one image, or of its logits and what is made of them
     size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // values))
     batches = (torch.arange(len(data)) if chosen is None else chosen).to(data.device).split(size)
     for positions, pixels in zip(batches, data.batches(batches), strict=True):

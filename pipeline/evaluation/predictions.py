@@ -58,7 +58,7 @@ def predict(
         truth[positions] = given.gather(1, labels).squeeze(1)
         best[positions], named[positions] = given.max(dim=1)
         in_top[positions] = (given.topk(top).indices == labels).any(1)
-        probabilities = F.softmax(given / temperature, dim=1)
+        probabilities = F.softmax(given.div_(temperature), dim=1)
         calibrated[positions] = probabilities.amax(1)
         if scores is not None:
             scores[positions.cpu()] = probabilities.cpu()
