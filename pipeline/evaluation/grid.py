@@ -52,8 +52,8 @@ def draw_grid(path: Path, tiles: Sequence[Tile], heading: str = "") -> None:
     lines = [line for title in titles for line in title.split("\n")]
     # a sign is about 0.6 times as wide as the font is high
     size = min(LARGEST, max(SMALLEST, 72 * WIDTH / (0.6 * max(map(len, lines), default=1))))
-    above = LINE * max(2, max((title.count("\n") + 1 for title in titles), default=0))
-    height = SIDE + above + GAP
+    above = GAP + LINE * max(2, max((title.count("\n") + 1 for title in titles), default=0))
+    height = SIDE + above
     top = 2 * LINE if heading else 0.0
     figure = new_figure(WIDTH * COLUMNS, top + height * max(1, -(-len(tiles) // COLUMNS)))
     # one for all images, in inches from the upper left: axes for each take longer than drawing them
