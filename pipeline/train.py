@@ -20,7 +20,7 @@ from pipeline.system.version import version
 from pipeline.training import live
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from pipeline.config.experiments import Experiment
     from pipeline.dataset.packed import PackedDataset
@@ -47,7 +47,6 @@ def main() -> None:
 def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     """Train as one of a group of processes, the first of which writes the outputs."""
     import torch
-    from safetensors.torch import save
 
     from pipeline.dataset.packed import PackedDataset
     from pipeline.evaluation.temperature import calibrate
@@ -56,7 +55,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     from pipeline.training.data import TrainingData
     from pipeline.training.features import features_folder, remove_stale
     from pipeline.training.first_batch import FirstBatch
-    from pipeline.training.model import make_model, parameter_counts, summary
+    from pipeline.training.model import make_model
     from pipeline.training.trainer import Trainer
     from pipeline.training.trainings import trainings
 
@@ -74,10 +73,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     environment = [device.type, threads, config.compute.portable]
     code = fingerprint(version("dataset", "networks", "training", "evaluation"), torch.__version__)
     group.check_all_equal(fingerprint(identity, environment, code))
-    # what features depend on: every head on the same ones finds them
-    keys = dict.fromkeys(("normalize", "augment", "precision", "train_on_val", "train_fraction"), True)
-    described = config.model_dump(mode="json", include={"network": {"name", "model", "replace"}, **keys})
-    made_of = [described, inputs["data"], environment]
+    made_of = [backbone_settings(config), inputs["data"], environment]  # what features depend on
 
     first_batch = FirstBatch(packed.classes, group)
     histories, states, temperatures, normalizations = [], {}, {}, {}
@@ -94,16 +90,11 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
                 say(f"{name}: {which}, training {number + 1} of {len(plan)}")
             else:
                 about = describe(model, data)
-                all_, trainable = parameter_counts(model)
-                where = device if group.world_size == 1 else f"{group.world_size} × {device.type}"
-                images = f"{len(data.train):,} images, on {where} ({threads} threads)"
-                warn_of_other_images(name, config, packed)
-                say(*summary(model), f"{name}: {trainable:,} of {all_:,} parameters, {images}")
+                announce(name, model, data, threads)
             folder = CHECKPOINTS if config.views else CHECKPOINTS / name
             # a pretrained backbone gives the same features for every seed, unless the images are augmented
             random = weights is None or bool(data.train.draw(config.augment, seed, 1).numel())
-            of_fold = [] if fold is None else [fold]  # whose images are others
-            features = features_folder(folder, fingerprint(made_of, own_seed if random else None, *of_fold), code)
+            features = features_folder(folder, fingerprint(made_of, own_seed if random else None, fold), code)
             if not group.rank:
                 remove_stale(features, shared=bool(config.views))
             checkpoint = CHECKPOINTS / name / f"{fingerprint(identity, environment, code, number)}.pt"
@@ -122,15 +113,8 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     if group.rank:
         return
 
-    with atomic_write(Path("models", name)) as partial:
-        partial.mkdir()
-        for file, state in states.items():
-            # `save_file` makes a file that only its owner may read, whatever the umask
-            (partial / file).write_bytes(save(state))
-        write_json(
-            partial / "model.json",
-            {"experiment": name, **about, **calibration(temperatures), **of_others(normalizations)},
-        )
+    about |= calibration(temperatures) | of_others(normalizations)
+    write_model(Path("models", name), {"experiment": name, **about}, states)
     write_history(Path("reports", name, "history.csv"), histories[0])
     first_batch.draw(Path("reports", name, "train_batch.png"))
     provenance.write(name, config.network, **inputs, fingerprint=identity)
@@ -138,6 +122,24 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     times.write(identity, times.TrainTime(stopwatch.start, round(seconds, 3), gpu, threads, group.world_size))
     remove(CHECKPOINTS / name)
     say(f"{name}: trained in {seconds:.1f} s")
+
+
+def backbone_settings(config: Experiment) -> dict[str, Any]:
+    """What the features of a frozen backbone depend on: every head on the same ones finds them."""
+    keys = dict.fromkeys(("normalize", "augment", "precision", "train_on_val", "train_fraction"), True)
+    return config.model_dump(mode="json", include={"network": {"name", "model", "replace"}, **keys})
+
+
+def announce(name: str, model: nn.Module, data: TrainingData, threads: int) -> None:
+    """Print the layers of the network, and what is trained on what."""
+    from pipeline.training.model import parameter_counts, summary
+
+    all_, trainable = parameter_counts(model)
+    processes = data.group.world_size
+    where = data.device if processes == 1 else f"{processes} × {data.device.type}"
+    images = f"{len(data.train):,} images, on {where} ({threads} threads)"
+    warn_of_other_images(name, data.config, data.packed)
+    say(*summary(model), f"{name}: {trainable:,} of {all_:,} parameters, {images}")
 
 
 def describe(model: nn.Module, data: TrainingData) -> dict[str, Any]:
@@ -199,6 +201,18 @@ def pretrained(name: str, config: Experiment) -> Path | None:
     if file is None:
         raise UserError(f"data/weights/{name} holds no weights: run dvc repro weights@{name}")
     return file
+
+
+def write_model(folder: Path, about: dict[str, Any], states: dict[str, dict[str, Tensor]]) -> None:
+    """Write model.json and a file of weights for each of `states`."""
+    from safetensors.torch import save
+
+    with atomic_write(folder) as partial:
+        partial.mkdir()
+        for file, state in states.items():
+            # `save_file` makes a file that only its owner may read, whatever the umask
+            (partial / file).write_bytes(save(state))
+        write_json(partial / "model.json", about)
 
 
 def write_history(path: Path, history: list[Row]) -> None:

@@ -379,15 +379,15 @@ def test_figure_says_which_classes_it_shows(tmp_path: Path, monkeypatch: pytest.
     assert shares[2].sum() == pytest.approx((5 + 36) / 42)
 
 
-@pytest.mark.parametrize("broken", ["draw_confusion_matrix", "draw_grid"])
+@pytest.mark.parametrize(("module", "broken"), [(figures, "draw_confusion_matrix"), (grid, "draw_grid")])
 def test_reports_are_written_together_or_not_at_all(
-    mixed: list[tuple[str, str, float]], evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch, broken: str
+    mixed: list[tuple[str, str, float]], evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch, module: Any, broken: str
 ) -> None:
     def fail(*arguments: Any) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(figures, broken, fail)
+        patch.setattr(module, broken, fail)
         with pytest.raises(MemoryError):
             evaluated()
     folder = Path("reports/grays-near")

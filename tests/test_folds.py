@@ -14,8 +14,9 @@ import pytest
 from conftest import Project
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from test_training import files, stage
-from things import CHANGES, CLASSES, MLP, opened, pack, splits_of
+from things import CHANGES, CLASSES, MLP, config, opened, pack, splits_of
 from things import one_thread as one_thread
 
 from pipeline import compare, evaluate
@@ -187,6 +188,18 @@ def test_two_experiments_with_folds_are_compared_on_all_images(
     compare.main()
     out = capsys.readouterr().out
     assert "On the same 97 validation images, each by the training that left its fold out:" in out
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"seeds": 3}, "folds = 'all' and seeds = 3 exclude each other; expected one of them"),
+        ({"train_on_val": True}, "folds = 'all' validates on each fold, and train_on_val trains on it"),
+    ],
+)
+def test_what_excludes_folds(more: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        config(folds="all", **more)
 
 
 def test_folds_that_are_not_there(folded: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Figures of results: a confusion matrix, a grid of sample predictions."""
+"""Figures of results: a confusion matrix."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.evaluation.grid import Tile as Tile
-from pipeline.evaluation.grid import draw_grid as draw_grid
-from pipeline.evaluation.grid import new_figure, save
-from pipeline.evaluation.grid import short as short
+from pipeline.evaluation.grid import new_figure, save, short
 from pipeline.system.console import printable
 
 if TYPE_CHECKING:

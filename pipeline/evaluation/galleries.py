@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation import figures
-from pipeline.evaluation.figures import short
+from pipeline.evaluation import grid
+from pipeline.evaluation.grid import short
 
 if TYPE_CHECKING:
     from pipeline.dataset.packed import PackedDataset
@@ -23,7 +23,7 @@ def draw_samples(path: Path, packed: PackedDataset, side: Side) -> None:
     """Evenly spaced images of one side."""
     count = len(side.predictions.rows)
     chosen = np.linspace(0, count - 1, min(SHOWN, count)).round().astype(int)
-    figures.draw_grid(path, tiles(packed, side.predictions, chosen))
+    grid.draw_grid(path, tiles(packed, side.predictions, chosen))
 
 
 def draw_worst(path: Path, packed: PackedDataset, side: Side) -> None:
@@ -32,7 +32,7 @@ def draw_worst(path: Path, packed: PackedDataset, side: Side) -> None:
     wrong = np.flatnonzero(~given.right)
     chosen = wrong[np.argsort(-given.probability[wrong], kind="stable")[:SHOWN]]
     heading = f"{side.split}: the most confident of {len(wrong):,} wrong images"
-    figures.draw_grid(path, tiles(packed, given, chosen, paths=True), heading)
+    grid.draw_grid(path, tiles(packed, given, chosen, paths=True), heading)
 
 
 def draw_uncertain(path: Path, packed: PackedDataset, side: Side) -> None:
@@ -40,12 +40,10 @@ def draw_uncertain(path: Path, packed: PackedDataset, side: Side) -> None:
     given = side.predictions
     chosen = np.argsort(given.probability, kind="stable")[:SHOWN]
     heading = f"{side.split}: the least certain of {len(given.rows):,} images"
-    figures.draw_grid(path, tiles(packed, given, chosen, paths=True), heading)
+    grid.draw_grid(path, tiles(packed, given, chosen, paths=True), heading)
 
 
-def tiles(
-    packed: PackedDataset, given: Predictions, chosen: NDArray[np.int64], paths: bool = False
-) -> list[figures.Tile]:
+def tiles(packed: PackedDataset, given: Predictions, chosen: NDArray[np.int64], paths: bool = False) -> list[grid.Tile]:
     """Titled green where the prediction is right and red where it is wrong."""
     found = []
     for position in chosen:
@@ -54,5 +52,5 @@ def tiles(
         title = f"{predicted} {given.probability[position]:.0%}" + ("" if right else f"\nis {label}")
         if paths:
             title = f"{short(packed.table.loc[row, 'path'], 26)}\n{title}"
-        found.append(figures.Tile(packed.images[row], title, "green" if right else "red"))
+        found.append(grid.Tile(packed.images[row], title, "green" if right else "red"))
     return found

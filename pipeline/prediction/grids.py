@@ -27,14 +27,14 @@ class Grid:
                 self.answers.append(answer)
 
     def draw(self) -> None:
-        from pipeline.evaluation import figures
+        from pipeline.evaluation import grid
 
         if self.seen > MOST:
             say(f"{self.path}: only the first {MOST} images", file=sys.stderr)
         tiles = []
         for path, (best, *_), _, pixels in self.answers:
             assert pixels is not None
-            name, label = figures.short(Path(path).name, 22), figures.short(best.label, 18)
+            name, label = grid.short(Path(path).name, 22), grid.short(best.label, 18)
             image = self.explain(pixels, best.label) if self.explain else pixels
-            tiles.append(figures.Tile(image, f"{name}\n{label} {best.probability:.0%}", "black"))
-        figures.draw_grid(self.path, tiles)
+            tiles.append(grid.Tile(image, f"{name}\n{label} {best.probability:.0%}", "black"))
+        grid.draw_grid(self.path, tiles)
