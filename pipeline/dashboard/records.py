@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.config.experiments import Experiment
 from pipeline.system import readers
 from pipeline.system.console import UserError
+from pipeline.tracking.results import flat
 
 T = TypeVar("T")
 PREDICTIONS: dict[str, type] = {"path": str, "split": str, "label": str, "predicted": str, "probability": float}
@@ -77,7 +79,7 @@ class Record:
     @property
     def is_stale(self) -> bool:
         """Whether params.yaml has changed since it was trained."""
-        return bool(self.trained_with) and self.trained_with != self.config.model_dump(mode="json")
+        return bool(differing(self.trained_with, self.config.model_dump(mode="json")))
 
     @property
     def trained_with(self) -> dict[str, Any]:
@@ -155,3 +157,17 @@ def read_training(provenance: dict[str, Any]) -> dict[str, Any]:
         return readers.read_description(file, "train")
     except UserError:
         return {}
+
+
+def differing(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Keys with other values. What only one side has is listed unless it is switched off."""
+    if not (before and now):
+        return []
+    old, new = dict(flat(before)), dict(flat(now))
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    keys = [key for key in keys if (key in old or new[key]) and (key in new or old[key])]
+    return [(key, in_words(old, key), in_words(new, key)) for key in keys]
+
+
+def in_words(values: dict[str, Any], key: str) -> str:
+    return json.dumps(values[key], ensure_ascii=False) if key in values else "not set"
