@@ -33,6 +33,7 @@ SECTIONS = {
     "Slices": {"slices.csv": ""},
     "By epoch": {"history.csv": ""},
 }
+COUNTS = {"images", "count", "epoch"}
 NAMES = {"class", "actual", "predicted", "attribute", "slice"}  # columns of text, even where it looks like numbers
 ROWS = 200  # of a table in the page; its file has all
 
@@ -137,10 +138,10 @@ def make_table(file: str, split: str, head: list[str], rows: list[list[str]]) ->
 
 
 def readable(name: str, cells: list[str]) -> list[str]:
-    """Names without the quote that keeps spreadsheets from running them; numbers with four decimals, unless whole."""
+    """Names without the quote that keeps spreadsheets from running them; numbers but counts with four decimals."""
     if name in NAMES:
         return [unescape_formula(cell) for cell in cells]
-    return cells if all(cell.isdecimal() for cell in cells) else [rounded(cell) for cell in cells]
+    return cells if name in COUNTS else [rounded(cell) for cell in cells]
 
 
 def rounded(cell: str) -> str:
