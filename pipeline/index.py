@@ -45,7 +45,7 @@ COLUMNS = [
     ("accuracy", "descending", "On test images: for the end"),
     ("parameters", "ascending", ""),
     ("trained in", "ascending", "Where it was trained on this machine"),
-    ("repeat it", "", ""),
+    ("repeat", "", ""),
 ]
 
 
@@ -69,7 +69,7 @@ class Board(NamedTuple):
 
     def span(self, record: records.Record) -> tuple[float, float, float] | None:
         """Low end, high end and accuracy, as percentages of the range of all intervals of the board."""
-        bounds, accuracy = record.interval("val"), record.accuracy("val")
+        bounds, accuracy = record.interval("val"), record.metric("val", "accuracy")
         if bounds is None or accuracy is None:
             return None
         all_bounds = [found for standing in self.standings if (found := standing.record.interval("val"))]

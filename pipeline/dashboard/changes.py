@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.dashboard.records import Record, as_mapping, number_in
-from pipeline.tracking.results import flat
+from pipeline.dashboard.records import Record, as_mapping, differing, number_in
 
 METRICS = (("val", "accuracy"), ("val", "macro_f1"), ("val", "loss"), ("test", "accuracy"))
 FILES = ("metrics.json", "provenance.json")
@@ -106,17 +105,3 @@ def changed(record: Record, before: list[dict[str, Any]] | None) -> Change | Non
     if all(delta.word == "same" for delta in deltas) and not params:
         return None
     return Change(record.name, "changed", deltas, params)
-
-
-def differing(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Keys with other values. What only one side has is listed unless it is switched off."""
-    if not (before and now):
-        return []
-    old, new = dict(flat(before)), dict(flat(now))
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    keys = [key for key in keys if (key in old or new[key]) and (key in new or old[key])]
-    return [(key, in_words(old, key), in_words(new, key)) for key in keys]
-
-
-def in_words(values: dict[str, Any], key: str) -> str:
-    return json.dumps(values[key], ensure_ascii=False) if key in values else "not set"

@@ -33,6 +33,7 @@ SECTIONS = {
     "Slices": {"slices.csv": ""},
     "By epoch": {"history.csv": ""},
 }
+COUNTS = {"images", "count", "epoch"}
 NAMES = {"class", "actual", "predicted", "attribute", "slice"}  # columns of text, even where it looks like numbers
 ROWS = 200  # of a table in the page; its file has all
 
@@ -81,6 +82,7 @@ def write_experiment(record: Record, standing: Standing | None, config: dict[str
         panels=curves.panels([record]),
         sections=list(sections(folder, files)),
         provenance=[(key, str(value)) for key, value in flat({**record.provenance, "params": {}})],
+        names=NAMES,
         files=files,
     )
 
@@ -124,20 +126,26 @@ def read_tables(file: Path) -> Iterator[Table]:
         return
     rows = [row for row in rows if len(row) == len(head)]
     if head[:1] != ["split"]:
-        yield Table(file.name, "", head, [readable(head, row) for row in rows[:ROWS]], len(rows))
+        yield make_table(file.name, "", head, rows)
         return
     for split in dict.fromkeys(row[0] for row in rows):
-        of_split = [row[1:] for row in rows if row[0] == split]
-        yield Table(file.name, split, head[1:], [readable(head[1:], row) for row in of_split[:ROWS]], len(of_split))
+        yield make_table(file.name, split, head[1:], [row[1:] for row in rows if row[0] == split])
 
 
-def readable(head: list[str], row: list[str]) -> list[str]:
-    """Names without the quote that keeps spreadsheets from running them; of other numbers four decimals."""
-    return [unescape_formula(cell) if name in NAMES else rounded(cell) for name, cell in zip(head, row, strict=True)]
+def make_table(file: str, split: str, head: list[str], rows: list[list[str]]) -> Table:
+    columns = [readable(name, [row[place] for row in rows[:ROWS]]) for place, name in enumerate(head)]
+    return Table(file, split, head, [list(row) for row in zip(*columns, strict=True)], len(rows))
+
+
+def readable(name: str, cells: list[str]) -> list[str]:
+    """Names without the quote that keeps spreadsheets from running them; numbers but counts with four decimals."""
+    if name in NAMES:
+        return [unescape_formula(cell) for cell in cells]
+    return cells if name in COUNTS else [rounded(cell) for cell in cells]
 
 
 def rounded(cell: str) -> str:
     try:
-        return cell if cell.isdecimal() else f"{float(cell):.4f}"
+        return f"{float(cell):.4f}"
     except ValueError:
         return cell

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from pipeline.config.experiments import Experiment
 from pipeline.system import readers
 from pipeline.system.console import UserError
+from pipeline.tracking.results import flat
+from pipeline.training import times
+from pipeline.training.times import TrainTime
 
 T = TypeVar("T")
 PREDICTIONS: dict[str, type] = {"path": str, "split": str, "label": str, "predicted": str, "probability": float}
@@ -38,7 +42,7 @@ class Record:
     metrics: dict[str, Any]  # the content of metrics.json
     history: list[dict[str, float]]  # a row for each epoch
     provenance: dict[str, Any]  # the content of provenance.json
-    training: dict[str, Any]  # how long it trained and on what, if that was on this machine
+    training: TrainTime | None  # of a training on this machine
     validated: Validated | None
 
     def metric(self, split: str, name: str) -> float | None:
@@ -60,14 +64,6 @@ class Record:
         return count if type(count) is int else None
 
     @property
-    def seconds(self) -> float | None:
-        return number_in({"times": self.training}, "times", "train_seconds")
-
-    @property
-    def device(self) -> str:
-        return str(self.training.get("device", ""))
-
-    @property
     def recipe(self) -> str:
         """Its config in a few words."""
         network, optimizer = self.config.network, self.config.optimizer
@@ -77,7 +73,7 @@ class Record:
     @property
     def is_stale(self) -> bool:
         """Whether params.yaml has changed since it was trained."""
-        return bool(self.trained_with) and self.trained_with != self.config.model_dump(mode="json")
+        return bool(differing(self.trained_with, self.config.model_dump(mode="json")))
 
     @property
     def trained_with(self) -> dict[str, Any]:
@@ -122,7 +118,7 @@ def read(name: str, config: Experiment, notes: list[str]) -> Record | None:
     if not (metrics or history):
         return None
     validated = attempt("predictions.parquet", read_validated, "evaluate", None) if metrics else None
-    return Record(name, config, metrics, history, provenance, read_training(provenance), validated)
+    return Record(name, config, metrics, history, provenance, times.read(str(provenance.get("fingerprint"))), validated)
 
 
 def read_metrics(file: Path, stage: str) -> dict[str, Any]:
@@ -148,10 +144,15 @@ def read_validated(file: Path, stage: str) -> Validated | None:
     return Validated(table, pc.equal(table["label"], table["predicted"]).to_numpy())
 
 
-def read_training(provenance: dict[str, Any]) -> dict[str, Any]:
-    """What `train` noted of the time that a training took. It is on this machine alone, and nothing needs it."""
-    file = Path(".train_times", f"{provenance.get('fingerprint')}.json")
-    try:
-        return readers.read_description(file, "train")
-    except UserError:
-        return {}
+def differing(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Keys with other values. What only one side has is listed unless it is switched off."""
+    if not (before and now):
+        return []
+    old, new = dict(flat(before)), dict(flat(now))
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    keys = [key for key in keys if (key in old or new[key]) and (key in new or old[key])]
+    return [(key, in_words(old, key), in_words(new, key)) for key in keys]
+
+
+def in_words(values: dict[str, Any], key: str) -> str:
+    return json.dumps(values[key], ensure_ascii=False) if key in values else "not set"
