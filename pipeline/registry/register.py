@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 
 def register(client: MlflowClient, results: list[tuple[Result, Run]]) -> Iterator[str]:
     """Yield a line for each model that is judged now, and for each that can't be taken."""
-    absent = []
-    for result, run in sorted(results, key=lambda pair: pair[1].info.start_time):
+    absent = [result.experiment for result, _ in results if not Path("models", result.experiment).exists()]
+    if absent:
+        yield f"without a model, as models/ is not here (dvc pull brings it): {', '.join(absent)}"
+    for result, run in in_order([pair for pair in results if pair[0].experiment not in absent]):
         name = result.experiment
-        if not Path("models", name).exists():
-            absent.append(name)
-            continue
         try:
             version = version_of(client, run, result)
             reason = version and promote(client, version, name, gates_of(result.dataset))
@@ -35,8 +34,13 @@ def register(client: MlflowClient, results: list[tuple[Result, Run]]) -> Iterato
             continue
         if version and reason:
             yield f"{result.dataset} version {version.version} ({name}): {reason}"
-    if absent:
-        yield f"without a model, as models/ is not here (dvc pull brings it): {', '.join(absent)}"
+
+
+def in_order(results: list[tuple[Result, Run]]) -> list[tuple[Result, Run]]:
+    """As they were trained; those that came together, as with a clone, as `dvc repro` trains them."""
+    listed = list(params.load().experiments) if len(results) > 1 else []
+    place = {name: number for number, name in enumerate(listed)}
+    return sorted(results, key=lambda pair: (pair[1].info.start_time, place.get(pair[0].experiment, len(listed))))
 
 
 def gates_of(dataset: str) -> Gates:
