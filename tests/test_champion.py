@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from servers import mlflow_server
 
 from pipeline import track
-from pipeline.registry.champion import ALIAS, calibration_error
+from pipeline.registry.champion import ALIAS
 from pipeline.registry.versions import VERSION
 from pipeline.tracking import database
 
@@ -309,13 +309,6 @@ def test_gates_are_validated(trained: Trained) -> None:
     ):
         trained.params["datasets"]["letters"]["gates"] = gates
         failed_in_one_line(trained.run("split", "letters"), *words)
-
-
-def test_calibration_error() -> None:
-    """Two bins: 3 of 4 right where it was 0.9 sure, and 1 of 2 where it was 0.55 sure."""
-    right = [True, True, True, False, True, False]
-    own = pd.DataFrame({"label": "a", "predicted": np.where(right, "a", "b"), "probability": [0.9] * 4 + [0.55] * 2})
-    assert calibration_error(own) == pytest.approx((4 * 0.15 + 2 * 0.05) / 6)
 
 
 @pytest.fixture(scope="module")
