@@ -75,8 +75,11 @@ def test_an_image_gets_what_evaluate_said_of_it(digits: Clone, served: str) -> N
     import zipfile
 
     import pandas as pd
+    from mlflow import MlflowClient
 
-    predictions = pd.read_parquet(digits.root / "reports/digits-cnn/predictions.parquet")
+    client = MlflowClient(f"sqlite:///{digits.root}/mlflow.db")
+    champion = client.get_model_version_by_alias("digits", "champion").tags["experiment"]
+    predictions = pd.read_parquet(digits.root / f"reports/{champion}/predictions.parquet")
     chosen = predictions[predictions.split == "val"].head(30)
     with zipfile.ZipFile(digits.root / "data/raw/digits/digits.zip") as archive:
         answer = ask(served, *(in_base64(archive.read(path)) for path in chosen.path))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.images.decode import decode, to_size, upright
 from pipeline.images.errors import ImageError
-from pipeline.images.stored import LARGEST_FILE, Problem, too_large
+from pipeline.images.stored import LARGEST_FILE, Problem, Read, too_large
 
 if TYPE_CHECKING:
     from pipeline.evaluation.model import Model
@@ -29,7 +29,7 @@ class Preprocessing(NamedTuple):
     fit: str
     color_profile: str
 
-    def apply(self, content: bytes, name: str) -> NDArray[np.uint8] | Problem:
+    def apply(self, content: Read, name: str) -> NDArray[np.uint8] | Problem:
         """An image file's bytes as pixels (H, W, C) uint8, or why there are none. Of `name`, the suffix matters."""
         try:
             image = upright(decode(content, name).image, self.channels, self.color_profile)

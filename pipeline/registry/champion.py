@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.evaluation.calibration import binned
 from pipeline.evaluation.paired import pair
 from pipeline.system import readers
 from pipeline.system.console import printable
@@ -32,26 +33,35 @@ class Verdict(NamedTuple):
     reason: str
 
 
+def judged(client: MlflowClient, name: str, gates: Gates) -> set[str | None]:
+    """The runs whose models were judged by these gates."""
+    found = client.search_model_versions(f"name = '{name}'")
+    return {version.run_id for version in found if version.tags.get(GATES) == in_json(gates)}
+
+
+def in_json(gates: Gates) -> str:
+    return gates.model_dump_json(exclude_unset=True)
+
+
 def promote(client: MlflowClient, version: ModelVersion, experiment: str, gates: Gates) -> str | None:
-    """Judge a version, and give it the alias if it deserves it. Returns the reason; None if it was judged before."""
+    """Judge a version, and give it the alias if it deserves it. Returns the reason; None without its predictions."""
     file = Path("reports", experiment, FILE)
-    by = gates.model_dump_json(exclude_defaults=True)
-    if version.tags.get(GATES) == by or not file.exists():
+    if not file.exists():
         return None
     name, number = version.name, str(version.version)
     standing = champion_of(client, name)
-    if standing is None or str(standing.version) != number:  # else it was killed after it had set the alias
+    if standing is not None and str(standing.version) == number:  # as after a kill, or where the gates have changed
+        reason = version.description
+    else:
         own = val_of(file, experiment)
         verdict = passes(own, gates, name)
         if verdict.champion and standing is not None:
             verdict = compare(own, standing, predictions_of(client, standing))
-        client.update_model_version(name, number, verdict.reason)
+        reason = verdict.reason
+        client.update_model_version(name, number, reason)
         if verdict.champion:
             client.set_registered_model_alias(name, ALIAS, number)
-        reason = verdict.reason
-    else:
-        reason = version.description or ""
-    client.set_model_version_tag(name, number, GATES, by)
+    client.set_model_version_tag(name, number, GATES, in_json(gates))
     return reason
 
 
@@ -103,19 +113,14 @@ def passes(own: pd.DataFrame, gates: Gates, dataset: str) -> Verdict:
         for key, words, value in found
         if (least := getattr(gates, key)) is not None and value < least
     ]
-    if gates.ece is not None and (error := calibration_error(own)) > gates.ece:
+    error = binned(own.probability.to_numpy(), right.to_numpy()).error()
+    if gates.ece is not None and error > gates.ece:
         failed.append(f"calibration error {error:.4f} is above {gates.ece:g}")
     if failed:
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         return Verdict(False, f"Not champion: on val, {', '.join(failed[:3])}{more} (datasets.{dataset}.gates).")
-    return Verdict(True, "Champion: the first model that passes the gates.")
-
-
-def calibration_error(own: pd.DataFrame, bins: int = 15) -> float:
-    """Expected calibration error: how far confidence and accuracy are apart, in the mean over bins of equal width."""
-    right = own.label == own.predicted
-    gaps = (right - own.probability).groupby((own.probability * bins).astype(int).clip(upper=bins - 1)).sum()
-    return float(gaps.abs().sum() / len(own))
+    passed = "passes the gates" if gates.model_fields_set else "was validated"
+    return Verdict(True, f"Champion: the first model that {passed}.")
 
 
 def compare(own: pd.DataFrame, standing: ModelVersion, theirs: pd.DataFrame | None) -> Verdict:

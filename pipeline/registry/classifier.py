@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from pipeline.evaluation.model import Model
+    from pipeline.images.stored import Problem
 
 BATCH = 64
 EXPECTED = "expected the bytes of an image file, or its base64, a pathlib.Path, or an array, (H, W[, C]) of 0 to 255"
@@ -44,12 +45,16 @@ class Classifier(PythonModel):
         return [answer for start in range(0, len(images), BATCH) for answer in self.answers(images[start:][:BATCH])]
 
     def answers(self, images: list[object]) -> Iterator[dict[str, Any]]:
-        read = [pixels_of(image, self.model) for image in images]
+        from pipeline.images.stored import Problem
+        from pipeline.prediction.pixels import in_words, preprocessing
+
+        how = preprocessing(self.model)
+        read = [how.apply(content_of(image), "") for image in images]
         whole = [pixels for pixels in read if isinstance(pixels, np.ndarray)]
         probabilities: Iterator[NDArray[np.float32]] = iter(self.model.probabilities(np.stack(whole)) if whole else ())
         for pixels in read:
-            if isinstance(pixels, str):
-                yield {"error": pixels}
+            if isinstance(pixels, Problem):
+                yield {"error": in_words(pixels)}
                 continue
             each = next(probabilities)
             if not np.isfinite(each).all():
@@ -63,50 +68,34 @@ class Classifier(PythonModel):
             }
 
 
-def pixels_of(image: object, model: Model) -> NDArray[np.uint8] | str:
-    """Pixels (H, W, C) uint8 as the stage `pack` would have stored them, or why there are none."""
-    from pipeline.images.decode import decode, to_size, upright
-    from pipeline.images.errors import ImageError
+def content_of(image: object) -> bytes | NDArray[np.uint8] | Problem:
+    """The bytes of a file, or pixels, or why it is neither."""
+    from pipeline.images.stored import Problem
+    from pipeline.prediction.pixels import UNREAD, read
 
-    shape = model.shape
-    try:
-        decoded = decode(content_of(image), "").image
-        upright_one = upright(decoded, shape.channels, model.color_profile)
-        return to_size(upright_one, shape.height, shape.width, model.interpolation, model.fit)
-    except (ImageError, ValueError) as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or str(error)
-    except MemoryError:
-        return "not enough memory to decode it"
-
-
-def content_of(image: object) -> bytes | NDArray[np.uint8]:
-    """The bytes of a file, or pixels. Raises ValueError for anything that is no image, OSError for a missing file."""
     if isinstance(image, os.PathLike):
-        return Path(image).read_bytes()
+        return read(os.fspath(image))
     if isinstance(image, bytes | bytearray):
         return bytes(image)
-    if isinstance(image, str):
-        try:
+    try:
+        if isinstance(image, str):
             return base64.b64decode("".join(image.split()), validate=True)
-        except ValueError:
-            raise ValueError(f"a text that is not base64; {EXPECTED}") from None
-    if isinstance(image, list | np.ndarray):
-        return array_of(image)
-    raise ValueError(f"found a {type(image).__name__}; {EXPECTED}")
+        if isinstance(image, list | np.ndarray):
+            return array_of(image)
+    except ValueError as error:
+        said = str(error) if not isinstance(image, str) else "a text that is not base64"
+        return Problem(UNREAD, f"{said}; {EXPECTED}")
+    return Problem(UNREAD, f"found a {type(image).__name__}; {EXPECTED}")
 
 
 def array_of(values: list[Any] | NDArray[Any]) -> NDArray[np.uint8]:
-    try:
-        pixels = np.asarray(values)
-    except ValueError:  # rows of different lengths
-        raise ValueError(f"rows of different lengths; {EXPECTED}") from None
+    """An image that is given as numbers. Raises ValueError where they are none."""
+    pixels = np.asarray(values)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     fits = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
     if not fits or not pixels.size or pixels.dtype.kind not in "ui" or pixels.min() < 0 or pixels.max() > 255:
-        raise ValueError(f"an array of shape {pixels.shape} and type {pixels.dtype}; {EXPECTED}")
+        raise ValueError(f"an array of shape {pixels.shape} and type {pixels.dtype}")
     return pixels.astype(np.uint8)
 
 
