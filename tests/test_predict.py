@@ -647,7 +647,8 @@ def test_the_threshold_that_keeps_most(precision: float, threshold: float, kept:
     right = np.array([True, True, False, True, True, False])
     choice = choose(probability, right, precision)
     assert isinstance(choice, Choice)
-    assert tuple(choice) == (pytest.approx(threshold), kept, correct, 6)
+    assert (choice.kept, choice.correct, choice.images) == (kept, correct, 6)
+    assert choice.threshold == pytest.approx(threshold)
 
 
 def test_the_score_of_folders(trained: Project, asked: Predict, tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ class Dataset(Strict):
     }
 
     source: Annotated[Address, BeforeValidator(one_path), AfterValidator(a_source)]
+    license: Annotated[str, Field(min_length=1)] | None = None  # of the images, for the card of an exported model
     check: Check
     split: Split
     pack: Pack
