@@ -75,6 +75,13 @@ def test_images_are_spread_over_a_large_batch(tmp_path: Path) -> None:
     assert images(first_batch).equal(given[spread].round().clamp(0, 255).byte())
 
 
+def test_large_images_are_shown_small(tmp_path: Path) -> None:
+    packed = opened(pack(tmp_path / "packed/things", count=20, height=300, width=600))
+    first_batch, given = first_step(packed, tmp_path / "saved.pt", batch_size=2)
+    assert images(first_batch).shape == (2, 3, 100, 200)
+    assert images(first_batch).float().mean() == pytest.approx(given.mean().item(), abs=1)
+
+
 def test_titles_are_the_classes_and_their_shares(packed: PackedDataset, tmp_path: Path) -> None:
     plain, _ = first_step(packed, tmp_path / "a.pt", shuffle=False)
     assert [title for _, title in plain.tiles] == [CLASSES[packed.labels[row]] for row in packed.rows("train")[:8]]

@@ -22,6 +22,8 @@ from things import one_thread as one_thread
 from pipeline import compare, evaluate
 from pipeline.dataset.batches import Batches
 from pipeline.dataset.packed import PackedDataset
+from pipeline.evaluation.model import Model
+from pipeline.exporting.card import card
 from pipeline.images.tables import SPLIT, write_tables
 from pipeline.system.console import UserError
 from pipeline.training.trainer import Row, Trainer
@@ -70,6 +72,12 @@ def test_each_fold_is_predicted_by_the_model_that_was_trained_on_the_others(
     assert "things-folds: fold 2, training 3 of 3" in capsys.readouterr().out
     pooled, metrics = evaluated(folded, "things-folds", folds="all")
     assert "over 3 trainings" in capsys.readouterr().out
+
+    counts = {"total": {"train": 64, "val": 33, "test": 3}}
+    (folded.root / "reports/things").mkdir()
+    (folded.root / "reports/things/split.json").write_text(json.dumps(counts))
+    written = card(Model(folder), None, 0.0, "1")
+    assert f"| val | 97 | {metrics['val']['accuracy']:.4f} |" in written and "val is what 3 trainings say" in written
 
     alone, accuracies = [], []
     for fold in range(FOLDS):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.training.features import Features
 
 SHOWN = 36  # images, evenly spaced in a larger batch
+LARGEST = 256  # pixels of a side; they are drawn smaller
 
 
 class FirstBatch:
@@ -47,6 +49,8 @@ class FirstBatch:
         here, self.to_come = self.to_come[: len(inputs)], self.to_come[len(inputs) :]
         chosen = here.nonzero().flatten().to(inputs.device)
         images = data.pictures(inputs[chosen], batch.positions[chosen])
+        if (factor := -(-max(images.shape[2:]) // LARGEST)) > 1:  # checkpoints hold them
+            images = F.avg_pool2d(images, factor)
         pixels = images.permute(0, 2, 3, 1).round().clamp(0, 255).byte().cpu()
         titles = [self.classes[label] for label in batch.labels[chosen].tolist()]
         if mix_ratio is not None and partner_labels is not None:
