@@ -290,7 +290,7 @@ def test_the_page_of_an_experiment(browser: Browser, project: Project) -> None:
         ["loss", "0.0050", "0.0000"],
     ]
     by_class = browser.cells("main section:nth-child(4) tbody tr")
-    assert by_class == [["=1+1", "200", "0.5000"], [CLASSES[1], "200", "0.1235"], ["=1+1", "3", "1"]]
+    assert by_class == [["=1+1", "200", "0.5000"], [CLASSES[1], "200", "0.1235"], ["=1+1", "3", "1.0000"]]
     assert browser.texts("main section:nth-child(4) h3") == ["val", "test: for the end"]
     image = "const image = document.querySelector('.drawing img'); image.loading = 'eager'; "
     assert browser.script(image + "return image.decode().then(() => image.naturalWidth)") > 100

@@ -157,7 +157,7 @@ def test_a_transfer_network_needs_its_own_module_and_no_other(clone: Clone, stag
 def test_every_stage_and_command_has_help(module: str, tmp_path: Path) -> None:
     ran = run([sys.executable, "-m", f"pipeline.{module}", "--help"], tmp_path, PYTHONPATH=str(REPOSITORY))
     assert ran.status == 0 and ran.err == ""
-    assert ran.out.startswith(f"usage: python -m pipeline.{module} [-h] ")
+    assert ran.out.startswith(f"usage: python -m pipeline.{module} [-h]")
     assert (ast.get_docstring(ast.parse((REPOSITORY / f"pipeline/{module}.py").read_text())) or "?") in ran.out
     assert not list(tmp_path.iterdir())
 
