@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import time
 from contextlib import chdir
 from pathlib import Path
@@ -363,16 +364,23 @@ def test_no_results_at_all(chromium: Browser, tmp_path: Path) -> None:
     assert chromium.texts(".leaders, .plot, #filters") == []
 
 
-def test_a_view_that_can_not_be_written_fails_no_stage(tmp_path: Path) -> None:
+def test_a_view_that_can_not_be_written_fails_no_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     project = make_project(tmp_path)
+    project.command("index")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["index"])
+    monkeypatch.setenv("DVC_STAGE", "evaluate@things-best")
     page_of(project).mkdir()
     (page_of(project) / "file").touch()
-    ran = project.run("index", DVC_STAGE="evaluate@things-best")
-    assert ran.status == 0 and ran.out == ""
-    assert len(ran.err.splitlines()) == 1 and ran.err.startswith("warning: reports/index.html is not written: ")
+    assert index.main() == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: reports/index.html is not written: ")
     shutil.rmtree(page_of(project))
-    ran = project.run("index")
-    assert (ran.status, ran.out, ran.err) == (0, "open reports/index.html in a browser\n", "")
+    assert index.main() == 0 and capsys.readouterr() == ("", "")
+    monkeypatch.delenv("DVC_STAGE")
+    assert index.main() == 0 and capsys.readouterr() == ("open reports/index.html in a browser\n", "")
 
 
 def test_the_same_files_give_the_same_page(tmp_path: Path, project: Project) -> None:
