@@ -340,7 +340,7 @@ def test_half_results_and_those_of_others(tmp_path: Path) -> None:
         "reports/gone is of no experiment in params.yaml: left out",
     ]
     page = page_of(project).read_text()
-    assert "things-seeds: trained, but not evaluated" in page and "things-bad: not run yet" in page
+    assert "things-seeds: trained, but without metrics that can be read" in page and "things-bad: not run yet" in page
 
 
 def test_an_experiment_named_like_a_data_set_keeps_its_hands_off_that_page(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def make_board(name: str, found: dict[str, Record | None], notes: list[str]) -> 
     standings = rank([record for record in there if record.metrics])
     unranked = [record for record in there if not record.metrics]
     waiting = {each: "not run yet" for each, record in found.items() if record is None}
-    waiting |= {record.name: "trained, but not evaluated" for record in unranked}
+    waiting |= {record.name: "trained, but without metrics that can be read" for record in unranked}
     panels = curves.panels([*(standing.record for standing in standings), *unranked])
     return Board(data, standings, panels, waiting, doubted(data, standings, notes))
 

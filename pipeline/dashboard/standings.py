@@ -26,6 +26,8 @@ class Standing(NamedTuple):
 def rank(records: list[Record]) -> list[Standing]:
     """The best on val first; without val, the order that they come in: nothing is chosen by test images."""
     ranked = sorted(records, key=lambda record: -(record.accuracy("val") or 0))
+    if len(ranked) == 1:
+        return [Standing(ranked[0], 1, None, "")]
     return [
         Standing(record, place, paired := compared(ranked[0], record), verdict(ranked[0], record, paired))
         for place, record in enumerate(ranked, 1)
