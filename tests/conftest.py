@@ -68,6 +68,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
+# Pages that `evaluate` writes anew: outputs of no stage, as they tell what only this machine and this commit know
+VIEWS = re.compile(r"reports/(index|\w+-[\w-]+/index|[\w-]+/labels)\.html")  # an experiment has a - in its name
 OF_IMAGES = ("check", "decisions", "split", "report", "pack")  # stages that set nothing for the whole process
 
 

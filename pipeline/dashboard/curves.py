@@ -102,7 +102,8 @@ def series(record: Record, column: str) -> tuple[NDArray[np.float64], NDArray[np
 def points(at: NDArray[np.float64], values: NDArray[np.float64], last: int, scale: Scale) -> str:
     across = WIDTH * (at - 1) / max(1, last - 1)
     down = np.clip(HEIGHT * scale.places(values), -HEIGHT, 2 * HEIGHT)
-    return " ".join(f"{x:.0f},{y:.0f}" for x, y in zip(across, down, strict=True))
+    drawn = [f"{x:.0f},{y:.0f}" for x, y in zip(across, down, strict=True)]
+    return " ".join(drawn * 2 if len(drawn) == 1 else drawn)  # a line from a point to itself is a dot
 
 
 def epochs(last: int) -> list[tuple[str, float]]:

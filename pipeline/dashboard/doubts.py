@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.dashboard.board import Standing, same_images
+from pipeline.dashboard.standings import Standing, same_images
 
 JUDGES = 5  # experiments, the best of the data set
 LEAST = 0.5  # mean probability of the other class

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.dashboard import curves
-from pipeline.dashboard.board import Standing
 from pipeline.dashboard.records import Record, as_mapping
+from pipeline.dashboard.standings import Standing
 from pipeline.page.template import page_script, write_page
 from pipeline.system.csv_cells import unescape_formula
 from pipeline.tracking.results import flat
@@ -18,7 +18,7 @@ from pipeline.tracking.results import flat
 FOLDER = Path(__file__).parent
 VIEW = "index.html"
 # What the page shows of the folder, in its order. A file that is not there is left out
-SECTIONS = {
+PARTS = {
     "What the network sees": {
         "train_batch.png": "The first batch as it was trained on: augmented, normalization undone"
     },
@@ -48,7 +48,7 @@ class Table(NamedTuple):
     total: int
 
 
-class Section(NamedTuple):
+class Part(NamedTuple):
     title: str
     tables: list[Table]
     figures: dict[str, str]  # caption by file
@@ -80,7 +80,7 @@ def write_experiment(record: Record, standing: Standing | None, config: dict[str
         config=as_yaml({record.name: config}),
         metrics=metric_rows(record),
         panels=curves.panels([record]),
-        sections=list(sections(folder, files)),
+        parts=list(parts(folder, files)),
         provenance=[(key, str(value)) for key, value in flat({**record.provenance, "params": {}})],
         names=NAMES,
         files=files,
@@ -108,13 +108,13 @@ def metric_rows(record: Record) -> dict[str, list[MetricRow]]:
     }
 
 
-def sections(folder: Path, files: list[str]) -> Iterator[Section]:
-    for title, wanted in SECTIONS.items():
+def parts(folder: Path, files: list[str]) -> Iterator[Part]:
+    for title, wanted in PARTS.items():
         there = {file: caption for file, caption in wanted.items() if file in files}
         tables = [table for file in there if file.endswith(".csv") for table in read_tables(folder / file)]
         figures = {file: caption for file, caption in there.items() if file.endswith(".png")}
         if tables or figures:
-            yield Section(title, tables, figures)
+            yield Part(title, tables, figures)
 
 
 def read_tables(file: Path) -> Iterator[Table]:

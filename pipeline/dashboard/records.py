@@ -54,7 +54,7 @@ class Record:
         return self.metric(split, "accuracy") if mean is None else mean
 
     def interval(self, split: str) -> tuple[float, float] | None:
-        """Of the accuracy of the first training, if metrics.json has one."""
+        """Of the accuracy of the model that predicts, or of all folds together."""
         low, high = (self.metric(split, f"accuracy_{end}") for end in ("low", "high"))
         return None if low is None or high is None else (low, high)
 
@@ -68,7 +68,10 @@ class Record:
         """Its config in a few words."""
         network, optimizer = self.config.network, self.config.optimizer
         name = getattr(network, "model", network.name)
-        return f"{name} · {optimizer.name} {optimizer.lr:g} · {self.config.epochs} epochs"
+        words = [name, f"{optimizer.name} {optimizer.lr:g}", f"{self.config.epochs} epochs"]
+        if self.config.seeds > 1:
+            words.append(f"{self.config.seeds} seeds")
+        return " · ".join([*words, *(["all folds"] if self.config.folds else [])])
 
     @property
     def is_stale(self) -> bool:
