@@ -28,7 +28,7 @@ from test_evaluate import mixed as mixed
 from test_training import stage
 from things import pack
 
-from pipeline.evaluation import figures, predictions
+from pipeline.evaluation import grid, predictions
 from pipeline.evaluation.intervals import wilson
 from pipeline.evaluation.model import Model
 from pipeline.images.tables import CHECKED, read_columns, write_tables
@@ -188,14 +188,14 @@ def test_properties_that_are_not_there(project: Project, mixed: Rows, evaluated:
 def test_galleries_show_validation_images(
     project: Project, mixed: Rows, evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: dict[str, tuple[list[figures.Tile], str]] = {}
-    original = figures.draw_grid
+    drawn: dict[str, tuple[list[grid.Tile], str]] = {}
+    original = grid.draw_grid
 
-    def draw(path: Path, tiles: list[figures.Tile], heading: str = "") -> None:
+    def draw(path: Path, tiles: list[grid.Tile], heading: str = "") -> None:
         drawn[path.name] = (tiles, heading)
         original(path, tiles, heading)
 
-    monkeypatch.setattr(figures, "draw_grid", draw)
+    monkeypatch.setattr(grid, "draw_grid", draw)
     given = read_predictions(evaluated(), "val")
     given["right"] = given.label == given.predicted
     worst = given[~given.right].sort_values("probability", ascending=False, kind="stable")
