@@ -16,16 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
+from torchvision import models, transforms
+from torchvision.datasets import ImageFolder
 
+import pipeline.evaluation.inference
+import pipeline.networks.torchvision
+import pipeline.predict
 from benchmarks.job import Stopwatch
+from pipeline.evaluation.model import Model
 
 
 def usual(job: dict[str, Any]) -> int:
     """As people write it: ImageFolder, a DataLoader with a worker for each core, a network, softmax, a CSV."""
-    from torch.utils.data import DataLoader
-    from torchvision import models, transforms
-    from torchvision.datasets import ImageFolder
-
     size, device = job["size"], torch.device(job["device"])
     transform = transforms.Compose(
         [
@@ -38,7 +41,7 @@ def usual(job: dict[str, Any]) -> int:
     data = ImageFolder(job["photos"], transform)
     loader = DataLoader(data, 64, num_workers=job["workers"], pin_memory=device.type == "cuda")
     model = models.get_model(job["network"], num_classes=len(data.classes)).to(device).eval()
-    answers = []
+    answers: list[tuple[int, float]] = []
     with torch.no_grad():
         for images, _ in loader:
             probabilities, found = model(images.to(device)).softmax(1).max(1)
@@ -51,19 +54,15 @@ def usual(job: dict[str, Any]) -> int:
 
 def predict(job: dict[str, Any]) -> int:
     """`python -m pipeline.predict`, in this process."""
-    from pipeline import predict
-
     options = ["--model", job["model"], "--device", job["device"], "--output", job["out"]]
     sys.argv = ["predict", *options, job["photos"]]
-    if predict.main():
+    if pipeline.predict.main():
         sys.exit("error: some of the files can't be read")
     return sum(1 for _ in Path(job["out"]).open()) - 1
 
 
 def network(job: dict[str, Any]) -> int:
     """The network alone, on images already in place, in the layout that it is fastest in: no loop can be faster."""
-    from pipeline.evaluation.model import Model
-
     model = Model(Path(job["model"]))
     model.to(torch.device(job["device"]))
     size, count = job["size"], job["images"]

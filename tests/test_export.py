@@ -72,6 +72,14 @@ def test_a_colleague_gets_the_same_answers(digits: Clone, copy_of: Callable[[Clo
     assert card.index("| val |") < card.index("| test |") and "1,259 train" in card
     temperature = json.loads((copy.root / f"models/{CNN}/model.json").read_text())["temperature"]
     assert f"calibrated on val by a temperature of {temperature}.\n  On test images they are off by 0.0" in card
+    assert f"{metrics['test']['macro_f1_low']:.4f} to {metrics['test']['macro_f1_high']:.4f}" in card
+    assert row.string[row.end() :].partition("\n")[0].endswith(f"| {metrics['test']['ece']:.4f} |")
+    report = json.loads((copy.root / f"reports/{CNN}/classification_report.json").read_text())
+    lowest = min((report[str(digit)]["recall"], digit) for digit in range(10))
+    weakest = re.search(r"weakest on (\d) \(it finds (\d+) % of (\d+)\)", card)
+    assert weakest and int(weakest[2]) == round(100 * lowest[0])
+    assert report[weakest[1]]["support"] == int(weakest[3])
+    assert "The images: CC BY 4\\.0." in card and "pretrained" not in card and f"evaluate@{CNN}" in card
 
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     refused = copy.run("python", "-m", "pipeline.export", "--model", f"models/{CNN}", "--out", str(out))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.config import params
 from pipeline.system import readers
+from pipeline.system.csv_cells import unescape_formula
 
 if TYPE_CHECKING:
     from pipeline.evaluation.model import Model
 
 NAMED = 30  # classes
+WEAKEST = 3  # classes, among the limits
+SIDES = ("val", "test")
 
 
 def card(model: Model, commit: str | None, difference: float, checked: str) -> str:
@@ -28,9 +34,13 @@ def card(model: Model, commit: str | None, difference: float, checked: str) -> s
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.filters["escaped"] = escaped
+    recalls = read_recalls(name)
+    known = params.load().datasets.get(dataset)
     return environment.get_template("card.md").render(
         name=name,
         about=model.about,
+        license=known and known.license,
+        weights=model.about["network"].get("weights"),
         color_profile=model.color_profile,
         shape=model.shape,
         classes=classes,
@@ -39,15 +49,45 @@ def card(model: Model, commit: str | None, difference: float, checked: str) -> s
         difference=difference,
         split=split,
         metrics={"seeds": None, "folds": None, **metrics},
-        images=images_of(metrics, split["total"]),
+        images={side: sum(each.images for each in recalls if each.split == side) for side in SIDES if side in metrics},
+        weakest=weakest(recalls),
         commit=commit,
     )
 
 
-def images_of(metrics: dict[str, Any], split: dict[str, int]) -> dict[str, int]:
-    """How many images the metrics of val and of test are of; with folds, all that don't test have validated."""
-    counts = {"val": split["val"] + (split["train"] if "folds" in metrics else 0), "test": split["test"]}
-    return {side: count for side, count in counts.items() if side in metrics}
+class Recall(NamedTuple):
+    """How many images of a class there are on one side, and what share of them the model finds, if there are any."""
+
+    split: str
+    label: str
+    images: int
+    found: float | None
+
+
+def read_recalls(name: str) -> list[Recall]:
+    """The recall of each class on each side. Raises UserError where the model has not been evaluated."""
+    file = Path("reports", name, "per_class.csv")
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            return [
+                Recall(
+                    row["split"],
+                    unescape_formula(row["class"]),
+                    int(row["images"]),
+                    float(row["recall"]) if row["recall"] else None,
+                )
+                for row in csv.DictReader(lines)
+            ]
+    except FileNotFoundError:
+        raise readers.missing(file, f"evaluate@{name}") from None
+    except (ValueError, KeyError, csv.Error) as error:
+        raise readers.damaged(file, error, f"evaluate@{name}") from None
+
+
+def weakest(recalls: list[Recall]) -> list[Recall]:
+    """The classes of which the model finds the smallest shares of the test images, where it misses any."""
+    missed = [each for each in recalls if each.split == "test" and each.found is not None and each.found < 1]
+    return sorted(missed, key=attrgetter("found"))[:WEAKEST]
 
 
 def escaped(name: str) -> str:
