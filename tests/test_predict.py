@@ -693,10 +693,9 @@ def test_where_the_network_looks(trained: Project, asked: Predict, tmp_path: Pat
 
     model = Model(trained.root / "models/photos-cnn")
     pixels = seen(trained.root / PHOTOS[0], model.folder)
-    convolution = model.network[0]
-    images = model.images(np.stack([pixels]))
-    activation = convolution(images).detach().requires_grad_()
-    model.network[1:](activation)[0, 1].backward()
+    end = [type(layer) for layer in model.network].index(torch.nn.Flatten)
+    activation = model.network[:end](model.images(np.stack([pixels]))).detach().requires_grad_()
+    model.network[end:](activation)[0, 1].backward()
     assert activation.grad is not None
     heat = (activation.grad.mean((2, 3), keepdim=True) * activation).sum(1, keepdim=True).relu()  # as in the paper
     scale = 43  # 256 ÷ 6

@@ -25,9 +25,9 @@ Explain = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
 def explainer(model: Model) -> Explain:
     """A function from pixels (H, W, C) uint8 and a class to the image under colors, (H', W', 3) uint8.
 
-    The colors show what in the last convolution speaks for the class. Raises UserError for a network without any.
+    The colors show what in the last map of features speaks for the class. Raises UserError for a network without any.
     """
-    layer = last_convolution(model)
+    layer = last_map(model)
     if layer is None:
         raise UserError(
             f"{model.folder}: its network has no convolution that tells places apart: Grad-CAM can't explain it"
@@ -53,16 +53,19 @@ def explainer(model: Model) -> Explain:
     return explain
 
 
-def last_convolution(model: Model) -> nn.Module | None:
-    """The last convolution that still tells places apart: behind a global pooling there is one place only."""
+def last_map(model: Model) -> nn.Module | None:
+    """The last module behind a convolution whose output still tells places apart; a global pooling's does not.
+
+    A block of several branches, as SqueezeNet ends with, counts as a whole.
+    """
     found: list[nn.Module] = []
 
-    def remember(module: nn.Module, _: object, output: Tensor) -> None:
-        if output.shape[2] * output.shape[3] > 1:
+    def remember(module: nn.Module, _: object, output: object) -> None:
+        tells_places_apart = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1
+        if tells_places_apart and (found or isinstance(module, nn.Conv2d)):
             found.append(module)
 
-    convolutions = [module for module in model.network.modules() if isinstance(module, nn.Conv2d)]
-    hooks = [module.register_forward_hook(remember) for module in convolutions]
+    hooks = [module.register_forward_hook(remember) for module in model.network.modules()]
     shape = model.shape
     with torch.no_grad():
         model.network(model.images(np.zeros((1, shape.height, shape.width, shape.channels), np.uint8)))
