@@ -693,6 +693,7 @@ def test_where_the_network_looks(trained: Project, asked: Predict, tmp_path: Pat
 
     model = Model(trained.root / "models/photos-cnn")
     pixels = seen(trained.root / PHOTOS[0], model.folder)
+    assert isinstance(model.network, torch.nn.Sequential)
     end = [type(layer) for layer in model.network].index(torch.nn.Flatten)
     activation = model.network[:end](model.images(np.stack([pixels]))).detach().requires_grad_()
     model.network[end:](activation)[0, 1].backward()
