@@ -61,12 +61,7 @@ def make_app(model: Model, answers: Answers, host: str) -> FastAPI:
             return refused(429, f"more than {MOST_WAITING} photos at once: ask again in a moment")
         waiting += 1
         try:
-            content = bytearray()
-            async for part in request.stream():
-                content += part
-                if len(content) > MOST_BYTES:
-                    return refused(413, f"too_large: more than {MOST_BYTES // 1024**2} MB")
-            return JSONResponse(await run_in_threadpool(answers.of, bytes(content)))
+            return JSONResponse(await run_in_threadpool(answers.of, await received(request)))
         except Unusable as error:
             return refused(413 if error.too_large else 422, str(error))
         finally:
@@ -89,6 +84,20 @@ def make_app(model: Model, answers: Answers, host: str) -> FastAPI:
     hosts = LOOPBACK if host in LOOPBACK else ["*"] if host in EVERYWHERE else [host]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     return app
+
+
+async def received(request: Request) -> bytes:
+    """The body of a request. Raises Unusable where it is too large or breaks off."""
+    content, more = bytearray(), True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Unusable("it did not arrive whole")
+        content += message.get("body", b"")
+        if len(content) > MOST_BYTES:
+            raise Unusable(f"too_large: more than {MOST_BYTES // 1024**2} MB", too_large=True)
+        more = message.get("more_body", False)
+    return bytes(content)
 
 
 def refused(status: int, reason: str) -> JSONResponse:
