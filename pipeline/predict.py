@@ -6,7 +6,7 @@ from pipeline.system.entry import command_line
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,8 +38,10 @@ def main() -> int:
     count = broken = 0
     with ExitStack() as stack:
         takers = [*takers_of(arguments, columns, stack), *([score.add] if score else []), *(grid.add for grid in grids)]
-        answers = classify(model, found, arguments.top)
-        for answer in answers if prints_lines(arguments) else progress(answers, total=len(found.files), unit=" files"):
+        answers: Iterable[Answer] = classify(model, found, arguments.top)
+        if not (prints_lines(arguments) and sys.stdout.isatty()):  # lines would tear the bar apart
+            answers = progress(answers, total=len(found.files), unit=" files")
+        for answer in answers:
             count += 1
             if answer.error is not None:
                 broken += 1
