@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import shutil
 import struct
 import sys
+import zipfile
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -190,6 +193,20 @@ def test_start_up_of_stages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert stages["check"]["imports"] == ["pandas", "pyarrow", "pydantic"] and "torch" in stages["train"]["imports"]
     assert all(stage["seconds"] > 0 for stage in stages.values())
     assert 0 < figures["training"][0] < stages["train"]["seconds"] and figures["train_beside_training"] > 0
+
+
+def test_predictions_beside_the_usual_loop(tmp_path: Path) -> None:
+    """On 2,000 real photos where they are at hand."""
+    source = Path(os.environ.get("DATA_MIRROR", ""), "cats-dogs/cats-dogs-sample.zip")
+    if not source.is_file():
+        class_folders(tmp_path / "photos", {"cat": 5, "dog": 4}, ".jpg", height=40, width=50)
+        source = Path(shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path, "photos"))
+    figures = told(benchmark(tmp_path, "predict", "--source", str(source), "--size", "64", "--rounds", "1", "--json"))
+    with zipfile.ZipFile(source) as archive:
+        photos = [each for each in archive.infolist() if each.filename.endswith(".jpg") and each.file_size]
+    assert figures["images"] == len(photos)
+    assert set(figures["each_round"]) == {"usual", "predict", "network"}
+    assert figures["ratio"] > 0 and figures["images_per_second"] > 0
 
 
 def test_products_element_by_element(tmp_path: Path) -> None:
