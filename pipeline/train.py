@@ -51,12 +51,13 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
 
     from pipeline.dataset.packed import PackedDataset
     from pipeline.system.device import make_deterministic, select_device
-    from pipeline.training import provenance
+    from pipeline.training import provenance, times
     from pipeline.training.data import TrainingData
     from pipeline.training.features import features_folder, remove_stale
     from pipeline.training.model import make_model, parameter_counts, summary
     from pipeline.training.trainer import Trainer
 
+    stopwatch = times.Stopwatch()
     packed = PackedDataset(Path("data/packed", config.dataset), Path("data/splits", f"{config.dataset}.parquet"))
     weights = pretrained(name, config)
     if not group.local_rank:  # one process on each machine
@@ -97,10 +98,11 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
                 remove_stale(features, shared=bool(config.views))
             checkpoint = CHECKPOINTS / name / f"{fingerprint(identity, environment, code, number)}.pt"
             trained, train_data, val_data = data.for_model(model, seed + number, features)
-            trainer = Trainer(trained, config, train_data, val_data, seed + number, checkpoint, group)
+            trainer = Trainer(trained, config, train_data, val_data, seed + number, checkpoint, group, stopwatch)
             histories.append(trainer.fit(logger.log if not number else lambda history: None))
             file = f"seed-{seed + number}.safetensors" if number else "model.safetensors"
             states[file] = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        seconds = stopwatch.seconds()
     if group.rank:
         return
 
@@ -112,7 +114,10 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
         write_json(partial / "model.json", {"experiment": name, **about})
     write_history(Path("reports", name, "history.csv"), histories[0])
     provenance.write(name, config.network, **inputs, fingerprint=identity)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    times.write(identity, times.TrainTime(stopwatch.start, round(seconds, 3), gpu, threads, group.world_size))
     remove(CHECKPOINTS / name)
+    say(f"{name}: trained in {seconds:.1f} s")
 
 
 def describe(model: nn.Module, data: TrainingData) -> dict[str, Any]:

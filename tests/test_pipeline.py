@@ -584,6 +584,7 @@ def test_queued_experiments_train_side_by_side_each_on_its_gpu_and_are_logged_to
     from mlflow import MlflowClient
 
     copy = copy_of(digits)
+    timed = {*(copy.root / ".train_times").iterdir()}
     for epochs in (2, 1):
         change = f"experiments.{MLP}.epochs={epochs}"
         copy.must_run("dvc", "exp", "run", "--queue", "--name", f"epochs-{epochs}", "-S", change, f"evaluate@{MLP}")
@@ -627,6 +628,7 @@ def test_queued_experiments_train_side_by_side_each_on_its_gpu_and_are_logged_to
     run_stages = [line.split("'")[1] for line in lines if line.startswith("Running stage")]
     assert run_stages == [f"train@{MLP}", f"evaluate@{MLP}"]
     assert_same(results(copy), results(digits))
+    assert len({*(copy.root / ".train_times").iterdir()} - timed) == 2  # not lost with the temporary copies
 
     client = MlflowClient(f"sqlite:///{copy.root}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -54,7 +55,7 @@ from pipeline.networks import Shape, build
 from pipeline.system import memory
 from pipeline.system.console import UserError, run
 from pipeline.system.device import make_deterministic, select_device
-from pipeline.training import live
+from pipeline.training import live, times
 from pipeline.training.data import TrainingData
 from pipeline.training.distributed import ALONE
 from pipeline.training.model import summary
@@ -679,6 +680,41 @@ def test_stage_writes_the_same_bytes_twice(things: Project, monkeypatch: pytest.
     assert files(things.root / "models")["things-cnn/model.safetensors"] != written[0]["models"][
         "things-cnn/model.safetensors"
     ]  # fmt: skip
+
+
+def test_stage_keeps_how_long_it_trained_where_no_output_is(
+    things: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before = time.time()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "of a queued experiment"))
+    stage(things, monkeypatch, "things-mlp")
+    known = times.read(json.loads((things.root / "reports/things-mlp/provenance.json").read_text())["fingerprint"])
+    assert known is not None and before <= known.start <= known.start + known.train_seconds <= time.time()
+    assert (known.device, known.threads, known.devices) == ("cpu", 1, 1)
+    assert capsys.readouterr().out.endswith(f"things-mlp: trained in {known.train_seconds:.1f} s\n")
+    assert [file.suffix for file in (tmp_path / "of a queued experiment/.train_times").iterdir()] == [".json"]
+    assert times.read("of nothing that was trained here") is None
+
+
+def test_stage_adds_the_seconds_before_an_interruption(things: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    clock = 1000.0
+    monkeypatch.setattr(time, "time", lambda: clock)
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    run_epoch = Trainer.run_epoch
+
+    def slow(trainer: Trainer, epoch: int) -> Row:
+        nonlocal clock
+        clock += 10
+        return run_epoch(trainer, epoch)
+
+    monkeypatch.setattr(Trainer, "run_epoch", slow)
+    interrupted_after_two(things, monkeypatch, "things-mlp", epochs=3, seeds=2)  # 20 s, from 1000
+    clock = 5000.0
+    stage(things, monkeypatch, "things-mlp", epochs=3, seeds=2)  # an epoch of the first seed, all of the second
+    (file,) = (things.root / ".train_times").iterdir()
+    known = times.read(file.stem)
+    assert known is not None and (known.start, known.train_seconds) == (1000, 60)
 
 
 def test_outputs_do_not_depend_on_code_that_is_no_dependency(

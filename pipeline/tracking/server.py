@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 from urllib.parse import urlsplit
+
+from pipeline.system.project import root
 
 
 def tracking_uri() -> str:
     """The environment variable MLFLOW_TRACKING_URI, or else `mlflow.db` in the project's root folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root()}/mlflow.db"
-
-
-def root() -> Path:
-    """The project's root folder. In the temporary copy of a queued experiment, that of the original."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd())
 
 
 def is_server(uri: str) -> bool:

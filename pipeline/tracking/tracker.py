@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pipeline.system.credentials import hide, hide_in
+from pipeline.system.project import root
 from pipeline.tracking import database
 from pipeline.tracking.commit import git_state
 from pipeline.tracking.results import flat
-from pipeline.tracking.server import is_server, knock, root, tracking_uri
+from pipeline.tracking.server import is_server, knock, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

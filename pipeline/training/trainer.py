@@ -24,6 +24,7 @@ from pipeline.training.cuda_graph import CudaGraph, Step, can_capture
 from pipeline.training.distributed import ALONE, Group
 from pipeline.training.ema import EMA
 from pipeline.training.schedule import lr_factor
+from pipeline.training.times import Stopwatch
 
 if TYPE_CHECKING:
     from pipeline.config.experiments import Experiment
@@ -50,9 +51,11 @@ class Trainer:
         seed: int,
         checkpoint_file: Path,
         group: Group = ALONE,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self.model, self.config, self.train_data, self.val_data = model, config, train_data, val_data
         self.seed, self.checkpoint_file, self.group = seed, checkpoint_file, group
+        self.stopwatch = stopwatch or Stopwatch()
         self.batch_size = batch_size(config, len(train_data))
         self.batch_starts = batch_starts(model, config, len(train_data), config.grad_accum_steps * group.world_size)
         self.trainable = [weight for weight in model.parameters() if weight.requires_grad]
@@ -215,6 +218,7 @@ class Trainer:
             "ema": None if self.ema is None else without_frozen(self.ema.model),
             "best": self.best,
             "history": self.history,
+            "time": self.stopwatch.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -224,6 +228,7 @@ class Trainer:
         if self.ema is not None:
             self.ema.model.load_state_dict(state["ema"], strict=False)
         self.best, self.history = state["best"], state["history"]
+        self.stopwatch.load_state_dict(state["time"])
 
 
 def best_epoch(history: Sequence[Row]) -> int:
