@@ -78,7 +78,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     made_of = [described, inputs["data"], environment]
 
     histories, states = [], {}
-    with live.Logger(name, identity) as logger:
+    with live.Logger(name, identity, stopwatch) as logger:
         for number in range(config.seeds):
             model = make_model(data, seed + number, weights)
             if number:
@@ -115,7 +115,8 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     write_history(Path("reports", name, "history.csv"), histories[0])
     provenance.write(name, config.network, **inputs, fingerprint=identity)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    times.write(identity, times.TrainTime(stopwatch.start, round(seconds, 3), gpu, threads, group.world_size))
+    epochs = stopwatch.epochs[: len(histories[0])]
+    times.write(identity, times.TrainTime(stopwatch.start, seconds, gpu, threads, group.world_size, epochs))
     remove(CHECKPOINTS / name)
     say(f"{name}: trained in {seconds:.1f} s")
 
