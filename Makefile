@@ -82,7 +82,7 @@ lint: $(INSTALLED) ## check style, types and the workflow of GitHub
 ui: PORT ?= 5000
 ui: $(INSTALLED) ## show the runs in MLflow: its page opens at the printed address (PORT=5000)
 	@$(BIN)/python -m pipeline.track --pages http://127.0.0.1:$(PORT)
-	@case "$$MLFLOW_TRACKING_URI" in http*) ;; *) \
+	@case "$${MLFLOW_TRACKING_URI:-}" in http*) ;; *) \
 		MLFLOW_LOGGING_LEVEL=WARNING PYTHONWARNINGS=ignore exec $(BIN)/mlflow ui --port $(PORT) --workers 1 \
 			--uvicorn-opts '--log-level warning' --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; esac
 

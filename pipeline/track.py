@@ -63,7 +63,7 @@ def log_results(names: list[str], pages: str | None) -> None:
         return
     logged, refused, start = [], False, time.monotonic()
     with connected() as client:
-        connection = time.monotonic() - start  # nearly all of it is the import of MLflow
+        connection = time.monotonic() - start  # nearly all of it imports MLflow, or makes tables
         tracker = Tracker(client)
         for result in results:
             try:
@@ -77,7 +77,7 @@ def log_results(names: list[str], pages: str | None) -> None:
     place = hide_in(tracking_uri())
     if logged:
         seconds = time.monotonic() - start - connection
-        say(f"logged to {place}: {', '.join(logged)} ({seconds:.1f} s, and {connection:.1f} s to import MLflow)")
+        say(f"logged to {place}: {', '.join(logged)} ({seconds:.1f} s, and {connection:.1f} s to start MLflow)")
     elif not refused:
         say(f"{place} has every result already")
     if pages:
