@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from pipeline.config import params
 from pipeline.system.console import UserError, run, say
 from pipeline.system.credentials import hide_in, redacted
-from pipeline.tracking import database, origin, view
+from pipeline.tracking import database, origin, server, view
 from pipeline.tracking.connection import connected
 from pipeline.tracking.content import COUNTS, Content
 from pipeline.tracking.description import description
 from pipeline.tracking.results import Result, locked_experiments, locked_stages, read_result
-from pipeline.tracking.server import is_server, tracking_uri
+from pipeline.tracking.server import tracking_uri
 from pipeline.tracking.tracker import Refused, Tracker
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def main() -> int:
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as raised:  # whatever a server, a network or a database does
-        error = database.complaint(raised)
+        error = database.complaint(server.complaint(raised))
         reason = " ".join(redacted(error, tracking_uri()).split())[:200] or type(error).__name__
         say(
             f"warning: not logged to {hide_in(tracking_uri())}: {reason}; `python -m pipeline.track` logs it later",
@@ -81,8 +81,8 @@ def log_results(names: list[str], pages: str | None) -> None:
     elif not refused:
         say(f"{place} has every result already")
     if pages:
-        server = hide_in(tracking_uri().rstrip("/")) if is_server(tracking_uri()) else pages
-        say(*(f"{dataset}: {view.page(server, number)}" for dataset, number in sorted(tracker.experiments.items())))
+        base = hide_in(tracking_uri().rstrip("/")) if server.is_server(tracking_uri()) else pages
+        say(*(f"{dataset}: {view.page(base, number)}" for dataset, number in sorted(tracker.experiments.items())))
 
 
 def log(tracker: Tracker, result: Result) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 import requests
 
+POSTGRES = shutil.which("postgres")
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
 
 
@@ -75,6 +78,32 @@ def answers(port: int, server: subprocess.Popen[str]) -> bool:
             time.sleep(0.05)
     server.kill()
     return False
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """The address of an empty PostgreSQL database on this machine, with user and password."""
+    assert POSTGRES is not None
+    programs = Path(POSTGRES).resolve().parent
+    # not in a folder of pytest's, which only its user may enter; and root may not run PostgreSQL
+    with tempfile.TemporaryDirectory() as folder:
+        other = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+        if other:
+            shutil.chown(folder, "postgres")
+        home, port = Path(folder), free_port()
+        (home / "password").write_text("Pass-Word9")
+        (home / "password").chmod(0o644)
+        make = [str(programs / "initdb"), "-D", str(home / "data"), "-U", "mlflow", "--auth=scram-sha-256"]
+        subprocess.run(
+            [*other, *make, f"--pwfile={home}/password", "--no-sync"], check=True, capture_output=True, cwd=home
+        )
+        serve = [str(programs / "postgres"), "-D", str(home / "data"), "-p", str(port), "-k", "", "-c", "fsync=off"]
+        with subprocess.Popen([*other, *serve], cwd=home, stderr=subprocess.PIPE, text=True) as server:
+            try:
+                assert answers(port, server), server.stderr.read() if server.stderr else ""
+                yield f"postgresql+pg8000://mlflow:Pass-Word9@127.0.0.1:{port}/postgres"
+            finally:
+                server.send_signal(signal.SIGINT)  # ends its processes too
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import io
 import json
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wait_until
 from conftest import run as run_command
 from ruamel.yaml import YAML
-from servers import free_port
+from servers import POSTGRES, free_port, postgres_server
 
 from pipeline import track
 
@@ -396,29 +397,49 @@ def test_a_mistake_is_an_error_in_one_line(made: Results) -> None:
     assert ran.status == 0 and "nothing to log" in ran.out and "reports/a is not here" in ran.out
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real MLflow server."""
-    home = tmp_path_factory.mktemp("server")
-    port = free_port()
-    command = [
-        str(REPOSITORY / ".venv/bin/mlflow"), "server", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", database(home), "--artifacts-destination", str(home / "artifacts"),
-    ]  # fmt: skip
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=home, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
-    try:
+class Server:
+    """A real MLflow server with a store of artifacts, which can be killed and started again."""
+
+    def __init__(self, home: Path, backend: str) -> None:
+        self.home, self.port = home, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.command = [
+            str(REPOSITORY / ".venv/bin/mlflow"), "server", "--port", str(self.port), "--workers", "1",
+            "--backend-store-uri", backend, "--artifacts-destination", str(home / "artifacts"),
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        with (self.home / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=self.home, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
+            )
         for _ in range(600):
-            assert process.poll() is None, (home / "log").read_text()
+            assert self.process.poll() is None, (self.home / "log").read_text()
             try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 break
             except OSError:
                 time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Its database is PostgreSQL's where there is one."""
+    home = tmp_path_factory.mktemp("server")
+    with postgres_server() if POSTGRES else nullcontext(database(home)) as backend:
+        server = Server(home, backend)
+        yield server
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def server(mlflow_server: Server) -> str:
+    return mlflow_server.uri
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only root sees which addresses are bound")
@@ -494,6 +515,37 @@ def test_a_server_behind_a_proxy(made: Results, server: str) -> None:
     assert refused.status == 1 and "Connection refused" in refused.err
 
 
+class Guarded(Forward):
+    """A server before the server that asks for user and password."""
+
+    def forward(self) -> None:
+        if self.headers["Authorization"] == f"Basic {base64.b64encode(b'maria:Hunter2').decode()}":
+            super().forward()
+        else:
+            self.send_error(401)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = forward  # noqa: N815 (http.server's names)
+
+
+def test_a_server_that_wants_a_user_and_a_password(made: Results, server: str) -> None:
+    made.add("guarded")
+    Forward.address, Forward.asked = (urlsplit(server).hostname or "", urlsplit(server).port or 0), set()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as guard:
+        threading.Thread(target=guard.serve_forever, args=(0.02,), daemon=True).start()
+        uri = f"http://127.0.0.1:{guard.server_port}"
+        wrong = made.track(MLFLOW_TRACKING_URI=uri.replace("//", "//maria:Hunter1@"))
+        right = made.track(
+            MLFLOW_TRACKING_URI=uri, MLFLOW_TRACKING_USERNAME="maria", MLFLOW_TRACKING_PASSWORD="Hunter2"
+        )
+        guard.shutdown()
+    assert wrong.status == 1 and wrong.out == ""
+    (line,) = wrong.err.splitlines()
+    assert "the server wants another user or password" in line and "Hunter" not in line
+    assert right.status == 0 and right.err == "" and f"logged to {uri}: guarded (" in right.out
+    (run,) = [run for run in runs_of(client_of(server)) if run.info.run_name == "guarded"]
+    assert "Hunter2" not in str(run.data.to_dictionary())
+
+
 # runs pipeline.track, and waits for the others before each run that it makes
 MEET = """
 import socket, sys
@@ -567,6 +619,52 @@ def test_clones_that_train_the_same_at_once_end_in_one_run(tmp_path: Path, serve
     assert run.info.run_id in {run.info.run_id for run in begun} and run.info.status == "FINISHED"
     for metric in ("train_loss", "val_loss"):
         assert steps_of(client, run, metric) == [1, 2, 3, 4]
+
+
+def test_a_server_that_is_killed_during_training_gets_the_rest_later(made: Results, mlflow_server: Server) -> None:
+    made.dataset("digits", "folders")
+    made.experiment("g", "digits")
+    process = made.begin("--live", "g", "print-of-g", "1700000000", MLFLOW_TRACKING_URI=mlflow_server.uri)
+    assert process.stdin is not None
+    client = client_of(mlflow_server.uri)
+
+    def send(epoch: int) -> None:
+        assert process.stdin is not None
+        row = {"epoch": epoch, "train_loss": 1 / epoch, "seconds": 10 * epoch}
+        process.stdin.write(json.dumps(row) + "\n")
+        process.stdin.flush()
+
+    def begun() -> list[Any]:
+        return [run for run in runs_of(client) if run.info.run_name == "g" and "train_loss" in run.data.metrics]
+
+    send(1)
+    (run,) = wait_until(begun, 120)
+    mlflow_server.kill()
+    send(2)
+    _, err = process.communicate(timeout=120)
+    (line,) = err.splitlines()
+    assert line.startswith(f"warning: not logged to {mlflow_server.uri}: ")
+    mlflow_server.start()
+
+    made.add("g")
+    (made.root / "reports/g/provenance.json").write_text(json.dumps({"fingerprint": "print-of-g"}))
+    assert made.track("g", MLFLOW_TRACKING_URI=mlflow_server.uri).err == ""
+    (after,) = begun()
+    assert after.info.run_id == run.info.run_id and after.info.status == "FINISHED"
+    for metric in ("train_loss", "val_accuracy"):
+        assert steps_of(client, after, metric) == [1, 2, 3]
+
+
+@pytest.mark.skipif(POSTGRES is None, reason="no PostgreSQL on this machine")
+def test_a_database_with_a_password_is_asked_once(made: Results, mlflow_server: Server) -> None:
+    """MLflow itself would ask again and again for two minutes."""
+    made.add("a")
+    backend = mlflow_server.command[mlflow_server.command.index("--backend-store-uri") + 1]
+    wrong = made.track(MLFLOW_TRACKING_URI=backend.replace("Pass-Word9", "Pass-Word8"))
+    closed = made.track(MLFLOW_TRACKING_URI=backend.replace(urlsplit(backend).netloc, "me:Pass-Word8@127.0.0.1:9"))
+    for ran, words in ((wrong, "password authentication failed"), (closed, "create a connection")):
+        (line,) = ran.err.splitlines()
+        assert ran.status == 1 and words in line and "Pass-Word8" not in line
 
 
 def test_what_a_user_deleted_stays_deleted(made: Results) -> None:

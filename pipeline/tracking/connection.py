@@ -25,15 +25,18 @@ def connected() -> Iterator[MlflowClient]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of pages for generative AI
     uri = tracking_uri()
+    file = database.file_of(uri)
     if is_server(uri):
         knock(uri)
+    elif file is not None:
+        database.check_folder(file)
+    elif "sql" in urlsplit(uri).scheme:
+        database.check_answers(uri)
 
     from filelock import FileLock
 
-    file = database.file_of(uri)
-    if file is not None:
-        database.check_folder(file)
     # one process at a time: those of a `dvc queue` would create the same tables, experiment or run at once
     with FileLock(f"{file or root() / 'mlflow.db'}.lock"):
         if file is not None and file.exists():
@@ -43,7 +46,7 @@ def connected() -> Iterator[MlflowClient]:
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
         # the caller reports an error of a database in one line: no traceback of MLflow before it
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING if file is None else logging.CRITICAL)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         if file is not None and not file.exists():
             database.create(file)
         client = MlflowClient(uri)

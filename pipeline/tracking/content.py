@@ -120,8 +120,14 @@ class Content:
 
     def finish(self, time: TrainTime | None) -> None:
         """Say that the run is complete, and when the training ended, if that is known."""
+        from mlflow import MlflowException
+
         for key in self.known.tags.keys() & {FOLDER, PROCESS}:
-            self.client.delete_tag(self.run_id, key)
+            try:
+                self.client.delete_tag(self.run_id, key)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # another process has just deleted it
+                    raise
         if time is None:
             self.client.update_run(self.run_id, "FINISHED")
         else:
