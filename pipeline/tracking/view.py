@@ -19,6 +19,7 @@ SECTION = "metrics"
 def state() -> str:
     """The view, as the value of TAG."""
     columns = [f"metrics.`{key}`" for key in COLUMNS]
+    about = ["attributes.`User`", "attributes.`Version`"]
     of_all = {"metricSectionId": SECTION, "isGenerated": True, "deleted": False}
     # MLflow itself makes bars of metrics with steps into lines
     metrics = [{"type": "BAR", "uuid": key, "metricKey": key, "displayName": key, **of_all} for key in CHARTS]
@@ -28,8 +29,8 @@ def state() -> str:
         {
             "orderByKey": columns[0],
             "orderByAsc": False,
-            "selectedColumns": [*columns, "attributes.`User`", "attributes.`Version`"],
-            "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *columns, "duration"],
+            "selectedColumns": [*columns, *about],
+            "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *columns, "duration", *about],
             "columnWidths": dict.fromkeys(columns, 125),
             "compareRunCharts": [*metrics[:2], *images, *metrics[2:]],
             "compareRunSections": [section],
