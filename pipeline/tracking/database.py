@@ -81,9 +81,9 @@ def check_writable(uri: str) -> None:
 
 def check_answers(uri: str) -> None:
     """Raise an error of SQLAlchemy unless the database lets us in. MLflow itself would try for two minutes."""
-    import sqlalchemy
+    from mlflow.store.db.utils import create_sqlalchemy_engine
 
-    engine = sqlalchemy.create_engine(uri)
+    engine = create_sqlalchemy_engine(uri)
     try:
         engine.connect().close()
     finally:
