@@ -38,11 +38,12 @@ repro: $(INSTALLED) drivers ## run the embedded example, digits, through all sta
 
 .PHONY: results
 results: $(INSTALLED)
+	@$(BIN)/python -m pipeline.index >/dev/null
 	@echo; $(BIN)/python -m pipeline.compare 'digits-*'; echo
 	@if git diff --quiet HEAD -- dvc.lock data/splits reports 2>/dev/null; then echo "The same results as published, to the byte."; echo; fi
 	@echo "Where to look next:"
-	@echo "  reports/digits/index.html      the images: what is odd, sizes, light; open it in a browser"
-	@echo "  reports/digits-cnn/            of test images: classification report, confusion matrix, sample predictions"
+	@echo "  reports/index.html             all experiments: leader board, learning curves; open it in a browser"
+	@echo "  reports/digits/index.html      the images: what is odd, sizes, light"
 	@echo "  make ui                        the runs in MLflow"
 	@echo "  $(BIN)/dvc plots show       learning curves of all experiments, as a page"
 	@echo "  README.md                      your own images; published studies"
@@ -85,6 +86,19 @@ ui: $(INSTALLED) ## show the runs in MLflow: its page opens at the printed addre
 	@case "$${MLFLOW_TRACKING_URI:-}" in http*) ;; *) \
 		MLFLOW_LOGGING_LEVEL=WARNING PYTHONWARNINGS=ignore exec $(BIN)/mlflow ui --port $(PORT) --workers 1 \
 			--uvicorn-opts '--log-level warning' --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; esac
+
+.PHONY: page
+page: $(INSTALLED) ## write reports/index.html: data, leader boards and learning curves of all experiments
+	@$(BIN)/python -m pipeline.index
+
+MODEL ?= models/digits-cnn
+.PHONY: app
+app: $(INSTALLED) ## drop photos on a page and see what a model says of them: make app MODEL=models/digits-cnn
+	@$(BIN)/python -m pipeline.app --model '$(MODEL)'
+
+.PHONY: serve
+serve: $(INSTALLED) ## answer requests with a model: make serve MODEL=digits@champion, or MODEL=models/digits-cnn
+	@$(BIN)/python -m pipeline.serve '$(MODEL)'
 
 .PHONY: lock
 # one version of each package for as many Pythons as can be: other versions of NumPy may give other bytes

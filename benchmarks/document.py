@@ -2,9 +2,9 @@
 
 usage: python -m benchmarks.document [--device NAME] [TABLE …]
 
-The tables are `studies`, `conditions`, `queue`, `peers`, `growth`, `repro`, `startup` and `elementwise`. They are of
-one device, cuda if there is one: a machine with a GPU writes its own tables and leaves those of the CPU as they are,
-and the reverse; `conditions`, `queue`, `repro` and `startup` are of a CPU.
+The tables are `studies`, `conditions`, `queue`, `peers`, `growth`, `repro`, `startup`, `predict` and `elementwise`.
+They are of one device, cuda if there is one: a machine with a GPU writes its own tables and leaves those of the CPU as
+they are, and the reverse; `conditions`, `queue`, `repro` and `startup` are of a CPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import conditions, elementwise, peers, queue, repro, startup, train
+from benchmarks import conditions, elementwise, peers, predict, queue, repro, startup, train
 from benchmarks.side_by_side import caption, spread, table
 
 DOCUMENT = Path("docs/benchmarks.md")
@@ -150,6 +150,10 @@ def startups(device: str) -> str:
     return startup.as_table(startup.measure(ROUNDS))
 
 
+def predictions(device: str) -> str:
+    return predict.as_table(predict.measure(ROUNDS, device=device))
+
+
 def elementwises(device: str) -> str:
     return elementwise.as_table(elementwise.measure(10_000, 10, device))
 
@@ -162,6 +166,7 @@ TABLES: dict[str, Callable[[str], str]] = {
     "growth": growth,
     "repro": whole_runs,
     "startup": startups,
+    "predict": predictions,
     "elementwise": elementwises,
 }
 

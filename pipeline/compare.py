@@ -56,7 +56,9 @@ def main() -> None:
     else:
         return
     counts, changed = compare(sides)
-    say("", *in_words(counts, *sides))
+    first = "by the first training of each"
+    how = "each by the training that left its fold out" if all(known[name].folds for name in results) else first
+    say("", *in_words(counts, how, *sides))
     if arguments.grid:
         draw(arguments.grid, known[next(iter(results))].dataset, sides, changed)
 
@@ -144,9 +146,9 @@ def compare(sides: dict[str, pd.DataFrame]) -> tuple[Paired, pd.DataFrame]:
     return counts, changed.assign(other=second.predicted[differing])
 
 
-def in_words(counts: Paired, first: str, second: str) -> Iterator[str]:
+def in_words(counts: Paired, how: str, first: str, second: str) -> Iterator[str]:
     low, high = (100 * side for side in counts.interval())
-    yield f"On the same {counts.images:,} validation images, by the first training of each:"
+    yield f"On the same {counts.images:,} validation images, {how}:"
     yield f"  both right {counts.both:,}, only {first} {counts.only_first:,}, only {second} {counts.only_second:,}," + (
         f" neither {counts.neither:,}"
     )
@@ -160,7 +162,7 @@ def in_words(counts: Paired, first: str, second: str) -> Iterator[str]:
 def draw(path: Path, dataset: str, sides: dict[str, pd.DataFrame], changed: pd.DataFrame) -> None:
     """Draw the images that changed sides, titled with their class and what each of the two says."""
     from pipeline.dataset.packed import PackedDataset
-    from pipeline.evaluation import figures
+    from pipeline.evaluation import grid
 
     packed = PackedDataset(Path("data/packed", dataset), Path("data/splits", f"{dataset}.parquet"))
     position = {path: row for row, path in enumerate(packed.index["path"].to_pylist())}
@@ -169,10 +171,10 @@ def draw(path: Path, dataset: str, sides: dict[str, pd.DataFrame], changed: pd.D
     tiles = []
     columns = [changed[column].head(DRAWN).tolist() for column in ("path", "label", "predicted", "other")]
     for image, label, *said in zip(*columns, strict=True):
-        before, after = (figures.short(each, 18) for each in said)
-        title = f"is {figures.short(label, 18)}\n{before} → {after}"
-        tiles.append(figures.Tile(packed.images[position[image]], title, "green" if said[1] == label else "red"))
-    figures.draw_grid(path, tiles)
+        before, after = (grid.short(each, 18) for each in said)
+        title = f"is {grid.short(label, 18)}\n{before} → {after}"
+        tiles.append(grid.Tile(packed.images[position[image]], title, "green" if said[1] == label else "red"))
+    grid.draw_grid(path, tiles)
     of = f"the first {DRAWN} of " if len(changed) > DRAWN else ""
     say(f"{path}: {of}{len(changed)} images that only one of them gets right; green: {list(sides)[1]}")
 

@@ -18,6 +18,7 @@ from pipeline.images.tables import SPLITS, STATUSES, read_columns
 from pipeline.page import charts, findings, overall
 from pipeline.page.template import page_script, write_page
 from pipeline.page.thumbnails import thumbnails
+from pipeline.page.ticking import script_data
 from pipeline.splitting.decisions import HEADER, is_begun, read_rows
 from pipeline.system import workers
 from pipeline.system.console import say
@@ -47,7 +48,8 @@ def main(name: str) -> None:
         for entry in section.entries[: section.pictured]
         for row in entry[: findings.MEMBERS]
     }
-    wanted = {image["path"] for row, image in zip(rows, images, strict=True) if row in pictured and image["width"]}
+    sized = zip(rows, images["path"], images["width"], strict=True)
+    wanted = {path for row, path, width in sized if row in pictured and width}
     overview = Overview(table)
     whole = overall.findings(overview)
     wanted |= {path for finding in whole for strip in finding.strips for path, _ in strip.pictures}
@@ -60,7 +62,7 @@ def main(name: str) -> None:
         "page.html",
         name=name,
         **page_script(),
-        data=script_data(labels, sections, rows, images, pictures),
+        data=script_data(labels, rows, images, [pictures.get(path) for path in images["path"]], sections),
         classes=classes,
         labels=labels,
         sections=sections,
@@ -94,8 +96,8 @@ def notes(checked: pa.Table, classes: list[str], others: list[str], source: Sour
             yield f"Without a usable image in the official {split} split: {', '.join(missing)}."
 
 
-def metadata(table: pa.Table, labels: list[str], decisions: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The metadata that the page shows of each listed image. A class is given as its position in `labels`."""
+def metadata(table: pa.Table, labels: list[str], decisions: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+    """What the page shows of each listed image, as columns. A class is given as its position in `labels`."""
     columns: dict[str, list[Any]] = {column: table[column].to_pylist() for column in SHOWN}
     columns["label"] = charts.positions(table["label"], labels).tolist()
     columns["official_split"] = table["official_split"].to_pylist()
@@ -106,37 +108,7 @@ def metadata(table: pa.Table, labels: list[str], decisions: dict[str, dict[str, 
         [decision[key] for key in ("decision", "label", "note")] if (decision := decisions.get(path)) else None
         for path in columns["path"]
     ]
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def script_data(
-    labels: list[str],
-    sections: list[findings.Section],
-    rows: list[int],
-    images: list[dict[str, Any]],
-    pictures: dict[str, str],
-) -> dict[str, Any]:
-    """What page.js works on. Entries of sections are positions in `images`."""
-    position = {row: number for number, row in enumerate(rows)}
-    return {
-        "classes": labels,
-        "columns": list(images[0]) if images else [],
-        "images": [list(image.values()) for image in images],
-        "members": findings.MEMBERS,
-        "pictures": [pictures.get(image["path"]) for image in images],
-        "sections": [
-            {
-                "code": section.code,
-                "groups": section.is_groups,
-                "measure": section.issue.measure,
-                "total": section.total,
-                "entries": [[position[row] for row in entry] for entry in section.entries],
-                "sizes": section.sizes,
-                "samePixels": section.same_pixels,
-            }
-            for section in sections
-        ],
-    }
+    return columns
 
 
 if __name__ == "__main__":

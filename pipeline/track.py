@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pipeline.config import params
+from pipeline.registry.register import register
 from pipeline.system.console import UserError, run, say
 from pipeline.system.credentials import hide_in, redacted
 from pipeline.tracking import database, origin, server, view
@@ -61,37 +62,41 @@ def log_results(names: list[str], pages: str | None) -> None:
     if not results:
         say("nothing to log: no experiment has both an entry in dvc.lock and its reports on disk")
         return
-    logged, refused, start = [], False, time.monotonic()
+    logged, runs, refused, start = [], [], False, time.monotonic()
     with connected() as client:
         connection = time.monotonic() - start  # nearly all of it imports MLflow, or makes tables
         tracker = Tracker(client)
         for result in results:
             try:
-                if log(tracker, result):
+                found, is_new = log(tracker, result)
+                runs.append((result, found))
+                if is_new:
                     logged.append(result.experiment)
             except Refused as reason:
                 say(f"{result.experiment}: {reason}")
                 refused = True
         for dataset in tracker.experiments:
             tracker.end_killed(dataset)
+        told = [*register(client, runs)]
     place = hide_in(tracking_uri())
     if logged:
         seconds = time.monotonic() - start - connection
         say(f"logged to {place}: {', '.join(logged)} ({seconds:.1f} s, and {connection:.1f} s to start MLflow)")
     elif not refused:
         say(f"{place} has every result already")
+    say(*told)
     if pages:
         base = hide_in(tracking_uri().rstrip("/")) if server.is_server(tracking_uri()) else pages
         say(*(f"{dataset}: {view.page(base, number)}" for dataset, number in sorted(tracker.experiments.items())))
 
 
-def log(tracker: Tracker, result: Result) -> bool:
-    """Bring the run of this result to completion. Returns whether there was anything to do. Raises Refused."""
+def log(tracker: Tracker, result: Result) -> tuple[Run, bool]:
+    """Bring the run of this result to completion. Returns it, and whether there was anything to do. Raises Refused."""
     from mlflow import MlflowException
 
     run = tracker.claim(result)
     if run.info.status == "FINISHED":
-        return False
+        return run, False
     for last in (False, False, True):
         try:
             with tracker.unless_deleted(run.info.run_id):
@@ -100,7 +105,7 @@ def log(tracker: Tracker, result: Result) -> bool:
         except MlflowException as error:
             if last or error.error_code != "BAD_REQUEST":  # as when another process has just written the same
                 raise
-    return True
+    return run, True
 
 
 def complete(tracker: Tracker, run: Run, result: Result) -> None:

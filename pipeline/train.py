@@ -20,7 +20,7 @@ from pipeline.system.version import version
 from pipeline.training import live
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from pipeline.config.experiments import Experiment
     from pipeline.dataset.packed import PackedDataset
@@ -47,15 +47,17 @@ def main() -> None:
 def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     """Train as one of a group of processes, the first of which writes the outputs."""
     import torch
-    from safetensors.torch import save
 
     from pipeline.dataset.packed import PackedDataset
+    from pipeline.evaluation.temperature import calibrate
     from pipeline.system.device import make_deterministic, select_device
     from pipeline.training import provenance, times
     from pipeline.training.data import TrainingData
     from pipeline.training.features import features_folder, remove_stale
-    from pipeline.training.model import make_model, parameter_counts, summary
+    from pipeline.training.first_batch import FirstBatch
+    from pipeline.training.model import make_model
     from pipeline.training.trainer import Trainer
+    from pipeline.training.trainings import trainings
 
     stopwatch = times.Stopwatch()
     packed = PackedDataset(Path("data/packed", config.dataset), Path("data/splits", f"{config.dataset}.parquet"))
@@ -65,60 +67,80 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     device, threads = select_device(config.compute, group.local_rank)
     make_deterministic(device, threads, config.precision, config.compute.portable)
     group.connect(device)
-    data = TrainingData(packed, config, device, group)
 
     inputs = provenance.inputs(name, config, seed, packed, weights)
     identity = fingerprint(inputs)
     environment = [device.type, threads, config.compute.portable]
     code = fingerprint(version("dataset", "networks", "training", "evaluation"), torch.__version__)
     group.check_all_equal(fingerprint(identity, environment, code))
-    # what features depend on: every head on the same ones finds them
-    keys = dict.fromkeys(("normalize", "augment", "precision", "train_on_val", "train_fraction"), True)
-    described = config.model_dump(mode="json", include={"network": {"name", "model", "replace"}, **keys})
-    made_of = [described, inputs["data"], environment]
+    made_of = [backbone_settings(config), inputs["data"], environment]  # what features depend on
 
-    histories, states = [], {}
+    first_batch = FirstBatch(packed.classes, group)
+    histories, states, temperatures, normalizations = [], {}, {}, {}
     with live.Logger(name, identity, stopwatch) as logger:
-        for number in range(config.seeds):
-            model = make_model(data, seed + number, weights)
+        plan = trainings(config, seed, packed)
+        for number, (file, own_seed, fold) in enumerate(plan):
+            if fold is not None:
+                data = TrainingData(packed.with_fold(fold), config, device, group)
+            elif not number:
+                data = TrainingData(packed, config, device, group)
+            model = make_model(data, own_seed, weights)
             if number:
-                say(f"{name}: seed {seed + number}, training {number + 1} of {config.seeds}")
+                which = f"seed {own_seed}" if fold is None else f"fold {fold}"
+                say(f"{name}: {which}, training {number + 1} of {len(plan)}")
             else:
                 about = describe(model, data)
-                all_, trainable = parameter_counts(model)
-                where = device if group.world_size == 1 else f"{group.world_size} × {device.type}"
-                images = f"{len(data.train):,} images, on {where} ({threads} threads)"
-                warn_of_other_images(name, config, packed)
-                say(*summary(model), f"{name}: {trainable:,} of {all_:,} parameters, {images}")
+                announce(name, model, data, threads)
             folder = CHECKPOINTS if config.views else CHECKPOINTS / name
             # a pretrained backbone gives the same features for every seed, unless the images are augmented
             random = weights is None or bool(data.train.draw(config.augment, seed, 1).numel())
-            features = features_folder(folder, fingerprint(made_of, seed + number if random else None), code)
+            features = features_folder(folder, fingerprint(made_of, own_seed if random else None, fold), code)
             if not group.rank:
                 remove_stale(features, shared=bool(config.views))
             checkpoint = CHECKPOINTS / name / f"{fingerprint(identity, environment, code, number)}.pt"
-            trained, train_data, val_data = data.for_model(model, seed + number, features)
-            trainer = Trainer(trained, config, train_data, val_data, seed + number, checkpoint, group, stopwatch)
+            trained, train_data, val_data = data.for_model(model, own_seed, features)
+            shown = None if number else first_batch
+            trainer = Trainer(trained, config, train_data, val_data, own_seed, checkpoint, group, stopwatch, shown)
             histories.append(trainer.fit(logger.log if not number else lambda history: None))
-            file = f"seed-{seed + number}.safetensors" if number else "model.safetensors"
+            # features of a frozen backbone know no other views of an image
+            fitted, fitted_to = (model, data.val) if config.tta else (trained, val_data)
+            if fitted_to is not None and not group.rank:
+                temperatures[file] = calibrate(fitted, fitted_to, config.tta)
+            normalizations[file] = {"mean": data.mean, "std": data.std}
             states[file] = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+            del trainer, train_data, val_data, fitted_to  # before the images of the next fold come into memory
         seconds = stopwatch.seconds()
     if group.rank:
         return
 
-    with atomic_write(Path("models", name)) as partial:
-        partial.mkdir()
-        for file, state in states.items():
-            # `save_file` makes a file that only its owner may read, whatever the umask
-            (partial / file).write_bytes(save(state))
-        write_json(partial / "model.json", {"experiment": name, **about})
+    about |= calibration(temperatures) | of_others(normalizations)
+    write_model(Path("models", name), {"experiment": name, **about}, states)
     write_history(Path("reports", name, "history.csv"), histories[0])
+    first_batch.draw(Path("reports", name, "train_batch.png"))
     provenance.write(name, config.network, **inputs, fingerprint=identity)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     epochs = stopwatch.epochs[: len(histories[0])]
     times.write(identity, times.TrainTime(stopwatch.start, seconds, gpu, threads, group.world_size, epochs))
     remove(CHECKPOINTS / name)
     say(f"{name}: trained in {seconds:.1f} s")
+
+
+def backbone_settings(config: Experiment) -> dict[str, Any]:
+    """What the features of a frozen backbone depend on: every head on the same ones finds them."""
+    keys = dict.fromkeys(("normalize", "augment", "precision", "train_on_val", "train_fraction"), True)
+    return config.model_dump(mode="json", include={"network": {"name", "model", "replace"}, **keys})
+
+
+def announce(name: str, model: nn.Module, data: TrainingData, threads: int) -> None:
+    """Print the layers of the network, and what is trained on what."""
+    from pipeline.training.model import parameter_counts, summary
+
+    all_, trainable = parameter_counts(model)
+    processes = data.group.world_size
+    where = data.device if processes == 1 else f"{processes} × {data.device.type}"
+    images = f"{len(data.train):,} images, on {where} ({threads} threads)"
+    warn_of_other_images(name, data.config, data.packed)
+    say(*summary(model), f"{name}: {trainable:,} of {all_:,} parameters, {images}")
 
 
 def describe(model: nn.Module, data: TrainingData) -> dict[str, Any]:
@@ -137,6 +159,23 @@ def describe(model: nn.Module, data: TrainingData) -> dict[str, Any]:
         "parameters": parameters,
         "trainable_parameters": trainable,
     }
+
+
+def calibration(temperatures: dict[str, float]) -> dict[str, Any]:
+    """What model.json says of the temperatures of its files of weights; nothing without validation images."""
+    if not temperatures:
+        return {}
+    first, *others = temperatures.items()
+    return {"temperature": first[1], **({"other_temperatures": dict(others)} if others else {})}
+
+
+def of_others(normalizations: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """What model.json says of the files of weights whose images are normalized in another way than those of the first:
+    the training images of another fold have other statistics.
+    """
+    first = normalizations["model.safetensors"]
+    others = {file: values for file, values in normalizations.items() if values != first}
+    return {"other_normalizations": others} if others else {}
 
 
 def warn_of_other_images(name: str, config: Experiment, packed: PackedDataset) -> None:
@@ -163,6 +202,18 @@ def pretrained(name: str, config: Experiment) -> Path | None:
     if file is None:
         raise UserError(f"data/weights/{name} holds no weights: run dvc repro weights@{name}")
     return file
+
+
+def write_model(folder: Path, about: dict[str, Any], states: dict[str, dict[str, Tensor]]) -> None:
+    """Write model.json and a file of weights for each of `states`."""
+    from safetensors.torch import save
+
+    with atomic_write(folder) as partial:
+        partial.mkdir()
+        for file, state in states.items():
+            # `save_file` makes a file that only its owner may read, whatever the umask
+            (partial / file).write_bytes(save(state))
+        write_json(partial / "model.json", about)
 
 
 def write_history(path: Path, history: list[Row]) -> None:

@@ -68,6 +68,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
+# Pages that `evaluate` writes anew: outputs of no stage, as they tell what only this machine and this commit know
+VIEWS = re.compile(r"reports/(index|\w+-[\w-]+/index|[\w-]+/labels)\.html")  # an experiment has a - in its name
 OF_IMAGES = ("check", "decisions", "split", "report", "pack")  # stages that set nothing for the whole process
 
 
@@ -288,10 +290,11 @@ def git_clone(source: Clone, root: Path) -> Clone:
     return Clone(root)
 
 
-def recipe(beginning: str, *replaced: tuple[str, str]) -> str:
-    """The commands of docs/sharing.md that begin so, with names of this machine instead of those of the document."""
-    blocks = re.findall(r"```\n(.*?)```", (REPOSITORY / "docs/sharing.md").read_text(), re.DOTALL)
-    block: str = next(block for block in blocks if block.startswith(beginning))
+def recipe(beginning: str, *replaced: tuple[str, str], document: str = "sharing") -> str:
+    """The commands of a document that begin so, with names of this machine instead of those of the document."""
+    text = (REPOSITORY / f"docs/{document}.md").read_text()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    block: str = next(block for language, block in blocks if not language and block.startswith(beginning))
     for old, new in replaced:
         assert old in block
         block = block.replace(old, new)

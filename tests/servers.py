@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import requests
+from conftest import ENVIRONMENT, REPOSITORY
 
 POSTGRES = shutil.which("postgres")
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
@@ -37,6 +38,46 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+class MLflowServer:
+    """A real MLflow server with a store of artifacts in a folder, which can be killed and started again."""
+
+    def __init__(self, home: Path, backend: str) -> None:
+        self.home, self.port = home, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.command = [
+            str(REPOSITORY / ".venv/bin/mlflow"), "server", "--port", str(self.port), "--workers", "1",
+            "--backend-store-uri", backend, "--artifacts-destination", str(home / "artifacts"),
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        with (self.home / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=self.home, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
+            )
+        for _ in range(600):
+            assert self.process.poll() is None, (self.home / "log").read_text()
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextmanager
+def mlflow_server(home: Path) -> Iterator[str]:
+    """The address of a server that keeps runs in a folder, too."""
+    server = MLflowServer(home, f"sqlite:///{home}/mlflow.db")
+    try:
+        yield server.uri
+    finally:
+        server.kill()
 
 
 @pytest.fixture

@@ -287,6 +287,8 @@ def test_two_processes_train_as_one_with_two_parts_of_a_batch(
     two, whole = (
         load_file(things.root / f"models/{name}/model.safetensors") for name in ("things-two", "things-whole")
     )
+    drawn = {path.read_bytes() for path in (things.root / "reports").glob("*/train_batch.png")}
+    assert len(drawn) == 1  # of the whole batch, whoever has which part of it
     for key, value in whole.items():
         torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-6)
 

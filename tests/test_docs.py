@@ -40,7 +40,7 @@ def test_what_is_imported_is_a_dependency_and_what_is_none_is_not() -> None:
     imported = {module: names(known[module]) for module in others - {"ruamel"}}
     imported["ruamel"] = {"ruamel.yaml"}  # a namespace of several packages
     extras = PROJECT["optional-dependencies"]
-    optional = names([each for extra in ("dask", "export", "heif", "timm") for each in extras[extra]])
+    optional = names([each for extra in ("app", "dask", "export", "heif", "timm") for each in extras[extra]])
     needed = names(PROJECT["dependencies"])
     assert not [module for module, packages in imported.items() if not packages & (needed | optional)]
     assert needed - RUN_AS_PROGRAMS <= set().union(*imported.values())

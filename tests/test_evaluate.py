@@ -22,7 +22,7 @@ from sklearn import metrics
 from things import write_packed
 
 from pipeline import evaluate
-from pipeline.evaluation import figures
+from pipeline.evaluation import figures, grid
 from pipeline.system.console import UserError
 from pipeline.system.csv_cells import unescape_formula
 
@@ -155,7 +155,10 @@ def test_validation_and_test_images_are_reported_apart(
     assert list(written) == ["val", "test", "parameters", "trainable_parameters"]
     for side in ("val", "test"):
         predictions = read_predictions(folder, side)
-        assert list(written[side]) == ["accuracy", "loss", "macro_f1"]
+        assert list(written[side]) == [
+            *("accuracy", "accuracy_low", "accuracy_high", "loss", "macro_f1", "macro_f1_low", "macro_f1_high"),
+            *("macro_auc", "ece_uncalibrated", "ece"),  # of three classes no top-5 accuracy
+        ]
         assert written[side]["accuracy"] == pytest.approx((predictions.label == predictions.predicted).mean())
         assert written[side]["macro_f1"] == pytest.approx(
             metrics.f1_score(predictions.label, predictions.predicted, average="macro")
@@ -209,9 +212,9 @@ def test_reports_are_what_scikit_learn_says_of_the_predictions(
     matrix = table.pivot(index="actual", columns="predicted", values="count").fillna(0)
     assert (matrix.to_numpy() == metrics.confusion_matrix(truth, predicted, labels=classes)).all()
     printed = capsys.readouterr()
-    accuracy, loss = written["accuracy"], written["loss"]
+    accuracy, low, high, loss = (written[key] for key in ("accuracy", "accuracy_low", "accuracy_high", "loss"))
     last = printed.out.splitlines()[-1]
-    assert last == f"grays-near: test accuracy {accuracy:.4f}, loss {loss:.4f} on 30 images"
+    assert last == f"grays-near: test accuracy {accuracy:.4f} ({low:.4f} to {high:.4f}), loss {loss:.4f} on 30 images"
     assert printed.err == ""
 
 
@@ -219,6 +222,8 @@ def test_same_bytes_every_time(mixed: list[tuple[str, str, float]], evaluated: E
     names = {
         "metrics.json", "summary.json", "classification_report.json", "classification_report.txt",
         "confusion_matrix.csv", "predictions.parquet", "confusion_matrix.png", "samples.png", "provenance.json",
+        "per_class.csv", "confusions.csv", "slices.csv", "reliability.png", "curves.png", "gallery_worst.png",
+        "gallery_uncertain.png",
     }  # fmt: skip
     written = []
     for _ in range(2):
@@ -241,10 +246,10 @@ def colors(tile: np.ndarray) -> set[str]:
 
 def test_titles_of_samples_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure.axes[0].title))
+    monkeypatch.setattr(grid, "save", lambda figure, path: drawn.append(figure.axes[0].texts[-1]))
     image = np.zeros((8, 8, 1), np.uint8)
     for title in ("3 100%", "an Airedale terrier 100%\nis a Norfolk terrier"):
-        figures.draw_grid(tmp_path / "x.png", [figures.Tile(image, title, "green")])
+        grid.draw_grid(tmp_path / "x.png", [grid.Tile(image, title, "green")])
     short, long = (title.get_fontsize() for title in drawn)
     assert short == 14 and 8 <= long < 10
 
@@ -374,15 +379,15 @@ def test_figure_says_which_classes_it_shows(tmp_path: Path, monkeypatch: pytest.
     assert shares[2].sum() == pytest.approx((5 + 36) / 42)
 
 
-@pytest.mark.parametrize("broken", ["draw_confusion_matrix", "draw_grid"])
+@pytest.mark.parametrize(("module", "broken"), [(figures, "draw_confusion_matrix"), (grid, "draw_grid")])
 def test_reports_are_written_together_or_not_at_all(
-    mixed: list[tuple[str, str, float]], evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch, broken: str
+    mixed: list[tuple[str, str, float]], evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch, module: Any, broken: str
 ) -> None:
     def fail(*arguments: Any) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(figures, broken, fail)
+        patch.setattr(module, broken, fail)
         with pytest.raises(MemoryError):
             evaluated()
     folder = Path("reports/grays-near")
@@ -393,7 +398,7 @@ def test_reports_are_written_together_or_not_at_all(
     assert {path.name for path in folder.iterdir()} == {"provenance.json", "samples.png"}
     (folder / "samples.png").rmdir()
     (folder / "history.csv").write_text("what another stage wrote stays")
-    assert len(list(evaluated().iterdir())) == 10
+    assert len(list(evaluated().iterdir())) == 17
 
 
 def test_class_names_of_all_kinds(project: Project, evaluated: Evaluate) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 from test_networks import network
 
 from pipeline import export
-from pipeline.evaluation.inference import logits
+from pipeline.evaluation.inference import mean_logits
 from pipeline.exporting import graph
 from pipeline.networks import Shape, build
 from pipeline.system.console import MissingExtra, UserError
@@ -114,7 +114,8 @@ class Untrained(SimpleNamespace):
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         with torch.inference_mode():
-            return logits(self.network, (pixels - mean) / std, self.tta).exp().numpy()
+            given = mean_logits(self.network, (pixels - mean) / std, self.tta).double()
+        return (given / self.temperature).softmax(1).numpy()
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,8 @@ def test_every_kind_of_network(described: Any, side: int, tmp_path: Path) -> Non
     torch.manual_seed(1)
     shape = Shape(channels=3, height=side, width=side, classes=5)
     built = build(described, shape).eval()
-    model: Any = Untrained(network=built, tta=True, mean=[0.4] * 3, std=[0.2] * 3, shape=shape, folder=tmp_path)
+    known = {"mean": [0.4] * 3, "std": [0.2] * 3, "temperature": 0.5}
+    model: Any = Untrained(network=built, tta=True, shape=shape, folder=tmp_path, **known)
     graph.write_onnx(tmp_path / "model.onnx", graph.trace(model), {})
     images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
     assert graph.check_onnx(tmp_path / "model.onnx", model, images) < 1e-5

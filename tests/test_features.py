@@ -138,11 +138,13 @@ def test_as_many_views_as_epochs_is_the_published_recipe(photos: Project, monkey
 def test_images_that_never_change_go_through_the_backbone_once(
     photos: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown: list[int] = []
-    original = Batches.batches
-    monkeypatch.setattr(Batches, "batches", lambda self, chosen: shown.append(1) or original(self, chosen))
+    computed: list[Path] = []
+    compute = Features.compute
+    monkeypatch.setattr(
+        Features, "compute", lambda self, file, view: computed.append(file) or compute(self, file, view)
+    )
     stage(photos, monkeypatch, "things-a", **{**PLAIN, "augment": {}})
-    assert len(shown) == 2  # train and val
+    assert len(computed) == 2  # train and val
     assert cached(photos) == {}
 
 
@@ -154,11 +156,13 @@ def test_seeds_share_the_features_of_pretrained_weights_where_nothing_is_random(
     weights.parent.mkdir(parents=True)
     weights.write_bytes(save(models.squeezenet1_1().state_dict()))
     network = {**FROZEN, "weights": {"file": weights.name, "sha256": ""}}
-    shown: list[int] = []
-    original = Batches.batches
-    monkeypatch.setattr(Batches, "batches", lambda self, chosen: shown.append(1) or original(self, chosen))
+    computed: list[Path] = []
+    compute = Features.compute
+    monkeypatch.setattr(
+        Features, "compute", lambda self, file, view: computed.append(file) or compute(self, file, view)
+    )
     folder = stage(photos, monkeypatch, "things-a", network=network, augment=augment, epochs=1, batch_size=8, seeds=2)
-    assert len(shown) == views  # train and val, of one seed or of each
+    assert len(computed) == views  # train and val, of one seed or of each
     heads = [
         load((folder / file).read_bytes())["head.0.weight"] for file in ("model.safetensors", "seed-2.safetensors")
     ]
@@ -194,5 +198,5 @@ def test_images_that_are_mixed_go_through_the_backbone(photos: Project, monkeypa
     original = Batches.batches
     monkeypatch.setattr(Batches, "batches", lambda self, chosen: shown.append(1) or original(self, chosen))
     stage(photos, monkeypatch, "things-a", **{**PLAIN, "augment": {"mixup": 0.2}})
-    assert len(shown) == 6  # train and val, in every epoch
+    assert len(shown) == 7  # train and val, in every epoch, and val for the temperature
     assert cached(photos) == {}

@@ -12,7 +12,7 @@ import pytest
 from conftest import Project, Ran, picture
 from scipy.sparse import csr_array
 
-from pipeline.evaluation import figures
+from pipeline.evaluation import figures, grid
 from pipeline.system.csv_cells import escape_formula
 
 DOG = "\x1b[2Jdog\r"  # clears the screen
@@ -83,5 +83,5 @@ def test_an_encoding_that_has_no_such_signs(project: Project) -> None:
 
 @pytest.mark.parametrize("name", [DOG, "\0", "\udcff", "a\n\nb", "\u202e$x"])
 def test_figures_of_any_name(tmp_path: Path, name: str) -> None:
-    figures.draw_grid(tmp_path / "grid.png", [figures.Tile(np.asarray(picture(1)), name, "red")])
+    grid.draw_grid(tmp_path / "grid.png", [grid.Tile(np.asarray(picture(1)), name, "red")])
     figures.draw_confusion_matrix(tmp_path / "matrix.png", csr_array(np.eye(2, dtype=int)), [name, CAT])

@@ -194,6 +194,12 @@ def test_values_arrive_as_written(here: Path) -> None:
         ("datasets mnist split", {"folds": 5, "fold": 5}, ["mnist.split: fold = 5; expected 0 to 4, of folds = 5"]),
         ("datasets mnist split", {"fold": 0}, ["mnist.split: fold = 0 without folds"]),
         ("datasets mnist split", {"folds": 1}, ["split.folds = 1", "greater than or equal to 2"]),
+        (
+            "experiments mnist-mlp folds",
+            "all",
+            ["mnist-mlp.folds = 'all': datasets.mnist.split has no folds; expected"],
+        ),
+        ("experiments mnist-mlp folds", 5, ["experiments.mnist-mlp.folds = 5", "'all'"]),
         ("datasets mnist split group_by", "a(", ["split.group_by: 'a(' is no regular expression", "unterminated"]),
         ("datasets mnist source", "file:///etc", ["mnist.source: 'file:///etc': expected an address", "or a path"]),
         ("datasets mnist source", "simplecache::file:///etc", ["'simplecache::file:///etc': expected an address"]),

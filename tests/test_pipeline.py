@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Clone, edit, processes, run, wait_until
+from conftest import ENVIRONMENT, REPOSITORY, VIEWS, Clone, edit, processes, run, wait_until
 from ruamel.yaml import YAML
 
 from benchmarks import repro
@@ -51,9 +51,10 @@ runpy.run_module(f"pipeline.{name}", run_name="__main__", alter_sys=True)
 
 
 def files_below(root: Path, *folders: str) -> dict[str, bytes]:
-    """The content of each file that is there, by path."""
-    paths = (path for folder in folders for path in (root / folder).rglob("*"))
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+    """The content of each file that is there, by path, but for views of others."""
+    files = (path for folder in folders for path in (root / folder).rglob("*") if path.is_file())
+    found = {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+    return {path: content for path, content in found.items() if not VIEWS.fullmatch(path)}
 
 
 def results(clone: Clone) -> dict[str, bytes]:
@@ -151,13 +152,13 @@ def test_a_transfer_network_needs_its_own_module_and_no_other(clone: Clone, stag
     "module",
     [
         *("download", "check", "split", "report", "pack", "train", "evaluate"),
-        *("predict", "compare", "export", "study", "track", "verify"),
+        *("predict", "compare", "export", "index", "study", "track", "verify"),
     ],
 )
 def test_every_stage_and_command_has_help(module: str, tmp_path: Path) -> None:
     ran = run([sys.executable, "-m", f"pipeline.{module}", "--help"], tmp_path, PYTHONPATH=str(REPOSITORY))
     assert ran.status == 0 and ran.err == ""
-    assert ran.out.startswith(f"usage: python -m pipeline.{module} [-h] ")
+    assert ran.out.startswith(f"usage: python -m pipeline.{module} [-h]")
     assert (ast.get_docstring(ast.parse((REPOSITORY / f"pipeline/{module}.py").read_text())) or "?") in ran.out
     assert not list(tmp_path.iterdir())
 
@@ -228,9 +229,9 @@ CODE = ("from __future__ import annotations", "from __future__ import annotation
             {"pipeline/config/experiments.py": CODE, "pipeline/dataset/augmentation/boxes.py": CODE},
             {f"{stage}@{name}" for stage in ("weights", "train", "evaluate") for name in (MLP, CNN)},
         ),
-        ({"pipeline/track.py": CODE, "pipeline/tracking/tracker.py": CODE}, set()),
+        ({f"pipeline/{file}.py": CODE for file in ("track", "tracking/tracker", "index", "dashboard/curves")}, set()),
     ],
-    ids=["epochs", "trainer.py", "inference.py", "split.py", "cnn.py", "split", "check", "pack", "config", "tracking"],
+    ids=["epochs", "trainer.py", "inference.py", "split.py", "cnn.py", "split", "check", "pack", "config", "views"],
 )  # fmt: skip
 def test_an_edit_makes_stale_what_it_concerns(
     scratch: Clone, digits: Clone, edits: dict[str, tuple[str, str]], expected: set[str]

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, class_folders, failed_in_one_line, picture
+import torch
+from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, class_folders, failed_in_one_line, picture
 from PIL import Image
-from samples import ADOBE_RGB, rgb_profile
+from samples import ADOBE_RGB, rgb_profile, samples
 
 from pipeline import evaluate, predict, train
 from pipeline.evaluation.model import Model
 from pipeline.images.decode import ORIENTATION, to_size
+from pipeline.prediction import classify, grids, tables
+from pipeline.prediction.explain import explainer, overlay
+from pipeline.prediction.pixels import preprocessing
+from pipeline.prediction.thresholds import Choice, choose
 from pipeline.system.console import run
 
 CLASSES = ["ant", "bee", "cat"]
 Predict = Callable[..., Ran]
+PHOTOS = [f"photos/test/{label}/{number:03d}.png" for label in CLASSES for number in range(2)]
 
 
 def write_odd_images(folder: Path) -> None:
@@ -258,7 +266,7 @@ def test_names_that_would_steer_a_terminal(asked: Predict, tmp_path: Path) -> No
 
 def test_more_than_one_batch(asked: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = asked("photos")
-    monkeypatch.setattr(predict, "BATCH", 4)
+    monkeypatch.setattr(classify, "BATCH", 4)
     in_batches = asked("photos")
     assert len(at_once.out.splitlines()) == 35
     assert names(in_batches) == names(at_once)
@@ -286,7 +294,7 @@ def test_grid(asked: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert ran.status == 1
     assert len(ran.out.splitlines()) == 14
     assert seen() == [True] * 14
-    monkeypatch.setattr(predict, "GRID", 9)
+    monkeypatch.setattr(grids, "MOST", 9)
     ran = asked("--grid", str(grid), str(tmp_path / "0*.png"), str(tmp_path / "1*.png"))
     assert ran.status == 0
     assert "only the first 9 images" in ran.err
@@ -310,16 +318,23 @@ def test_mistakes_in_the_command(asked: Predict, arguments: list[str], words: li
     assert ran.out == ""
 
 
+def seen(file: Path, model: Path) -> np.ndarray:
+    """The pixels of a file as a model takes them."""
+    pixels = preprocessing(Model(model)).apply(file.read_bytes(), file.name)
+    assert isinstance(pixels, np.ndarray)
+    return pixels
+
+
 def test_a_model_of_before_there_was_a_choice_scales_bilinearly_and_crops(trained: Project, tmp_path: Path) -> None:
     shutil.copytree(trained.root / "models/photos-cnn", tmp_path / "model")
     file = trained.root / "photos/train/ant/000.png"
     with Image.open(file) as image:
         bicubic, bilinear = to_size(image, 8, 6, "bicubic", "pad"), to_size(image, 8, 6, "bilinear", "crop")
-    assert np.array_equal(predict.read_image(file, Model(tmp_path / "model")), bicubic)
+    assert np.array_equal(seen(file, tmp_path / "model"), bicubic)
     about = json.loads((tmp_path / "model/model.json").read_text())
     del about["preprocessing"]["interpolation"], about["preprocessing"]["fit"]
     (tmp_path / "model/model.json").write_text(json.dumps(about))
-    assert np.array_equal(predict.read_image(file, Model(tmp_path / "model")), bilinear)
+    assert np.array_equal(seen(file, tmp_path / "model"), bilinear)
 
 
 def test_model_that_is_missing(asked: Predict) -> None:
@@ -433,17 +448,274 @@ def test_name_that_is_not_utf_8_and_a_reader_who_leaves(trained: Project, tmp_pa
 
 
 def test_ctrl_c(trained: Project, tmp_path: Path) -> None:
-    waits = tmp_path / "waits.png"
-    os.mkfifo(waits)  # an image that never comes
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}
+    names = ["missing.png", *["photos/test/ant/000.png"] * 200_000]
     process = subprocess.Popen(
-        command("photos/test/ant/000.png", str(waits)),
-        cwd=trained.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command("--output", str(tmp_path / "out/answers.csv"), "-"),
+        cwd=trained.root, env={**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    with waits.open("wb"):  # returns when it is opened to be read
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.stdin and process.stderr
+    process.stdin.write("\n".join(names))
+    process.stdin.close()
+    assert process.stderr.readline() == "missing.png: No such file or directory\n"  # it is at work
+    process.send_signal(signal.SIGINT)
+    told = process.stderr.read()
+    assert process.wait(120) == 130
     assert "Traceback" not in told
     assert told.startswith("interrupted")
+    assert os.listdir(tmp_path / "out") == []
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.open(encoding="utf-8", newline="")))
+
+
+def test_tables_of_answers(trained: Project, asked: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS", 4)  # of a row group: there are several
+    folder = tmp_path / "=1+1"
+    class_folders(folder, {"@bee": 5})
+    (folder / "empty.png").write_bytes(b"")
+    printed = json.loads(asked("--json", "--top", "2", str(folder)).out)
+    for suffix in ("csv", "json", "parquet"):
+        ran = asked("--top", "2", "--output", str(tmp_path / f"new folder/answers.{suffix}"), str(folder))
+        assert (ran.status, ran.err) == (1, f"{folder}/empty.png: empty_file: 0 bytes\n")
+        assert ran.out == f"{tmp_path}/new folder/answers.{suffix}: 6 rows, 1 of files that can't be read\n"
+    out = tmp_path / "new folder"
+    assert sorted(os.listdir(out)) == ["answers.csv", "answers.json", "answers.parquet"]
+    assert json.loads((out / "answers.json").read_text()) == printed
+    table = pd.read_parquet(out / "answers.parquet")
+    names = ["path", "predicted", "probability", "class_2", "probability_2", "error"]
+    assert table.columns.tolist() == names and pq.ParquetFile(out / "answers.parquet").num_row_groups == 2
+    rows = rows_of(out / "answers.csv")
+    assert list(rows[0]) == names
+    for item, row, (_, other) in zip(printed, rows, table.iterrows(), strict=True):
+        assert item["path"] == row["path"] == other.path
+        if "error" in item:
+            assert item["error"] == row["error"] == other.error and row["predicted"] == ""
+            continue
+        best, second = item["predictions"]
+        assert best["class"] == row["predicted"] == other.predicted and row["error"] == ""
+        assert best["probability"] == float(row["probability"]) == other.probability
+        assert second["class"] == row["class_2"] == other.class_2 and pd.isna(other.error)
+
+    monkeypatch.chdir(tmp_path)  # where names begin like formulas
+    asked("--output", "formulas.csv", "=1+1/@bee", model=str(trained.root / "models/photos-cnn"))
+    assert [row["path"] for row in rows_of(Path("formulas.csv"))] == [f"'=1+1/@bee/{n:03d}.png" for n in range(5)]
+
+
+def test_where_no_table_can_be_written(asked: Predict, tmp_path: Path) -> None:
+    for name in ("answers.xlsx", "answers", ".csv"):
+        failed_in_one_line(asked("--output", str(tmp_path / name), *PHOTOS), name, ".csv, .json, .parquet")
+    (tmp_path / "folder.csv").mkdir()
+    failed_in_one_line(asked("--output", str(tmp_path / "folder.csv"), *PHOTOS), "folder.csv: is a folder")
+    failed_in_one_line(asked("--output", f"{PHOTOS[0]}/answers.csv", *PHOTOS), "File exists")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/README").write_text("no image")
+    failed_in_one_line(asked("--output", str(tmp_path / "none.csv"), str(tmp_path / "notes")), "no images in")
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_lists_of_files(asked: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def typed(content: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    expected = [PHOTOS[3], PHOTOS[0], PHOTOS[3], *PHOTOS[:2]]  # what is named twice is answered twice
+    lines = [PHOTOS[3], "", PHOTOS[0], PHOTOS[3], "photos/test/ant"]
+    listed = tmp_path / "list.txt"
+    for content in ("\n".join(lines), "\ufeff" + "\r\n".join(lines), "\0".join(lines)):
+        listed.write_text(content, newline="")
+        ran = asked("--files-from", str(listed))
+        assert (ran.status, names(ran), ran.err) == (0, expected, "")
+        typed(content.encode())
+        assert names(asked("-")) == expected
+    assert names(asked("--files-from", str(listed), PHOTOS[5])) == [PHOTOS[5], *expected]
+    at_once = json.loads(asked("--json", "--files-from", str(listed)).out)
+    assert [answer["path"] for answer in at_once] == expected and at_once[0] == at_once[2]
+
+    (tmp_path / "a b\nc.png").write_bytes(Path(PHOTOS[0]).read_bytes())
+    typed(os.fsencode(f"{tmp_path}/a b\nc.png\0"))
+    assert names(asked("-")) == [f"{tmp_path}/a b\\nc.png"]
+
+    listed.write_text(f"{PHOTOS[0]}\nmissing.png\n{'x' * 300}\n*.png\n{PHOTOS[1]}")
+    ran = asked("--files-from", str(listed))
+    assert (ran.status, names(ran)) == (1, PHOTOS[:2])
+    assert [
+        "missing.png: No such file" in ran.err,
+        "x: File name too long" in ran.err,
+        "*.png: No such" in ran.err,
+    ] == [*[True] * 3]
+
+
+def test_lists_that_are_none(asked: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n\r\n")))
+    failed_in_one_line(asked("-"), "no files in standard input")
+    failed_in_one_line(
+        asked("--files-from", str(tmp_path / "missing.txt")), "missing.txt: No such file", "one path a line"
+    )
+    failed_in_one_line(asked("--files-from", str(tmp_path)), "Is a directory")
+    failed_in_one_line(asked("--files-from", PHOTOS[0]), f"{PHOTOS[0]}: is an image")
+    (tmp_path / "empty.txt").touch()
+    failed_in_one_line(asked("--files-from", str(tmp_path / "empty.txt")), "no files in", "empty.txt")
+    ran = asked("--files-from", str(tmp_path / "empty.txt"), PHOTOS[0])
+    assert (ran.status, names(ran)) == (1, PHOTOS[:1]) and "empty.txt': no files" in ran.err
+    monkeypatch.setattr(sys, "argv", ["predict", "--model", "models/photos-cnn"])
+    with pytest.raises(SystemExit, match="2"):
+        predict.main()
+
+
+def test_what_is_no_regular_file_is_never_waited_for(asked: Predict, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    ran = asked(str(tmp_path / "pipe.png"), PHOTOS[0])
+    assert (ran.status, names(ran)) == (1, PHOTOS[:1])
+    assert ran.err == f"{tmp_path}/pipe.png: not a regular file\n"
+
+
+def test_every_kind_of_image_and_of_damage(asked: Predict, tmp_path: Path) -> None:
+    for number, (kind, content) in enumerate(samples().items()):
+        (tmp_path / f"{number:02d} {kind}.{kind.split()[-1] if ' of ' not in kind else 'tif'}").write_bytes(content)
+    whole = asked(str(tmp_path))
+    assert (whole.status, len(names(whole))) == (0, len(samples())), whole.err
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
+    cut_off = asked(str(tmp_path))
+    assert cut_off.status == 1 and "Traceback" not in cut_off.err
+    assert len(cut_off.err.splitlines()) + len(names(cut_off)) == len(samples())
+    assert cut_off.err.count(": truncated: ") > len(samples()) / 2
+
+
+def test_unsure_below_a_threshold(asked: Predict, tmp_path: Path) -> None:
+    answers = json.loads(asked("--json", "photos").out)
+    probabilities = sorted(answer["predictions"][0]["probability"] for answer in answers)
+    middle = probabilities[len(probabilities) // 2]
+    ran = asked("--threshold", f"{middle:.6f}", "photos")
+    told = {line.rpartition(": ")[0]: line.rpartition(": ")[2] for line in ran.out.splitlines()}
+    for answer in answers:
+        best = answer["predictions"][0]
+        said = f"{best['class']} {best['probability']:.4f}"
+        if abs(best["probability"] - middle) > 1e-5:
+            assert told[answer["path"]] == (said if best["probability"] > middle else f"unsure ({said})")
+    asked("--threshold", "1", "--output", str(tmp_path / "a.csv"), "photos")
+    rows = rows_of(tmp_path / "a.csv")
+    assert list(rows[0]) == ["path", "predicted", "probability", "best", "error"]
+    assert {row["predicted"] for row in rows} == {"unsure"}
+    assert [row["best"] for row in rows] == [answer["predictions"][0]["class"] for answer in answers]
+    first = json.loads(asked("--json", "--threshold", "1", PHOTOS[0]).out)[0]
+    assert first["predicted"] == "unsure" and first["predictions"][0]["class"] in CLASSES
+    for option in ("--threshold", "--precision"):
+        for value in ("0", "1.1", "-1", "nan"):
+            failed_in_one_line(asked(option, value, "photos"), f"{option} {value}: expected a number above 0")
+
+
+def test_a_threshold_for_a_precision(trained: Project, asked: Predict, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(trained.root / "models/photos-cnn", model)
+    about = json.loads((model / "model.json").read_text()) | {"experiment": "photos-val"}
+    (model / "model.json").write_text(json.dumps(about))
+    failed_in_one_line(
+        asked("--precision", "0.9", "photos", model=str(model)), "reports/photos-val/predictions.parquet"
+    )
+    table = pd.read_parquet(trained.root / "reports/photos-cnn/predictions.parquet")
+    table = table[table.split == "test"].assign(label=lambda each: each.predicted)
+    least = table.probability.nsmallest(2).tolist()
+    table.loc[table.probability.idxmin(), "label"] = "none of them"
+    reports = trained.root / "reports/photos-val"
+    reports.mkdir()
+    try:
+        table.to_parquet(reports / "predictions.parquet")
+        ran = asked("--precision", "0.9", "photos", model=str(model))
+        failed_in_one_line(ran, "predictions.parquet has no validation images", "give --threshold")
+        table = table.assign(split="val")
+        table.to_parquet(reports / "predictions.parquet")
+        ran = asked("--precision", "1", "photos/test", model=str(model))
+        assert ran.status == 0
+        assert ran.err.startswith(f"threshold {sum(least) / 2:.4f}: of 17 val images it keeps 16 (94.1%)")
+        assert "of which 100.00% are right (95 % interval 80.64% to 100.00%)" in ran.err
+        assert len([line for line in ran.out.splitlines() if ": unsure (" in line]) == 1
+        table.assign(label="none of them").to_parquet(reports / "predictions.parquet")
+        ran = asked("--precision", "0.5", "photos/test", model=str(model))
+        failed_in_one_line(ran, "--precision 0.5: no threshold reaches it on the 17 val images of photos-val")
+    finally:
+        shutil.rmtree(reports)
+
+
+@pytest.mark.parametrize(
+    ("precision", "threshold", "kept", "correct"),
+    [(1, 0.85, 2, 2), (0.75, 0.5, 4, 3), (0.7, 0.5, 4, 3), (0.66, 0.2, 6, 4), (0.1, 0.2, 6, 4)],
+)
+def test_the_threshold_that_keeps_most(precision: float, threshold: float, kept: int, correct: int) -> None:
+    probability = np.array([0.4, 0.95, 0.8, 0.9, 0.6, 0.4])
+    right = np.array([True, True, False, True, True, False])
+    choice = choose(probability, right, precision)
+    assert isinstance(choice, Choice)
+    assert (choice.kept, choice.correct, choice.images) == (kept, correct, 6)
+    assert choice.threshold == pytest.approx(threshold)
+
+
+def test_the_score_of_folders(trained: Project, asked: Predict, tmp_path: Path) -> None:
+    ran = asked("--score", "--output", str(tmp_path / "a.csv"), "photos/test")
+    rows = rows_of(tmp_path / "a.csv")
+    assert ran.status == 0 and ran.err == ""
+    assert [row["label"] for row in rows] == [row["path"].split("/")[2] for row in rows]
+    report = (trained.root / "reports/photos-cnn/classification_report.txt").read_text()
+    assert ran.out.partition("\n")[2].split() == report.split()  # what evaluate says of the same images
+
+    shutil.copytree("photos/test", tmp_path / "more/test")
+    (tmp_path / "more/test/cat/2020").mkdir()
+    shutil.move(tmp_path / "more/test/cat/000.png", tmp_path / "more/test/cat/2020/")
+    shutil.copytree("photos/test/ant", tmp_path / "more/test/bird")
+    ran = asked("--score", str(tmp_path / "more"))
+    assert ran.status == 1
+    assert ran.out.split() == report.split()
+    assert ran.err == (
+        f"not scored, as no folder above them has the name of a class: files in '{tmp_path}/more/test/bird' (2)\n"
+    )
+    failed_in_one_line(
+        asked("--score", str(tmp_path / "more/test/bird")), "no image lies in a folder of a class", "ant, bee"
+    )
+    ran = asked("--score", "--threshold", "1", "photos/test")
+    assert (ran.status, ran.out) == (0, "17 of 17 images are unsure and not in the report\n")
+
+
+def test_a_model_with_a_class_unsure(trained: Project, asked: Predict, tmp_path: Path) -> None:
+    shutil.copytree(trained.root / "models/photos-cnn", tmp_path / "model")
+    file = tmp_path / "model/model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"classes": ["ant", "unsure", "cat"]}))
+    failed_in_one_line(
+        asked("--threshold", "0.5", "photos", model=str(tmp_path / "model")), "a class 'unsure' of its own"
+    )
+
+
+def test_where_the_network_looks(trained: Project, asked: Predict, tmp_path: Path) -> None:
+    ran = asked("--explain", str(tmp_path / "out/looks.png"), "photos/test/ant")
+    assert (ran.status, ran.err, len(names(ran))) == (0, "", 2)
+    with Image.open(tmp_path / "out/looks.png") as drawn:
+        assert drawn.format == "PNG" and len(drawn.convert("RGB").getcolors(2**20) or []) > 100
+
+    model = Model(trained.root / "models/photos-cnn")
+    pixels = seen(trained.root / PHOTOS[0], model.folder)
+    convolution = model.network[0]
+    images = model.images(np.stack([pixels]))
+    activation = convolution(images).detach().requires_grad_()
+    model.network[1:](activation)[0, 1].backward()
+    assert activation.grad is not None
+    heat = (activation.grad.mean((2, 3), keepdim=True) * activation).sum(1, keepdim=True).relu()  # as in the paper
+    scale = 43  # 256 ÷ 6
+    scaled = torch.nn.functional.interpolate(heat, (scale * 8, scale * 6), mode="bilinear")[0, 0]
+    expected = overlay(pixels.repeat(scale, 0).repeat(scale, 1), scaled.detach().numpy())
+    explained = explainer(model)(pixels, "bee").astype(int)
+    assert np.abs(explained - expected).max() <= 1
+    assert np.abs(explained - pixels.repeat(scale, 0).repeat(scale, 1)).max() > 50
+
+
+def test_what_can_not_be_explained(digits: Clone, tmp_path: Path) -> None:
+    out = str(tmp_path / "out.png")
+    arguments = ["--model", "models/digits-mlp", "--explain", out, str(REPOSITORY / "docs/report.png")]
+    ran = digits.run("python", "-m", "pipeline.predict", *arguments)
+    failed_in_one_line(ran, "digits-mlp: its network has no convolution")
+    assert ran.out == "" and not Path(out).exists()
+
+
+def test_a_device_that_is_not_there(asked: Predict) -> None:
+    for device in ("warp", "meta", "cuda:99"):
+        failed_in_one_line(asked("--device", device, "photos"), f"--device '{device}' can't be used here", "cpu")
+    assert asked("--device", "cpu", PHOTOS[0]).status == 0

@@ -46,4 +46,4 @@ def test_several_seeds_have_a_mean_and_a_deviation(
     assert accuracies[3] == accuracies[0]
     summary = json.loads((project.root / "reports/things-mlp/summary.json").read_text())
     assert summary["things-mlp"] == {"val": {key: metrics["val"][key] for key in ("accuracy_mean", "accuracy_sd")}}
-    assert "over 3 seeds" in capsys.readouterr().out
+    assert "over 3 trainings" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from configparser import ConfigParser
@@ -11,12 +12,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from conftest import REPOSITORY, Clone, class_folders, commit, edit, git_clone, share, wait_until
+from conftest import REPOSITORY, VIEWS, Clone, class_folders, commit, edit, git_clone, share, wait_until
 
 
 def bytes_of(clone: Clone, *folders: str) -> dict[str, bytes]:
-    paths = (path for folder in folders for path in (clone.root / folder).rglob("*"))
-    return {path.relative_to(clone.root).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+    files = (path for folder in folders for path in (clone.root / folder).rglob("*") if path.is_file())
+    found = {path.relative_to(clone.root).as_posix(): path.read_bytes() for path in files}
+    return {path: content for path, content in found.items() if not VIEWS.fullmatch(path)}
 
 
 def runs_in(uri: str) -> dict[str, list[str]]:
@@ -59,6 +61,11 @@ def test_a_colleague_gets_everything_without_running_it(
     assert bytes_of(theirs, *made) == bytes_of(mine, *made)
     ran = theirs.must_run("dvc", "repro", "--glob", "evaluate@digits-*")
     assert "Data and pipelines are up to date." in ran.out and "Running stage" not in ran.out
+    for clone in (mine, theirs):
+        clone.must_run("python", "-m", "pipeline.index")
+    trained_in = re.compile(r'<td data-value="[\d.]*">(–|[\w. ]+<span class="below">.*</span>)</td>')
+    pages = [trained_in.sub("", (clone.root / "reports/index.html").read_text()) for clone in (mine, theirs)]
+    assert pages[0] == pages[1] and "digits-cnn" in pages[0]
     assert theirs.must_run("git", "status", "--porcelain").out == ""
 
     ran = theirs.must_run("python", "-m", "pipeline.track")

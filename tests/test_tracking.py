@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -27,7 +26,7 @@ import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wait_until
 from conftest import run as run_command
 from ruamel.yaml import YAML
-from servers import POSTGRES, free_port, postgres_server
+from servers import POSTGRES, MLflowServer, postgres_server
 
 from pipeline import track
 
@@ -397,48 +396,18 @@ def test_a_mistake_is_an_error_in_one_line(made: Results) -> None:
     assert ran.status == 0 and "nothing to log" in ran.out and "reports/a is not here" in ran.out
 
 
-class Server:
-    """A real MLflow server with a store of artifacts, which can be killed and started again."""
-
-    def __init__(self, home: Path, backend: str) -> None:
-        self.home, self.port = home, free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.command = [
-            str(REPOSITORY / ".venv/bin/mlflow"), "server", "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", backend, "--artifacts-destination", str(home / "artifacts"),
-        ]  # fmt: skip
-        self.start()
-
-    def start(self) -> None:
-        with (self.home / "log").open("w") as log:
-            self.process = subprocess.Popen(
-                self.command, cwd=self.home, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
-            )
-        for _ in range(600):
-            assert self.process.poll() is None, (self.home / "log").read_text()
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture(scope="module")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
     """Its database is PostgreSQL's where there is one."""
     home = tmp_path_factory.mktemp("server")
     with postgres_server() if POSTGRES else nullcontext(database(home)) as backend:
-        server = Server(home, backend)
+        server = MLflowServer(home, backend)
         yield server
         server.kill()
 
 
 @pytest.fixture(scope="module")
-def server(mlflow_server: Server) -> str:
+def server(mlflow_server: MLflowServer) -> str:
     return mlflow_server.uri
 
 
@@ -621,7 +590,9 @@ def test_clones_that_train_the_same_at_once_end_in_one_run(tmp_path: Path, serve
         assert steps_of(client, run, metric) == [1, 2, 3, 4]
 
 
-def test_a_server_that_is_killed_during_training_gets_the_rest_later(made: Results, mlflow_server: Server) -> None:
+def test_a_server_that_is_killed_during_training_gets_the_rest_later(
+    made: Results, mlflow_server: MLflowServer
+) -> None:
     made.dataset("digits", "folders")
     made.experiment("g", "digits")
     process = made.begin("--live", "g", "print-of-g", "1700000000", MLFLOW_TRACKING_URI=mlflow_server.uri)
@@ -656,7 +627,7 @@ def test_a_server_that_is_killed_during_training_gets_the_rest_later(made: Resul
 
 
 @pytest.mark.skipif(POSTGRES is None, reason="no PostgreSQL on this machine")
-def test_a_database_with_a_password_is_asked_once(made: Results, mlflow_server: Server) -> None:
+def test_a_database_with_a_password_is_asked_once(made: Results, mlflow_server: MLflowServer) -> None:
     """MLflow itself would ask again and again for two minutes."""
     made.add("a")
     backend = mlflow_server.command[mlflow_server.command.index("--backend-store-uri") + 1]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.config.experiments import Experiment
 from pipeline.dataset.batches import Batches
 from pipeline.dataset.packed import PackedDataset
-from pipeline.images.tables import SPLIT, write_tables
+from pipeline.images.tables import CHECKED, SPLIT, write_tables
 from pipeline.networks import Shape, build
 from pipeline.training import live
 from pipeline.training.trainer import Row, Trainer
@@ -62,7 +62,7 @@ def pack(folder: Path, count: int = 41, height: int = 6, width: int = 5, channel
 
 
 def write_packed(folder: Path, images: np.ndarray, table: pd.DataFrame, classes: list[str]) -> None:
-    """Write images (N, H, W, C) uint8 and their table as `pack` and `split` do."""
+    """Write images (N, H, W, C) uint8 and their table as `check`, `pack` and `split` do."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "images.npy", images)
     index, values = {"path": list(table.path)}, images.astype(np.int64)
@@ -75,11 +75,22 @@ def write_packed(folder: Path, images: np.ndarray, table: pd.DataFrame, classes:
     (folder / "meta.json").write_text(json.dumps({**meta, "sha256": sha256, "preprocessing": {"crop": "no"}}))
     schema = pa.schema([SPLIT.field(column) for column in table.columns])
     write_tables(splits_of(folder), [pa.Table.from_pandas(table, schema, preserve_index=False)], classes, schema)
+    size = {"height": images.shape[1], "width": images.shape[2]}
+    rows = [
+        {"path": path, "brightness": float(image.mean() / 255), **size}
+        for path, image in zip(table.path, images, strict=True)
+    ]
+    write_tables(checked_of(folder), [pa.Table.from_pylist(rows, CHECKED)], classes)
 
 
 def splits_of(folder: Path) -> Path:
     """The table of splits of the data set in `…/packed/<name>`."""
     return folder.parents[1] / "splits" / f"{folder.name}.parquet"
+
+
+def checked_of(folder: Path) -> Path:
+    """The table of all files of that data set."""
+    return folder.parents[1] / "checked" / f"{folder.name}.parquet"
 
 
 def opened(folder: Path) -> PackedDataset:

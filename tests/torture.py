@@ -31,7 +31,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from conftest import ENVIRONMENT, REPOSITORY, Clone, class_folders, make_clone, processes, wait_until
+from conftest import ENVIRONMENT, REPOSITORY, VIEWS, Clone, class_folders, make_clone, processes, wait_until
 from ruamel.yaml import YAML
 from test_download import Server
 
@@ -52,7 +52,7 @@ LOST_BEFORE = {  # by the first two, what DVC would leave in its place, so that 
 WEIGHTS = "squeezenet.safetensors"
 LONGEST = 10.0  # seconds: longer than any of these stages on a quiet machine
 PATIENCE = 20.0  # seconds for processes to end
-OTHERS = {".git", ".venv", "__pycache__", DATABASE, "mlartifacts", "tmp"}  # not compared; of DVC only `tmp`
+OTHERS = {".git", ".venv", "__pycache__", DATABASE, "mlartifacts", ".train_times", "tmp"}  # not compared
 
 
 class Torture:
@@ -172,7 +172,9 @@ def state(root: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root)
-        if path.is_file() and not OTHERS.intersection(name.parts) and name.parts[:2] != (".dvc", "cache"):
+        if OTHERS.intersection(name.parts) or name.parts[:2] == (".dvc", "cache") or VIEWS.fullmatch(str(name)):
+            continue
+        if path.is_file():
             found[str(name)] = hash_of(path)
     if (root / DATABASE).exists():
         with closing(sqlite3.connect(root / DATABASE)) as database:

@@ -153,20 +153,33 @@ class Pack(Strict):
         return (self.size[0], self.size[1]) if isinstance(self.size, list) else (self.size, self.size)
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Gates(Strict):
+    """What a model has to reach on validation images to become the champion of its data set."""
+
+    accuracy: Share | None = None  # at least
+    recall: Share | None = None  # of each class, at least
+    ece: Share | None = None  # expected calibration error, at most
+
+
 class Dataset(Strict):
-    """Where the images are, and a section for each stage that works on them."""
+    """Where the images are, a section for each stage that works on them, and what its models have to reach."""
 
     # image_size is what pack.size was called
     elsewhere: ClassVar[dict[str, str]] = {"image_size": "pack.size"} | {
         key: f"{section}.{key}"
-        for section, model in (("check", Check), ("split", Split), ("pack", Pack))
+        for section, model in (("check", Check), ("split", Split), ("pack", Pack), ("gates", Gates))
         for key in model.model_fields
     }
 
     source: Annotated[Address, BeforeValidator(one_path), AfterValidator(a_source)]
+    license: Annotated[str, Field(min_length=1)] | None = None  # of the images, for the card of an exported model
     check: Check
     split: Split
     pack: Pack
+    gates: Gates = Gates()
 
     @model_validator(mode="before")
     @classmethod

@@ -123,6 +123,7 @@ class Experiment(Strict):
     shuffle: bool = True  # false: in file order
     seed: Seed | None = None  # instead of the pipeline's own
     seeds: Annotated[int, Field(gt=0, le=1000)] = 1  # trainings, with this seed and those after it; the first predicts
+    folds: Literal["all"] | None = None  # train once for each fold of the data set; the first model predicts
     train_on_val: bool = False  # train on val too, for studies that pick nothing
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of every class, for learning curves
     normalize: Literal["none", "symmetric", "imagenet", "dataset", "pretrained"] | Normalization = "dataset"
@@ -178,6 +179,16 @@ class Experiment(Strict):
         )
         if chooses and self.train_on_val:
             raise ValueError(f"{chooses} picks on validation images, and train_on_val trains on them; expected one")
+        return self
+
+    @model_validator(mode="after")
+    def every_fold_validates_its_own_model(self) -> Experiment:
+        if self.folds and self.seeds > 1:
+            raise ValueError(f"folds = 'all' and seeds = {self.seeds} exclude each other; expected one of them")
+        if self.folds and self.train_on_val:
+            raise ValueError(
+                "folds = 'all' validates on each fold, and train_on_val trains on it; expected one of them"
+            )
         return self
 
     @model_validator(mode="after")

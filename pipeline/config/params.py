@@ -139,11 +139,16 @@ def no_dataset(name: str, params: Params) -> str:
 
 
 def check_experiment(name: str, experiment: Experiment, params: Params) -> None:
-    """What can only be known from two entries: the data set exists and its images fit the network."""
+    """What can only be known from two entries: the data set exists, has the folds, and its images fit the network."""
     where = f"{FILE}: experiments.{name}"
     if experiment.dataset not in params.datasets:
         raise UserError(f"{where}.dataset = {experiment.dataset!r}: {no_dataset(experiment.dataset, params)}")
     dataset = params.datasets[experiment.dataset]
+    if experiment.folds and dataset.split.folds is None:
+        raise UserError(
+            f"{where}.folds = 'all': datasets.{experiment.dataset}.split has no folds; expected their number there,"
+            " e.g. split: {folds: 5}"
+        )
     problem = experiment.network.incompatible_size(*dataset.pack.height_width)
     if problem:
         size = "×".join(map(str, dataset.pack.height_width))

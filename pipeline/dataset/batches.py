@@ -170,6 +170,10 @@ class Batches:
             made[chunk] = self.prepared(images[chunk], config, None if draws is None else draws[chunk])
         return made
 
+    def pictures(self, inputs: Tensor, positions: Tensor) -> Tensor:
+        """What a network sees in its `inputs` (B, C, H, W): they without the normalization, in [0, 255]."""
+        return self.normalize.undo(inputs)
+
     def prepared(self, images: Tensor, config: Augment | None, draws: Tensor | None) -> Tensor:
         images = images.float()
         if config is not None and draws is not None and draws.shape[1]:  # without columns, nothing is random
@@ -186,6 +190,9 @@ class Normalize:
 
     def __call__(self, images: Tensor) -> Tensor:
         return images.mul_(self.scale).sub_(self.shift)
+
+    def undo(self, images: Tensor) -> Tensor:
+        return (images + self.shift) / self.scale
 
 
 def resident_budget(device: torch.device, sharing: int = 1) -> int:

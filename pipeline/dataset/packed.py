@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import os
@@ -105,6 +106,28 @@ class PackedDataset(PackedImages):
         self.positions = np.from_dlpack(positions.combine_chunks()).astype(np.int64)  # to_numpy would import pandas
         self.labels = np.full(len(self.images), -1)
         self.labels[self.positions] = labels
+
+    @cached_property
+    def fold(self) -> NDArray[np.int64]:
+        """The fold of each row of `splits`, (rows,); -1 for those that test, and where there are no folds."""
+        column = readers.read_table(self.splits_file, {"fold": int}, f"split@{self.splits_file.stem}", nullable=True)
+        return np.from_dlpack(column["fold"].fill_null(-1).combine_chunks()).astype(np.int64)
+
+    @property
+    def folds(self) -> int:
+        """The number of folds. Raises UserError where the images were split without."""
+        if count := int(self.fold.max()) + 1:
+            return count
+        stage = f"split@{self.splits_file.stem}"
+        raise UserError(f"{self.splits_file} has no folds: run dvc repro {stage}")
+
+    def with_fold(self, fold: int) -> PackedDataset:
+        """The same images, of which this fold validates, whichever does now; the other folds train."""
+        other = copy.copy(self)
+        vars(other).pop("table", None)
+        split = np.where(self.fold < 0, "test", np.where(self.fold == fold, "val", "train"))
+        other.splits = self.splits.set_column(self.splits.column_names.index("split"), "split", [split.tolist()])
+        return other
 
     @cached_property
     def table(self) -> pd.DataFrame:

@@ -1,67 +1,19 @@
-"""Figures of results: a confusion matrix, a grid of sample predictions."""
+"""Figures of results: a confusion matrix."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.evaluation.grid import new_figure, save, short
 from pipeline.system.console import printable
-from pipeline.system.outputs import atomic_write
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from scipy.sparse import csr_array
 
-COLUMNS = 6
-WIDTH, HEIGHT = 1.7, 2.1  # inches of a tile with its title
-SMALLEST, LARGEST = 8, 14  # points of a title
 SHOWN = 40  # classes of a confusion matrix: more can't be read, and take memory and minutes to draw
-
-
-class Tile(NamedTuple):
-    """One image of a grid, (H, W) or (H, W, C) uint8, its title and the title's color."""
-
-    image: NDArray[np.uint8]
-    title: str
-    color: str
-
-
-def new_figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
-    """A figure of that many inches, without pyplot and its global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    with atomic_write(path) as partial, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks: boxes, and no more fuss
-        figure.savefig(partial, format="png", dpi=100, metadata={"Software": None})
-
-
-def draw_grid(path: Path, tiles: Sequence[Tile]) -> None:
-    rows = max(1, -(-len(tiles) // COLUMNS))
-    titles = ["\n".join(map(printable, tile.title.split("\n"))) for tile in tiles]
-    longest = max((len(line) for title in titles for line in title.split("\n")), default=1)
-    # a sign is about 0.6 times as wide as the font is high
-    size = min(LARGEST, max(SMALLEST, 72 * WIDTH / (0.6 * longest)))
-    figure = new_figure(WIDTH * COLUMNS, HEIGHT * rows)
-    # fixed margins: a layout engine measures every title, twice, for seconds
-    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=1 - 0.5 / (HEIGHT * rows), wspace=0.1, hspace=0.4)
-    for position, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
-        axes = figure.add_subplot(rows, COLUMNS, position + 1)
-        axes.set_axis_off()
-        axes.imshow(tile.image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        axes.set_title(title, color=tile.color, fontsize=size, parse_math=False)  # a $ in a name is no formula
-    save(figure, path)
 
 
 def draw_confusion_matrix(path: Path, counts: csr_array, classes: list[str]) -> None:
@@ -96,9 +48,3 @@ def draw_confusion_matrix(path: Path, counts: csr_array, classes: list[str]) -> 
                 color="white" if shares[row, column] > 0.5 else "black",
             )  # fmt: skip
     save(figure, path)
-
-
-def short(name: str, most: int = 30) -> str:
-    """A name without its middle where it is too long: names often differ at their ends."""
-    kept = (most - 1) // 2
-    return name if len(name) <= most else f"{name[:kept]}…{name[-kept:]}"

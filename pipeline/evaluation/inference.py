@@ -40,36 +40,52 @@ class Images(Protocol):
 
 
 class Answers(NamedTuple):
-    """Three numbers for each of N images, on the CPU, so that memory does not grow with the number of classes."""
+    """Two numbers for each of N images, on the CPU, so that memory does not grow with the number of classes."""
 
     truth: Tensor  # (N,) float32, log-probability of the true class
     named: Tensor  # (N,) int64, the predicted class
-    best: Tensor  # (N,) float32, its log-probability
 
     def loss(self) -> float:
         """Mean cross-entropy."""
-        return F.nll_loss(self.truth[:, None], torch.zeros_like(self.named)).item()
+        return mean_loss(self.truth)
 
     def accuracy(self, labels: Tensor) -> float:
         return (self.named == labels).double().mean().item()
 
 
+@torch.inference_mode()
 def answers(model: nn.Module, data: Images, tta: TTA = False) -> Answers:
     """Predictions for all images, in the order of `data`, averaged over the views that `tta` asks for."""
+    # allocated once: small tensors that are kept between the large ones of batches would fragment memory
+    truth = torch.empty(len(data), device=data.device)
+    named = torch.empty(len(data), dtype=torch.int64, device=data.device)
+    for positions, given in log_probabilities(model, data, tta):
+        truth[positions] = given.gather(1, data.labels[positions, None]).squeeze(1)
+        named[positions] = given.max(dim=1).indices
+    return Answers(truth.cpu(), named.cpu())
+
+
+@torch.inference_mode()
+def log_probabilities(
+    model: nn.Module, data: Images, tta: TTA, chosen: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batch by batch, positions (B,) in `data`, and what the model says of these images: (B, classes) float32.
+
+    All images in their order, or those at the positions `chosen`, (N,) int64.
+    """
     model.eval()
-    values = max(math.prod(data.pixels.shape), data.classes)  # of one image, or of its logits
+    values = max(
+        math.prod(data.pixels.shape), 4 * data.classes
+    )  # of one image, or of its logits and what is made of them
     size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // values))
-    count, device = len(data), data.device
-    with torch.inference_mode():
-        chosen = torch.arange(count, device=device).split(size)
-        # allocated once: small tensors that are kept between the large ones of batches would fragment memory
-        truth, best = torch.empty(count, device=device), torch.empty(count, device=device)
-        named = torch.empty(count, dtype=torch.int64, device=device)
-        for positions, pixels in zip(chosen, data.batches(chosen), strict=True):
-            given = logits(model, data.images(pixels), tta)
-            truth[positions] = given.gather(1, data.labels[positions, None]).squeeze(1)
-            best[positions], named[positions] = given.max(dim=1)
-        return Answers(truth.cpu(), named.cpu(), best.cpu())
+    batches = (torch.arange(len(data)) if chosen is None else chosen).to(data.device).split(size)
+    for positions, pixels in zip(batches, data.batches(batches), strict=True):
+        yield positions, logits(model, data.images(pixels), tta)
+
+
+def mean_loss(truth: Tensor) -> float:
+    """Mean cross-entropy, of the log-probabilities (N,) of the true classes."""
+    return F.nll_loss(truth[:, None], torch.zeros(len(truth), dtype=torch.int64)).item()
 
 
 def logits(model: nn.Module, images: Tensor, tta: TTA) -> Tensor:

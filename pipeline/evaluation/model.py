@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -14,6 +15,9 @@ from pipeline.system.checksummed import checksum
 from pipeline.system.console import MissingExtra, UserError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from pipeline.config.experiments import TTA
 
 
@@ -24,6 +28,7 @@ class Model:
     """
 
     def __init__(self, folder: Path) -> None:
+        import torch
         from pydantic import TypeAdapter, ValidationError
 
         from pipeline.config.datasets import ColorProfile, Fit, Interpolation
@@ -44,10 +49,14 @@ class Model:
         interpolation = about["preprocessing"].get("interpolation", "bilinear")
         fit = about["preprocessing"].get("fit", "crop")
         color_profile = about["preprocessing"].get("color_profile", "stored")
+        others = about.get("other_temperatures", {})
+        normalizations = about.get("other_normalizations", {})  # of folds
         reason = (
             readers.size_fault({**sizes, **counts})
             or readers.class_fault(about.get("classes"))
             or readers.statistics_fault(mean, std, sizes["channels"])
+            or temperature_fault(about.get("temperature", 1.0), others)
+            or normalization_fault(normalizations, sizes["channels"])
         )
         if not reason and len(about["classes"]) != sizes["classes"]:
             reason = f"{len(about['classes'])} classes, but shape.classes = {sizes['classes']}"
@@ -62,8 +71,10 @@ class Model:
         if reason:
             raise readers.damaged(file, reason, self.stage)
         self.classes: list[str] = about["classes"]
-        self.mean: list[float] = mean
-        self.std: list[float] = std
+        self.normalizations: dict[str, dict[str, list[float]]] = {
+            "model.safetensors": {"mean": mean, "std": std},
+            **normalizations,
+        }
         self.tta: TTA = tta or False
         self.interpolation: str = interpolation
         self.fit: str = fit
@@ -79,11 +90,17 @@ class Model:
         # what can't take this shape, or is not known to torchvision any more
         except (ValueError, RuntimeError, UserError) as error:
             raise readers.damaged(file, f"network: {error}", self.stage) from None
+        self.temperatures: dict[str, float] = {"model.safetensors": about.get("temperature", 1.0), **others}
+        self.temperature = 1.0
         self.load(folder / "model.safetensors")
         self.network.eval()
+        self.device = torch.device("cpu")
 
     def load(self, file: Path) -> None:
-        """Take the weights in a file. Raises UserError unless it has all of them, of finite numbers, and no others."""
+        """Take the weights in a file, with the temperature and the normalization that belong to them.
+
+        Raises UserError unless it has all weights, of finite numbers, and no others.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -105,31 +122,69 @@ class Model:
             raise readers.damaged(file, error, self.stage) from None
         except RuntimeError as error:
             raise readers.damaged(file, f"not of the network in model.json: {error}", self.stage) from None
+        self.temperature = self.temperatures.get(file.name, 1.0)
+        normalization = self.normalizations.get(file.name, self.normalizations["model.safetensors"])
+        self.mean, self.std = normalization["mean"], normalization["std"]
 
-    def other_seeds(self) -> list[Path]:
-        """Files with weights of the same config's trainings with other seeds, if there are any."""
-        return sorted(self.folder.glob("seed-*.safetensors"))
+    def other_trainings(self) -> list[Path]:
+        """Files with weights of the same config with other seeds, or for other folds, in the order of their numbers."""
+        files = (file for what in ("seed", "fold") for file in self.folder.glob(f"{what}-[0-9]*.safetensors"))
+        return sorted(files, key=lambda file: int(file.stem.partition("-")[2]))
 
-    def check_files(self, provenance: Path) -> None:
-        """Raises UserError unless the files of the model are those that its training's provenance.json tells of."""
-        known = readers.read_description(provenance, self.stage).get("model")
-        if not isinstance(known, dict):
-            raise readers.damaged(provenance, "it has no model", self.stage)
-        for file in sorted(self.folder.glob("[!.]*")):
-            if known.get(file.name) != checksum(file).hex():
-                raise UserError(
-                    f"{file} is not the file that {provenance} tells of:"
-                    f" run dvc checkout {self.folder}, or dvc repro {self.stage}"
-                )
+    def to(self, device: torch.device) -> None:
+        """Compute on this device from now on."""
+        import torch
 
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class probabilities (N, classes) float32 of images (N, H, W, C) uint8."""
+        self.device = device
+        self.network.to(device)
+        if device.type == "cuda":
+            self.network.to(memory_format=torch.channels_last)
+
+    def images(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Pixels (N, H, W, C) uint8 as the network takes them: (N, C, H, W) float32, normalized, on its device."""
         import torch
 
         from pipeline.dataset.batches import Normalize
-        from pipeline.evaluation.inference import logits
 
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
-        normalize = Normalize(self.mean, self.std, torch.device("cpu"))
+        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float()
+        return Normalize(self.mean, self.std, self.device)(images)
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Calibrated class probabilities (N, classes) float32 of images (N, H, W, C) uint8."""
+        import torch
+
+        from pipeline.evaluation.inference import mean_logits
+
         with torch.inference_mode():
-            return logits(self.network, normalize(images), self.tta).exp().numpy()
+            logits = mean_logits(self.network, self.images(pixels), self.tta).float()
+            return torch.softmax(logits / self.temperature, dim=1).cpu().numpy()
+
+
+def normalization_fault(others: object, channels: int) -> str | None:
+    """Why mean and standard deviation of the files of weights are wrong, or None."""
+    if not isinstance(others, dict) or not all(isinstance(each, dict) for each in others.values()):
+        return f"other_normalizations = {others!r}; expected mean and std for each other file of weights"
+    faults = (readers.statistics_fault(each.get("mean"), each.get("std"), channels) for each in others.values())
+    return next(filter(None, faults), None)
+
+
+def temperature_fault(first: object, others: object) -> str | None:
+    """Why the temperatures of the files of weights are wrong, or None."""
+    if not isinstance(others, dict):
+        return f"other_temperatures = {others!r}; expected a number for each other file of weights"
+    for value in (first, *others.values()):
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            return f"temperature = {value!r}; expected a finite number above 0"
+    return None
+
+
+def check_files(folder: Path, provenance: Path, stage: str) -> None:
+    """Raises UserError unless the files of a model are those that its training's provenance.json tells of."""
+    known = readers.read_description(provenance, stage).get("model")
+    if not isinstance(known, dict):
+        raise readers.damaged(provenance, "it has no model", stage)
+    for file in sorted(folder.glob("[!.]*")):
+        if known.get(file.name) != checksum(file).hex():
+            raise UserError(
+                f"{file} is not the file that {provenance} tells of: run dvc checkout {folder}, or dvc repro {stage}"
+            )

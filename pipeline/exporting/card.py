@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,21 +38,16 @@ def card(model: Model, commit: str | None, difference: float, checked: str) -> s
         checked=checked,
         difference=difference,
         split=split,
-        metrics={"seeds": None, **metrics},
-        intervals=list(intervals(metrics, split["total"])),
+        metrics={"seeds": None, "folds": None, **metrics},
+        images=images_of(metrics, split["total"]),
         commit=commit,
     )
 
 
-def intervals(metrics: dict[str, Any], images: dict[str, int]) -> Iterator[tuple[str, int, float, float]]:
-    """For val and test: the number of images, and Wilson's 95 % interval of the accuracy."""
-    from scipy.stats import binomtest
-
-    for side in ("val", "test"):
-        if side in metrics:
-            right = round(metrics[side]["accuracy"] * images[side])
-            low, high = binomtest(right, images[side]).proportion_ci(method="wilson")
-            yield side, images[side], low, high
+def images_of(metrics: dict[str, Any], split: dict[str, int]) -> dict[str, int]:
+    """How many images the metrics of val and of test are of; with folds, all that don't test have validated."""
+    counts = {"val": split["val"] + (split["train"] if "folds" in metrics else 0), "test": split["test"]}
+    return {side: count for side, count in counts.items() if side in metrics}
 
 
 def escaped(name: str) -> str:

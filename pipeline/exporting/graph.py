@@ -28,20 +28,20 @@ TOLERANCE = 1e-4  # of a probability, between PyTorch and ONNX Runtime
 
 
 class Graph(nn.Module):
-    """Images (N, H, W, C) uint8 → probabilities (N, classes) float32, with the preprocessing of its training."""
+    """Images (N, H, W, C) uint8 → calibrated probabilities (N, classes) float32, with the preprocessing of training."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.network, self.tta = model.network, model.tta
+        self.network, self.tta, self.temperature = model.network, model.tta, model.temperature
         self.register_buffer("mean", torch.tensor(model.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(model.std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        return torch.softmax(mean_logits(self.network, pixels, self.tta).float(), dim=1)
+        return torch.softmax(mean_logits(self.network, pixels, self.tta).float() / self.temperature, dim=1)
 
 
 def trace(model: Model) -> ExportedProgram:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from pipeline.page.findings import MEMBERS, PICTURED, Section, shares
+from pipeline.page.findings import PICTURED, Section, shares
 from pipeline.page.issues import AUDITED, PAIRS
 from pipeline.page.template import page_script, write_page
 from pipeline.page.thumbnails import jpeg
+from pipeline.page.ticking import script_data
 from pipeline.splitting.decisions import HEADER, is_begun, read_rows
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ def write_audit(
     sections = find(images, pairs)
     listed = list(dict.fromkeys(row for section in sections for entry in section.entries for row in entry))
     pictured = {row for section in sections for entry in section.entries[: section.pictured] for row in entry}
-    position = {row: number for number, row in enumerate(listed)}
     number = {label: number for number, label in enumerate(classes)}
     shown = images.loc[listed]
     columns: dict[str, list[Any]] = {
@@ -54,26 +54,13 @@ def write_audit(
         name=name,
         about=about,
         **page_script(),
-        data={
-            "classes": classes,
-            "columns": list(columns),
-            "members": MEMBERS,
-            "images": [list(values) for values in zip(*columns.values(), strict=True)],
-            "pictures": [jpeg(picture(pixels[rows[row]])) if row in pictured else None for row in listed],
-            "sections": [
-                {
-                    "code": section.code,
-                    "groups": section.is_groups,
-                    "measure": section.issue.measure,
-                    "action": "relabel" if section.code == "wrong_label" else "drop",
-                    "total": section.total,
-                    "entries": [[position[row] for row in entry] for entry in section.entries],
-                    "sizes": section.sizes,
-                    "samePixels": section.same_pixels,
-                }
-                for section in sections
-            ],
-        },
+        data=script_data(
+            classes,
+            listed,
+            columns,
+            [jpeg(picture(pixels[rows[row]])) if row in pictured else None for row in listed],
+            sections,
+        ),
         labels=classes,
         sections=sections,
         whole=[],

@@ -10,7 +10,6 @@ const images = page.images.map((row, number) => {
 const sections = page.sections.map((section) => ({
   ...section,
   element: document.getElementById(section.code),
-  action: section.action ?? "drop",
   entries: section.entries.map((entry, position) => ({
     images: entry.map((number) => images[number]),
     size: section.sizes[position],

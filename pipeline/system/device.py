@@ -22,17 +22,10 @@ def select_device(compute: Compute, local_rank: int | None = None) -> tuple[torc
     """
     wanted = "cpu" if compute.portable else compute.device
     if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        wanted = default_device()
     if local_rank is not None and wanted == "cuda":
         wanted = f"cuda:{local_rank % max(1, torch.cuda.device_count())}"  # srun may show each process only its own GPU
-    try:
-        device = torch.device(wanted)
-        torch.zeros(1, device=device).item()  # the device `meta` fails only when a value is read
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(
-            f"params.yaml: compute.device = '{wanted}' can't be used here ({reason}); try auto or cpu"
-        ) from None
+    device = open_device(wanted, "params.yaml: compute.device =")
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # streams and CUDA graphs belong to the current device
     if compute.threads != "auto":
@@ -41,6 +34,21 @@ def select_device(compute: Compute, local_rank: int | None = None) -> tuple[torc
         return device, 1
     sharing = 1 if local_rank is None or "OMP_NUM_THREADS" in os.environ else compute.devices
     return device, max(1, torch.get_num_threads() // sharing)
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def open_device(wanted: str, key: str) -> torch.device:
+    """The device with this name, or any for `auto`. Raises UserError, which names `key`, where it can't be used."""
+    try:
+        device = torch.device(default_device() if wanted == "auto" else wanted)
+        torch.zeros(1, device=device).item()  # the device `meta` fails only when a value is read
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"{key} '{wanted}' can't be used here ({reason}); try auto or cpu") from None
+    return device
 
 
 def make_deterministic(device: torch.device, threads: int, precision: str = "fp32", portable: bool = False) -> None:

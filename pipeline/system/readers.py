@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Arrow's names of types
-KINDS: dict[type, tuple[str, ...]] = {str: ("string", "large_string"), float: ("double",), int: ("int64",)}
+KINDS: dict[type, tuple[str, ...]] = {
+    str: ("string", "large_string"),
+    float: ("double", "float"),
+    int: ("int64", "int32"),
+}
 
 
 def damaged(file: Path, reason: object, stage: str) -> UserError:
@@ -96,8 +100,11 @@ def open_images(file: Path, shape: tuple[int, ...], stage: str) -> NDArray[np.ui
     return images
 
 
-def read_table(file: Path, columns: dict[str, type], stage: str) -> pa.Table:
-    """Read columns of str, float or int from a parquet file. Raises UserError unless it has them all, without nulls."""
+def read_table(file: Path, columns: dict[str, type], stage: str, nullable: bool = False) -> pa.Table:
+    """Read columns of str, float or int from a parquet file.
+
+    Raises UserError unless it has them all, without nulls unless they are `nullable`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -108,7 +115,7 @@ def read_table(file: Path, columns: dict[str, type], stage: str) -> pa.Table:
         for name, kind in columns.items():
             if name not in table.column_names:
                 raise ValueError(f"it has no column {name}")
-            if table[name].null_count or str(table[name].type) not in KINDS[kind]:
+            if (table[name].null_count and not nullable) or str(table[name].type) not in KINDS[kind]:
                 raise ValueError(f"its column {name} is not all {kind.__name__}")
     except FileNotFoundError:
         raise missing(file, stage) from None

@@ -103,12 +103,13 @@ def read_result(name: str, stages: dict[str, Any]) -> Result | None:
         fingerprint=known.get("fingerprint"),
         hash=result_hash(folder, locked_md5s(evaluated)),
         folder=folder,
-        files=sorted(
-            file
-            for file in folder.rglob("*")
-            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        ),
+        files=sorted(file for file in folder.rglob("*") if file.is_file() and is_result(file.relative_to(folder))),
     )
+
+
+def is_result(file: Path) -> bool:
+    """Whether a file of a report, at this path in it, is written by a stage; pages are views of such files."""
+    return file.suffix != ".html" and not any(part.startswith(".") for part in file.parts)
 
 
 def locked_md5s(stage: dict[str, Any], kind: Literal["deps", "outs"] = "outs") -> dict[str, str]:

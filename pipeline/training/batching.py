@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """Images as they are stored, their labels, and the augmentation parameters of each, one row per image."""
+    """Images as they are stored, their labels and augmentation parameters, and where they are in the training data."""
 
     pixels: Tensor  # (B, H, W, C) uint8, or features (B, F) float32
     labels: Tensor  # (B,) int64
     augmentation: Tensor  # (B, K) float32
+    positions: Tensor  # (B,) int64
 
 
 def batch_size(config: Experiment, count: int) -> int:
@@ -75,7 +76,8 @@ def epoch_batches(
     if not mixes:
         columns = [[group.shard(part) for part in column] for column in columns]
     positions, labels, parameters = columns
-    for *whole, global_batch_size in zip(data.batches(positions), labels, parameters, sizes, strict=True):
+    columns = [data.batches(positions), labels, parameters, positions]
+    for *whole, global_batch_size in zip(*columns, sizes, strict=True):
         if mixes:
             partners = Batch(*(group.shard(tensor.flip(0)) for tensor in whole))
             yield Batch(*map(group.shard, whole)), partners, global_batch_size

@@ -73,12 +73,16 @@ class Group:
         dist.broadcast_object_list(answer)
         return answer[0]  # type: ignore[return-value]
 
+    def gather(self, value: T) -> list[T]:
+        """The `value` that each process has, in all of them."""
+        given = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(given, value)
+        return given
+
     def check_all_equal(self, value: str) -> None:
         """Raise UserError in all processes unless all have the same `value`."""
-        if self.world_size == 1:
-            return
-        given: list[str | None] = [None] * self.world_size
-        dist.all_gather_object(given, value)
+        given = self.gather(value)
         for rank, other in enumerate(given):
             if other != given[0]:
                 raise UserError(

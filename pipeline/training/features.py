@@ -53,6 +53,7 @@ class Features:
         self.device, self.labels, self.classes = images.device, images.labels, images.classes
         self.views = config.views if images.draw(config.augment, seed, 1).numel() else 1
         self.file: Path | None = None
+        self.opened = 0  # the number of the view in `file`
         self.checked: set[Path] = set()  # files that this process has compared with their checksum
         self.pixels: Rows
 
@@ -84,13 +85,13 @@ class Features:
             if not file.exists():
                 self.compute(file, view)
         self.checked.add(file)
-        self.file = file
+        self.file, self.opened = file, view
         self.pixels = Rows(file, np.arange(len(self)), self.device, self.images_of.pixels.budget)
 
     def compute(self, file: Path, view: int) -> None:
         images, config = self.images_of, self.config
         chosen = torch.arange(len(self), device=self.device).split(BATCH)
-        augmentation = images.draw(config.augment, self.seed, view).to(self.device) if view else None
+        augmentation = self.drawn(view)
         described = f"view {view} through the backbone" if view else "validation images through the backbone"
         bar = progress(zip(chosen, images.batches(chosen), strict=True), total=len(chosen), desc=described)
         inputs = (
@@ -103,6 +104,17 @@ class Features:
             say(
                 f"{file}: {file.stat().st_size / 1e6:.1f} MB of features, kept for other heads; remove it when you like"
             )
+
+    def drawn(self, view: int) -> Tensor | None:
+        """The augmentation parameters of all images in a view; None in view 0, which is not augmented."""
+        return self.images_of.draw(self.config.augment, self.seed, view).to(self.device) if view else None
+
+    def pictures(self, inputs: Tensor, positions: Tensor) -> Tensor:
+        """What the backbone saw when it gave the features at `positions` of the open view."""
+        images, augmentation = self.images_of, self.drawn(self.opened)
+        (pixels,) = images.batches([positions])
+        parameters = None if augmentation is None else augmentation[positions]
+        return images.pictures(images.images(pixels, self.config.augment, parameters), positions)
 
     def draw(self, config: Augment, seed: int, epoch: int) -> Tensor:
         return torch.empty(len(self), 0)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.config.experiments import Experiment
     from pipeline.dataset.batches import Batches
     from pipeline.training.features import Features
+    from pipeline.training.first_batch import FirstBatch
 
 Row = dict[str, float | int | None]  # of history.csv: epoch, losses and accuracies
 
@@ -39,7 +40,8 @@ class Trainer:
 
     After every epoch the state goes to `checkpoint_file`; where that exists, training goes on from it. All randomness
     comes from the seed and the number of the epoch, so a resumed training gives the same bytes as an uninterrupted one.
-    In a `group` of processes each has a Trainer; the first one alone validates, saves and prints.
+    In a `group` of processes each has a Trainer; the first one alone validates, saves and prints. `first_batch` takes
+    the images of the first step.
     """
 
     def __init__(
@@ -52,10 +54,11 @@ class Trainer:
         checkpoint_file: Path,
         group: Group = ALONE,
         stopwatch: Stopwatch | None = None,
+        first_batch: FirstBatch | None = None,
     ) -> None:
         self.model, self.config, self.train_data, self.val_data = model, config, train_data, val_data
         self.seed, self.checkpoint_file, self.group = seed, checkpoint_file, group
-        self.stopwatch = stopwatch or Stopwatch()
+        self.stopwatch, self.first_batch = stopwatch or Stopwatch(), first_batch
         self.batch_size = batch_size(config, len(train_data))
         self.batch_starts = batch_starts(model, config, len(train_data), config.grad_accum_steps * group.world_size)
         self.trainable = [weight for weight in model.parameters() if weight.requires_grad]
@@ -121,6 +124,8 @@ class Trainer:
         for index, (batch, partners, global_batch_size) in enumerate(batches):
             optimizers.set_lr(self.optimizers, lr_factor(config.schedule, (epoch - 1 + index / steps) / config.epochs))
             batch_losses[index], correct[index] = step(batch, partners, global_batch_size)
+            if self.first_batch is not None and not self.first_batch.is_complete:
+                self.first_batch.complete()
             if self.ema is not None:
                 self.ema.update((epoch - 1) * steps + index)
             if not bar.disable and bar.update():
@@ -163,6 +168,10 @@ class Trainer:
                 partner_inputs = images(micro_partners.pixels, config.augment, micro_partners.augmentation)
                 inputs, mix_ratio = mix(inputs, partner_inputs, config.augment, micro_batch.augmentation)
                 partner_labels = micro_partners.labels
+            if self.first_batch is not None and not self.first_batch.is_complete:
+                self.first_batch.take(
+                    self.train_data, inputs, micro_batch, global_batch_size, mix_ratio, partner_labels
+                )
             bf16 = torch.autocast(labels.device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
             # processes exchange their gradients once per step
             with nullcontext() if is_last or self.group.world_size == 1 else self.forward.no_sync():  # type: ignore[operator]
@@ -220,6 +229,7 @@ class Trainer:
             "best": self.best,
             "history": self.history,
             "time": self.stopwatch.state_dict(),
+            "first_batch": None if self.first_batch is None else self.first_batch.tiles,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -230,6 +240,8 @@ class Trainer:
             self.ema.model.load_state_dict(state["ema"], strict=False)
         self.best, self.history = state["best"], state["history"]
         self.stopwatch.load_state_dict(state["time"])
+        if self.first_batch is not None:
+            self.first_batch.restore(state["first_batch"])
 
 
 def best_epoch(history: Sequence[Row]) -> int:

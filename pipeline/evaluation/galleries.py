@@ -1,0 +1,56 @@
+"""Grids of images with what the model says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation import grid
+from pipeline.evaluation.grid import short
+
+if TYPE_CHECKING:
+    from pipeline.dataset.packed import PackedDataset
+    from pipeline.evaluation.metrics import Side
+    from pipeline.evaluation.predictions import Predictions
+
+SHOWN = 24  # images of a grid
+
+
+def draw_samples(path: Path, packed: PackedDataset, side: Side) -> None:
+    """Evenly spaced images of one side."""
+    count = len(side.predictions.rows)
+    chosen = np.linspace(0, count - 1, min(SHOWN, count)).round().astype(int)
+    grid.draw_grid(path, tiles(packed, side.predictions, chosen))
+
+
+def draw_worst(path: Path, packed: PackedDataset, side: Side) -> None:
+    """The images that are classified wrong, those with the highest probability first."""
+    given = side.predictions
+    wrong = np.flatnonzero(~given.right)
+    chosen = wrong[np.argsort(-given.probability[wrong], kind="stable")[:SHOWN]]
+    heading = f"{side.split}: the most confident of {len(wrong):,} wrong images"
+    grid.draw_grid(path, tiles(packed, given, chosen, paths=True), heading)
+
+
+def draw_uncertain(path: Path, packed: PackedDataset, side: Side) -> None:
+    """The images whose predicted class has the lowest probability."""
+    given = side.predictions
+    chosen = np.argsort(given.probability, kind="stable")[:SHOWN]
+    heading = f"{side.split}: the least certain of {len(given.rows):,} images"
+    grid.draw_grid(path, tiles(packed, given, chosen, paths=True), heading)
+
+
+def tiles(packed: PackedDataset, given: Predictions, chosen: NDArray[np.int64], paths: bool = False) -> list[grid.Tile]:
+    """Titled green where the prediction is right and red where it is wrong."""
+    found = []
+    for position in chosen:
+        row, right = given.rows[position], given.right[position]
+        predicted, label = (short(packed.classes[of[position]], 18) for of in (given.predicted, given.labels))
+        title = f"{predicted} {given.probability[position]:.0%}" + ("" if right else f"\nis {label}")
+        if paths:
+            title = f"{short(packed.table.loc[row, 'path'], 26)}\n{title}"
+        found.append(grid.Tile(packed.images[row], title, "green" if right else "red"))
+    return found

@@ -1,0 +1,55 @@
+"""How good a model is at each class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.evaluation.predictions import Predictions
+
+
+def table(given: Predictions, classes: int) -> pd.DataFrame:
+    """A row for each class, whose number is the index. What is 0 / 0 is NaN: the recall of a class without images."""
+    import pandas as pd
+
+    images, named, right = (
+        np.bincount(values, minlength=classes) for values in (given.labels, given.predicted, given.labels[given.right])
+    )
+    others = len(given.labels) - images
+    return pd.DataFrame(
+        {
+            "images": images,
+            "precision": ratio(right, named),
+            "recall": ratio(right, images),
+            "f1": ratio(2 * right, images + named),
+            "specificity": ratio(others - (named - right), others),
+            "auc": auc(given.labels, given.scores) if given.scores is not None else np.full(classes, np.nan),
+        }
+    )
+
+
+def ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+
+
+def auc(labels: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The area under the ROC curve of each class against the rest, of labels (N,) and scores (N, classes).
+
+    It is the probability that an image of the class gets a higher score than one of another (Mann and Whitney's U),
+    and NaN where there are no images of the class, or no others.
+    """
+    from scipy.stats import rankdata
+
+    areas = np.full(scores.shape[1], np.nan)
+    for number in np.unique(labels):
+        own = labels == number
+        count, others = int(own.sum()), int((~own).sum())
+        if others:
+            ranks = rankdata(scores[:, number])[own].sum()
+            areas[number] = (ranks - count * (count + 1) / 2) / (count * others)
+    return areas

@@ -1,0 +1,43 @@
+"""What page.js works on: the images that a person may tick, and the sections that show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.page.findings import MEMBERS, Section
+
+RELABELED = (
+    "wrong_label",
+)  # sections in which a tick gives an image the class that is suggested; elsewhere it drops it
+
+
+def script_data(
+    classes: list[str],
+    listed: Sequence[int],
+    columns: Mapping[str, Sequence[Any]],
+    pictures: Sequence[str | None],
+    sections: Sequence[Section],
+) -> dict[str, Any]:
+    """`columns` and `pictures` have an entry for each row of `listed`; entries of sections become positions in it."""
+    position = {row: number for number, row in enumerate(listed)}
+    return {
+        "classes": classes,
+        "columns": list(columns),
+        "images": [list(values) for values in zip(*columns.values(), strict=True)],
+        "members": MEMBERS,
+        "pictures": list(pictures),
+        "sections": [
+            {
+                "code": section.code,
+                "groups": section.is_groups,
+                "measure": section.issue.measure,
+                "action": "relabel" if section.code in RELABELED else "drop",
+                "total": section.total,
+                "entries": [[position[row] for row in entry] for entry in section.entries],
+                "sizes": section.sizes,
+                "samePixels": section.same_pixels,
+            }
+            for section in sections
+        ],
+    }

@@ -1,0 +1,129 @@
+"""The files that a person asks about: named one by one, in folders, by patterns, in lists or on standard input."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.images.files import utf8
+from pipeline.images.formats import SUFFIXES, magic
+from pipeline.images.items import is_visible
+from pipeline.system.console import UserError, say
+
+STDIN = "-"
+NAMED = 10  # files that are left out
+
+
+class File(NamedTuple):
+    path: str
+    named: bool  # by the person, not found in a folder: it is meant, whatever it is
+
+
+class Found:
+    """Files in the order in which they were asked for; one that is asked for twice is answered twice."""
+
+    def __init__(self) -> None:
+        self.files: list[File] = []
+        self.left_out: list[str] = []  # what else folders and patterns hold
+        self.without: list[str] = []  # what stands for no file
+
+    def add(self, argument: str) -> None:
+        """A file, the visible files of a folder and all below it, what matches a pattern, or paths on stdin."""
+        if argument == STDIN:
+            self.add_list(STDIN)
+            return
+        before = len(self.files)
+        named = str(Path(argument))
+        self.files += (File(path, path == named) for path in expand(argument, self.left_out))
+        if len(self.files) == before:
+            self.without.append(argument)
+
+    def add_list(self, name: str) -> None:
+        """The files and folders that a list names, one a line; with `find -print0`, one before each zero byte.
+
+        Raises UserError for a list that can't be read or is an image.
+        """
+        content = sys.stdin.buffer.read() if name == STDIN else read_list(Path(name))
+        if magic.image_format(content):
+            raise UserError(f"{name}: is an image; expected a text file with one path a line")
+        before = len(self.files)
+        for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\0" if b"\0" in content else b"\n"):
+            if not (path := os.fsdecode(line.removesuffix(b"\r"))):
+                continue
+            if os.path.isdir(path):  # pathlib raises for names that are too long
+                self.files += (File(each, False) for each in map(str, files_at(Path(path), [], self.left_out)))
+            else:
+                self.files.append(File(path, True))
+        if len(self.files) == before:
+            self.without.append(name)
+
+    def say_left_out(self) -> None:
+        if self.left_out:
+            paths = list(dict.fromkeys(self.left_out))
+            more = [f"and {len(paths) - NAMED} more"] * (len(paths) > NAMED)
+            say(f"left out: {', '.join([*map(utf8, paths[:NAMED]), *more])}", file=sys.stderr)
+
+
+def find(arguments: Sequence[str], lists: Sequence[str]) -> Found:
+    """All files that a command line asks about. Raises UserError where there are none."""
+    found = Found()
+    for argument in arguments:
+        found.add(argument)
+    for name in lists:
+        found.add_list(name)
+    if not found.files:
+        found.say_left_out()
+        raise UserError(f"no files in {in_words(arguments, lists)}")
+    for each in found.without:
+        say(f"{each!r}: no files", file=sys.stderr)
+    return found
+
+
+def in_words(arguments: Sequence[str], lists: Sequence[str]) -> str:
+    return ", ".join("standard input" if each == STDIN else repr(each) for each in [*arguments, *lists])
+
+
+def read_list(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"--files-from {file}: {error.strerror}; expected a text file with one path a line") from None
+
+
+def expand(pattern: str, left_out: list[str]) -> list[str]:
+    """A file, the visible files of a folder and all below it, or what matches a pattern.
+
+    Whatever else a folder holds, or a pattern matches, is added to `left_out`.
+    """
+    if not pattern:  # a variable that is not set, not this folder
+        return []
+    path = Path(pattern)
+    if path.exists() or not glob.has_magic(pattern):
+        # a file that is missing is reported like any that can't be read
+        return list(map(str, files_at(path, [], left_out))) if path.is_dir() else [str(path)]
+    literally = pattern.replace("[", "[[]")  # a folder may have brackets in its name
+    matches = sorted(glob.glob(literally, recursive=True) or glob.glob(pattern, recursive=True))
+    # ** matches folder and file
+    return list(dict.fromkeys(str(file) for match in matches for file in files_at(Path(match), [], left_out)))
+
+
+def files_at(path: Path, above: list[Path], left_out: list[str]) -> Iterator[Path]:
+    """A file, or the visible files of a folder, also behind links. `above` are the folders around it, without links."""
+    if path.is_dir():
+        real = path.resolve()
+        if real in above:
+            left_out.append(f"{path} (a link to a folder around it)")
+            return
+        for inside in sorted(path.iterdir()):
+            if is_visible(inside.name):
+                yield from files_at(inside, [*above, real], left_out)
+            else:
+                left_out.append(f"{inside} (hidden)")
+    elif path.is_file() or (path.is_symlink() and path.suffix.lower() in SUFFIXES):
+        yield path  # also a link that leads nowhere: an image is missing
+    else:
+        left_out.append(f"{path} (not a file)")

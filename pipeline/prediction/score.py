@@ -1,0 +1,72 @@
+"""How good a model is on files in a folder for each class."""
+
+from __future__ import annotations
+
+import unicodedata
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+
+from pipeline.prediction.classify import UNSURE, Answer
+from pipeline.system.console import UserError
+
+NAMED = 10  # folders that are no class
+
+
+class Score:
+    """Counts true and predicted classes. The class of a file is the nearest folder above it that has a class's name."""
+
+    def __init__(self, classes: Sequence[str], threshold: float | None) -> None:
+        self.classes, self.threshold = classes, threshold or 0.0
+        # names of files may be decomposed, as macOS writes them
+        self.numbers = {unicodedata.normalize("NFC", name): number for number, name in enumerate(classes)}
+        self.labels, self.predicted = array("i"), array("i")
+        self.unsure = 0
+        self.unknown: Counter[str] = Counter()  # files by the folder that is no class
+
+    def label_of(self, path: str) -> str | None:
+        for folder in PurePath(path).parents:
+            number = self.numbers.get(unicodedata.normalize("NFC", folder.name))
+            if number is not None:
+                return self.classes[number]
+        return None
+
+    def add(self, answer: Answer) -> None:
+        label = self.label_of(answer.path)
+        if label is None:
+            self.unknown[str(PurePath(answer.path).parent)] += 1
+        elif answer.top:
+            predicted = answer.predicted(self.threshold)
+            if predicted == UNSURE:
+                self.unsure += 1
+                return
+            self.labels.append(self.classes.index(label))
+            self.predicted.append(self.classes.index(predicted))
+
+    def report(self) -> Iterator[str]:
+        """Lines: scikit-learn's classification report. Raises UserError where no file has a class."""
+        if not self.labels and not self.unsure:
+            raise UserError(
+                f"no image lies in a folder of a class of the model ({', '.join(self.classes[:NAMED])}"
+                f"{', …' * (len(self.classes) > NAMED)}): --score needs one folder for each class"
+            )
+        if self.labels:
+            from sklearn.metrics import classification_report
+
+            used = sorted({*self.labels, *self.predicted})
+            names = [self.classes[number] for number in used]
+            yield from classification_report(
+                self.labels, self.predicted, labels=used, target_names=names, digits=4, zero_division=0.0
+            ).splitlines()
+        if self.unsure:
+            counted = self.unsure + len(self.labels)
+            yield f"{self.unsure:,} of {counted:,} images are unsure and not in the report"
+
+    def problems(self) -> str | None:
+        """The folders that are no class, in one line."""
+        if not self.unknown:
+            return None
+        listed = [f"{folder!r} ({count:,})" for folder, count in self.unknown.most_common(NAMED)]
+        more = [f"and {len(self.unknown) - NAMED} more"] * (len(self.unknown) > NAMED)
+        return f"not scored, as no folder above them has the name of a class: files in {', '.join([*listed, *more])}"

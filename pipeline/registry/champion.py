@@ -1,0 +1,150 @@
+"""Which model of a data set is its champion: the first that passes the gates, until another is better on val.
+
+A version is judged once for the gates of its time, and the reason is written on it. So an alias that a person moves or
+deletes stays as it is, until a new model is better.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline.evaluation.calibration import binned
+from pipeline.evaluation.paired import pair
+from pipeline.system import readers
+from pipeline.system.console import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+    from pipeline.config.datasets import Gates
+
+ALIAS = "champion"
+GATES = "gates"  # tag of a version: those by which it was judged
+PREDICTIONS: dict[str, type] = {"path": str, "split": str, "label": str, "predicted": str, "probability": float}
+FILE = "predictions.parquet"
+
+
+class Verdict(NamedTuple):
+    champion: bool
+    reason: str
+
+
+def judged(client: MlflowClient, name: str, gates: Gates) -> set[str | None]:
+    """The runs whose models were judged by these gates."""
+    found = client.search_model_versions(f"name = '{name}'")
+    return {version.run_id for version in found if version.tags.get(GATES) == in_json(gates)}
+
+
+def in_json(gates: Gates) -> str:
+    return gates.model_dump_json(exclude_unset=True)
+
+
+def promote(client: MlflowClient, version: ModelVersion, experiment: str, gates: Gates) -> str | None:
+    """Judge a version, and give it the alias if it deserves it. Returns the reason; None without its predictions."""
+    file = Path("reports", experiment, FILE)
+    if not file.exists():
+        return None
+    name, number = version.name, str(version.version)
+    standing = champion_of(client, name)
+    if standing is not None and str(standing.version) == number:  # as after a kill, or where the gates have changed
+        reason = version.description
+    else:
+        own = val_of(file, experiment)
+        verdict = passes(own, gates, name)
+        if verdict.champion and standing is not None:
+            verdict = compare(own, standing, predictions_of(client, standing))
+        reason = verdict.reason
+        client.update_model_version(name, number, reason)
+        if verdict.champion:
+            client.set_registered_model_alias(name, ALIAS, number)
+    client.set_model_version_tag(name, number, GATES, in_json(gates))
+    return reason
+
+
+def champion_of(client: MlflowClient, name: str) -> ModelVersion | None:
+    from mlflow import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, ALIAS)
+    except MlflowException as error:
+        if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+            raise
+        return None
+
+
+def val_of(file: Path, experiment: str) -> pd.DataFrame:
+    """What the first training of an experiment says of validation images; no rows where there are none."""
+    predictions: pd.DataFrame = readers.read_table(file, PREDICTIONS, f"evaluate@{experiment}").to_pandas()
+    return predictions[predictions.split == "val"].reset_index(drop=True)
+
+
+def predictions_of(client: MlflowClient, version: ModelVersion) -> pd.DataFrame | None:
+    """The same of the result of a version, which may be no more in the project; None where MLflow has it no more."""
+    from mlflow import MlflowException
+
+    try:
+        kept = any(file.path == FILE for file in client.list_artifacts(version.run_id or ""))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        kept = False
+    if not kept:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        return val_of(
+            Path(client.download_artifacts(version.run_id or "", FILE, folder)), version.tags.get("experiment", "")
+        )
+
+
+def passes(own: pd.DataFrame, gates: Gates, dataset: str) -> Verdict:
+    """Whether what a model says of validation images passes the gates of its data set."""
+    if own.empty:
+        return Verdict(False, "Not champion: no validation images were kept apart, so nothing says how good it is.")
+    right = own.label == own.predicted
+    recalls = right.groupby(own.label).mean()
+    found = [("accuracy", "accuracy", float(right.mean()))]
+    found += [("recall", f"recall of {printable(str(name))}", float(share)) for name, share in recalls.items()]
+    failed = [
+        f"{words} {value:.4f} is below {least:g}"
+        for key, words, value in found
+        if (least := getattr(gates, key)) is not None and value < least
+    ]
+    error = binned(own.probability.to_numpy(), right.to_numpy()).error()
+    if gates.ece is not None and error > gates.ece:
+        failed.append(f"calibration error {error:.4f} is above {gates.ece:g}")
+    if failed:
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        return Verdict(False, f"Not champion: on val, {', '.join(failed[:3])}{more} (datasets.{dataset}.gates).")
+    passed = "passes the gates" if gates.model_fields_set else "was validated"
+    return Verdict(True, f"Champion: the first model that {passed}.")
+
+
+def compare(own: pd.DataFrame, standing: ModelVersion, theirs: pd.DataFrame | None) -> Verdict:
+    """Whether a model is better than the champion, by the paired test on the images that validated both."""
+    name = f"version {standing.version}"
+    if experiment := standing.tags.get("experiment"):
+        name += f" ({experiment})"
+    if theirs is None or theirs.empty:
+        return Verdict(
+            False, f"Not champion: {name} is, and its predictions of validation images are not there to compare with."
+        )
+    both = own.merge(theirs, on=["path", "label"], suffixes=("", "_theirs"))
+    if both.empty:
+        return Verdict(False, f"Not champion: {name} is, and was validated on other images. Move the alias yourself.")
+    first = both[["label", "predicted_theirs"]].set_axis(["label", "predicted"], axis=1)
+    counts, _ = pair(first, both)
+    low, high = (100 * side for side in counts.interval())
+    changed = "" if len(both) == len(own) == len(theirs) else ", those in val of both, as the split has changed"
+    measured = (
+        f"{100 * counts.difference:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}; McNemar's exact test,"
+        f" p = {counts.p_value():.2g}) on {len(both):,} validation images{changed}"
+    )
+    verdict = counts.verdict()
+    if verdict == "better":
+        return Verdict(True, f"Champion: better than {name}, by {measured}.")
+    words = "worse than" if verdict == "worse" else f"{verdict} from"
+    return Verdict(False, f"Not champion: {words} {name}: {measured}.")

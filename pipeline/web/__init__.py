@@ -1,0 +1,1 @@
+"""One model behind HTTP, and the page that people drop photos on."""
