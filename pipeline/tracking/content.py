@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.training.times import TrainTime
 
 COUNTS = ("parameters", "trainable_parameters")
-METRICS = ("accuracy", "macro_f1", "loss", "accuracy_mean", "accuracy_sd")  # the rest of metrics.json is an artifact
+METRICS = ("accuracy", "macro_f1", "loss", "ece", "accuracy_mean", "accuracy_sd")  # the rest of metrics.json is an artifact
 IMAGES = ("train_batch", "confusion_matrix")  # shown side by side: MLflow shows at first what is logged at step 0
 
 
