@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pipeline.training.times import TrainTime
 
 COUNTS = ("parameters", "trainable_parameters")
-METRICS = ("accuracy", "macro_f1", "loss", "ece", "accuracy_mean", "accuracy_sd")  # the rest of metrics.json is an artifact
+# The few that people compare; the rest of metrics.json is an artifact
+METRICS = ("accuracy", "macro_f1", "loss", "ece", "accuracy_mean", "accuracy_sd")
 IMAGES = ("train_batch", "confusion_matrix")  # shown side by side: MLflow shows at first what is logged at step 0
 
 
