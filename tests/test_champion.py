@@ -21,7 +21,7 @@ from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, failed_in_one
 from ruamel.yaml import YAML
 from servers import mlflow_server
 
-from pipeline import track
+from pipeline import serve, track
 from pipeline.registry.champion import ALIAS
 from pipeline.registry.versions import VERSION
 from pipeline.tracking import database
@@ -35,7 +35,9 @@ class Trained(Project):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.dataset("letters", "data/raw/letters")
-        self.uri = f"sqlite:///{root}/mlflow.db"
+        self.home = root / "home"  # as of a queued experiment, which runs in a temporary copy of the project
+        self.home.mkdir()
+        self.uri = f"sqlite:///{self.home}/mlflow.db"
         self.stages: dict[str, Any] = {"pack@letters": {"outs": [{"path": "data/packed/letters", "md5": "abc.dir"}]}}
 
     def add(self, name: str, right: int, val: range = range(IMAGES), wrong_of: str = "ab", sure: float = 0.9) -> None:
@@ -86,7 +88,9 @@ class Trained(Project):
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             patch.chdir(self.root)
             patch.setattr(sys, "argv", ["track", *names])
-            patch.setenv("MLFLOW_TRACKING_URI", self.uri)
+            patch.setenv("DVC_ROOT", str(self.home))
+            if not self.uri.startswith("sqlite"):
+                patch.setenv("MLFLOW_TRACKING_URI", self.uri)
             status = track.main()
         return Ran(status, out.getvalue(), err.getvalue())
 
@@ -120,8 +124,9 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(tmp_path: Path, empty: Path) -> Trained:
-    shutil.copy(empty, tmp_path)
-    return Trained(tmp_path)
+    trained = Trained(tmp_path)
+    shutil.copy(empty, trained.home)
+    return trained
 
 
 def test_the_first_through_the_gates_and_then_only_a_better_one(trained: Trained, empty: Path) -> None:
@@ -157,7 +162,7 @@ def test_the_first_through_the_gates_and_then_only_a_better_one(trained: Trained
     assert trained.versions() == written
 
     # all of it is a view of files: another database gets the same
-    shutil.copy(empty, trained.root)
+    shutil.copy(empty, trained.home)
     trained.track()
     assert (trained.champion(), trained.versions()) == ("better", written)
 
@@ -211,7 +216,7 @@ def test_a_changed_split_compares_what_both_were_validated_on(trained: Trained) 
     assert "was validated on other images. Move the alias yourself" in written["elsewhere"]
 
     run_id = trained.client.get_model_version_by_alias("letters", ALIAS).run_id
-    for file in Path(trained.root / "mlartifacts").glob(f"letters/{run_id}/artifacts/predictions.parquet"):
+    for file in Path(trained.home / "mlartifacts").glob(f"letters/{run_id}/artifacts/predictions.parquet"):
         file.unlink()
     trained.add("late", 90)
     trained.track()
@@ -317,7 +322,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield uri
 
 
-def test_a_server_that_keeps_the_artifacts(trained: Trained, server: str) -> None:
+def test_a_server_that_keeps_the_artifacts(trained: Trained, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trained.uri = server
     trained.add("a", 60)
     command = trained.prepare("a")
@@ -328,6 +333,9 @@ def test_a_server_that_keeps_the_artifacts(trained: Trained, server: str) -> Non
     trained.add("b", 90)
     trained.track()
     assert trained.champion() == "b" and "Champion: better than version 1 (a)" in trained.versions()["b"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    serve.download("letters@champion", trained.root / "served")
+    assert (trained.root / "served/artifacts/model.safetensors").read_bytes() == b"b"
 
 
 # --- digits: what a colleague gets ---

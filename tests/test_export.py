@@ -70,6 +70,8 @@ def test_a_colleague_gets_the_same_answers(digits: Clone, copy_of: Callable[[Clo
     low, high = wilson(metrics["test"]["accuracy"], 359)
     assert [float(row[2]), float(row[3])] == pytest.approx([low, high], abs=1e-4)
     assert card.index("| val |") < card.index("| test |") and "1,259 train" in card
+    temperature = json.loads((copy.root / f"models/{CNN}/model.json").read_text())["temperature"]
+    assert f"calibrated on val by a temperature of {temperature}.\n  On test images they are off by 0.0" in card
 
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     refused = copy.run("python", "-m", "pipeline.export", "--model", f"models/{CNN}", "--out", str(out))

@@ -145,7 +145,11 @@ def test_values_arrive_as_written(here: Path) -> None:
         # keys that stood in another place
         ("datasets mnist image_size", 28, ["datasets.mnist: unknown key 'image_size' (did you mean 'pack.size'?)"]),
         ("datasets mnist channels", 1, ["datasets.mnist: unknown key 'channels' (did you mean 'pack.channels'?)"]),
-        ("datasets mnist max_quarantined", 0, ["did you mean 'check.max_quarantined'?", "source, check, split, pack"]),
+        (
+            "datasets mnist max_quarantined",
+            0,
+            ["did you mean 'check.max_quarantined'?", "license, check, split, pack, gates"],
+        ),
         ("datasets mnist outliers", {}, ["unknown key 'outliers' (did you mean 'check.outliers'?)"]),
         ("datasets mnist near_duplicates", False, ["'near_duplicates' (did you mean 'check.near_duplicates'?)"]),
         ("datasets mnist classes", ["a"], ["unknown key 'classes' (did you mean 'check.classes'?)"]),

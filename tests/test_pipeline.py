@@ -221,7 +221,8 @@ CODE = ("from __future__ import annotations", "from __future__ import annotation
         ({"pipeline/networks/cnn.py": CODE}, {f"train@{CNN}", f"evaluate@{CNN}"}),
         (
             {"params.yaml": ("val: 0.1, test: 0.2", "val: 0.2, test: 0.2")},
-            {"split@digits"},  # then what reads the table of splits: see the next test
+            # `evaluate` reads group_by there; then what reads the table of splits: see the next test
+            {"split@digits", f"evaluate@{MLP}", f"evaluate@{CNN}"},
         ),
         ({"params.yaml": ("check: {}", "check: {max_quarantined: 0.1}")}, {"check@digits"}),
         ({"params.yaml": ("size: 8", "size: 9")}, {"pack@digits"}),

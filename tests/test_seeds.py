@@ -31,12 +31,13 @@ def test_several_seeds_have_a_mean_and_a_deviation(
     written = [(project.root / "models/things-mlp" / name).read_bytes() for name in names]
     assert written == list(alone.values())  # each as if it had been trained alone
 
-    accuracies = []
+    accuracies, losses = [], {}
     for name in ("things-4", "things-5", "things-6", "things-mlp"):
         project.experiment(name, "things", **({"seeds": 3, "seed": 4} if name == "things-mlp" else {}))
         project.command("evaluate")
         evaluate.main(name)
         metrics = json.loads((project.root / "reports" / name / "metrics.json").read_text())
+        losses[name] = metrics["test"]["loss"]
         accuracies.append([metrics[side]["accuracy"] for side in ("val", "test")])
     assert metrics["seeds"] == 3
     for number, side in enumerate(("val", "test")):
@@ -44,6 +45,10 @@ def test_several_seeds_have_a_mean_and_a_deviation(
         assert metrics[side]["accuracy_mean"] == pytest.approx(np.mean(of_side[:3]))
         assert metrics[side]["accuracy_sd"] == pytest.approx(np.std(of_side[:3], ddof=1))
     assert accuracies[3] == accuracies[0]
+    assert metrics["test"]["loss_mean"] == pytest.approx(np.mean(list(losses.values())[:3]))
+    assert {f"{key}_sd" for key in metrics["test"] if f"{key}_mean" in metrics["test"]} == {
+        *("accuracy_sd", "loss_sd", "macro_f1_sd", "macro_auc_sd", "ece_uncalibrated_sd", "ece_sd")
+    }
     summary = json.loads((project.root / "reports/things-mlp/summary.json").read_text())
     assert summary["things-mlp"] == {"val": {key: metrics["val"][key] for key in ("accuracy_mean", "accuracy_sd")}}
     assert "over 3 trainings" in capsys.readouterr().out

@@ -1,1 +1,1 @@
-"""What a trained network predicts: the model from its files, inference, metrics and figures."""
+"""What a trained network predicts: the model from its files, inference, calibration, metrics, slices, figures."""

@@ -19,7 +19,8 @@ def wilson(right: ArrayLike, images: ArrayLike) -> tuple[NDArray[np.float64], ND
     square = NORMAL_95**2
     middle = (right + square / 2) / (images + square)
     margin = NORMAL_95 * np.sqrt(right * (images - right) / images + square / 4) / (images + square)
-    return np.maximum(middle - margin, 0), np.minimum(middle + margin, 1)
+    share = right / images  # which rounding may leave outside where all are right, or none
+    return np.minimum(middle - margin, share), np.maximum(middle + margin, share)
 
 
 def macro_f1(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> float:

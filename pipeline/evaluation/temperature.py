@@ -34,7 +34,7 @@ def calibrate(model: nn.Module, data: Images, tta: TTA) -> float:
     logits = torch.empty(count, data.classes, dtype=torch.float64)
     start = 0
     for positions, given in log_probabilities(model, data, tta, chosen):
-        logits[start : start + len(positions)] = given
+        logits[start : start + len(positions)] = given.cpu()
         start += len(positions)
     return fit(logits, data.labels.cpu()[chosen])
 

@@ -38,14 +38,15 @@ def version_of(client: MlflowClient, run: Run, result: Result) -> ModelVersion |
             return None
         model = logged_model(client, run, result)
         name_model(client, result.dataset)
-        new = client.create_model_version(
-            result.dataset,
-            f"models:/{model.model_id}",
-            run.info.run_id,
-            tags={"experiment": result.experiment, "result": result.hash},
-            await_creation_for=0,
-            model_id=model.model_id,
-        )
+        with tracking_to(client.tracking_uri):
+            new = client.create_model_version(
+                result.dataset,
+                f"models:/{model.model_id}",
+                run.info.run_id,
+                tags={"experiment": result.experiment, "result": result.hash},
+                await_creation_for=0,
+                model_id=model.model_id,
+            )
         found = versions_of(client, run)
         if new.version != found[0].version:
             client.delete_model_version(result.dataset, str(new.version))
@@ -120,6 +121,21 @@ def description_of(result: Result) -> dict[str, Any]:
     if not (folder / "model.safetensors").exists():
         raise readers.missing(folder / "model.safetensors", stage)
     return about
+
+
+@contextmanager
+def tracking_to(uri: str) -> Iterator[None]:
+    """MLflow's registry looks for a model where tracking goes by default, not where its client's goes."""
+    name = "MLFLOW_TRACKING_URI"
+    before = os.environ.get(name)
+    os.environ[name] = uri
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager
