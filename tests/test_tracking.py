@@ -27,6 +27,7 @@ from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wa
 from conftest import run as run_command
 from ruamel.yaml import YAML
 from servers import POSTGRES, MLflowServer, postgres_server
+from test_report import Browser, chromium  # noqa: F401  # a fixture
 
 from pipeline import track
 
@@ -436,6 +437,24 @@ def test_a_server_gets_what_it_missed(made: Results, server: str) -> None:
     told = made.track(MLFLOW_TRACKING_URI=server.replace("http://", "http://me:Hunter2@")).out
     assert told.splitlines()[0] == f"{server.replace('http://', 'http://***@')} has every result already"
     assert not (made.root / "mlflow.db").exists()
+
+
+def test_the_printed_page_shows_the_runs_val_first(made: Results, server: str, chromium: Browser) -> None:  # noqa: F811
+    made.add("shown")
+    page = made.track("--pages", "http://127.0.0.1:5000", MLFLOW_TRACKING_URI=server).out.split()[-1]
+    assert page.startswith(server)
+    chromium.size(1600)
+    chromium.driver.get(page)
+    wait_until(lambda: "shown" in chromium.texts("a"), 120)
+    headers = chromium.script(
+        """
+        const cells = [...document.querySelectorAll(".ag-header-cell")].filter(cell => cell.checkVisibility());
+        cells.sort((one, other) => one.getBoundingClientRect().x - other.getBoundingClientRect().x);
+        return cells.map(cell => cell.innerText.trim());
+        """
+    )
+    metrics = [header for header in headers if header.startswith(("val_", "test_", "train_"))]
+    assert metrics == ["val_accuracy", "val_macro_f1", "val_loss", "test_accuracy"] and "Duration" in headers
 
 
 class Forward(BaseHTTPRequestHandler):

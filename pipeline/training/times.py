@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ class TrainTime:
     device: str  # cpu, or the name of the GPU
     threads: int  # of the CPU, in each process
     devices: int  # processes, one for each device
-    epochs: list[float]  # seconds until the end of each epoch, of the first training where there are several `seeds`
+    # seconds until the end of each epoch, of the first training where there are several
+    epochs: list[float] = field(default_factory=list)
 
 
 class Stopwatch:
