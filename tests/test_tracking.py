@@ -835,6 +835,7 @@ def test_epochs_appear_while_training_goes_on_and_survive_its_death(digits: Clon
         killed.kill()
         killed.wait()
     wait_until(lambda: not live_processes(training.root), seconds=20)
+    assert client.get_run(run.info.run_id).info.status == "KILLED"
 
     training.must_run("python", "-c", TRAIN, "30", "0")
     assert epochs_in(training.root) == 40
