@@ -78,10 +78,14 @@ lint: $(INSTALLED) ## check style, types and the workflow of GitHub
 	$(BIN)/mypy
 	$(BIN)/zizmor --offline --quiet .github
 
+# On the project's own database, or the one that MLFLOW_TRACKING_URI names; of a server it prints the address of the runs
 .PHONY: ui
-ui: $(INSTALLED) ## open the MLflow UI on the project's own database
-	@$(BIN)/python -m pipeline.track --pages
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
+ui: PORT ?= 5000
+ui: $(INSTALLED) ## show the runs in MLflow: its page opens at the printed address (PORT=5000)
+	@$(BIN)/python -m pipeline.track --pages http://127.0.0.1:$(PORT)
+	@case "$${MLFLOW_TRACKING_URI:-}" in http*) ;; *) \
+		MLFLOW_LOGGING_LEVEL=WARNING PYTHONWARNINGS=ignore exec $(BIN)/mlflow ui --port $(PORT) --workers 1 \
+			--uvicorn-opts '--log-level warning' --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; esac
 
 .PHONY: page
 page: $(INSTALLED) ## write reports/index.html: data, leader boards and learning curves of all experiments

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from pipeline.system.console import UserError, run, say
 from pipeline.system.credentials import hide_in, redacted
 from pipeline.tracking import database
+from pipeline.tracking.connection import connected
 from pipeline.tracking.server import tracking_uri
-from pipeline.tracking.tracker import connected
 
 if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel

@@ -17,10 +17,13 @@ from pipeline.config import params
 from pipeline.registry.register import register
 from pipeline.system.console import UserError, run, say
 from pipeline.system.credentials import hide_in, redacted
-from pipeline.tracking import database
-from pipeline.tracking.results import Result, locked_experiments, read_result
+from pipeline.tracking import database, origin, server, view
+from pipeline.tracking.connection import connected
+from pipeline.tracking.content import COUNTS, Content
+from pipeline.tracking.description import description
+from pipeline.tracking.results import Result, locked_experiments, locked_stages, read_result
 from pipeline.tracking.server import tracking_uri
-from pipeline.tracking.tracker import Deleted, Tracker, connected, pages_of
+from pipeline.tracking.tracker import Refused, Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -29,19 +32,21 @@ if TYPE_CHECKING:
 def main() -> int:
     parser = command_line("track", __doc__)
     parser.add_argument("experiments", nargs="*", type=name_in, metavar="EXPERIMENT", help="log these; none: log all")
-    parser.add_argument("--pages", action="store_true", help="print where MLflow's page shows the runs, too")
-    live = ("EXPERIMENT", "FINGERPRINT")
-    parser.add_argument("--live", nargs=2, metavar=live, help="log epochs as they come, one JSON object a line")
+    pages = "print where MLflow shows the runs, too: on the server that is tracked to, else at ADDRESS"
+    parser.add_argument("--pages", metavar="ADDRESS", help=pages)
+    live = ("EXPERIMENT", "FINGERPRINT", "START")
+    parser.add_argument("--live", nargs=3, metavar=live, help="log epochs as they come, one JSON object a line")
     arguments = parser.parse_args()
     try:
         if arguments.live:
-            log_live(*arguments.live)
+            name, fingerprint, start = arguments.live
+            log_live(name, fingerprint, float(start))
         else:
             log_results(arguments.experiments, arguments.pages)
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as raised:  # whatever a server, a network or a database does
-        error = database.complaint(raised)
+        error = database.complaint(server.complaint(raised))
         reason = " ".join(redacted(error, tracking_uri()).split())[:200] or type(error).__name__
         say(
             f"warning: not logged to {hide_in(tracking_uri())}: {reason}; `python -m pipeline.track` logs it later",
@@ -51,44 +56,51 @@ def main() -> int:
     return 0
 
 
-def log_results(names: list[str], pages: bool = False) -> None:
-    results = [result for name in names or locked_experiments() if (result := read_result(name))]
+def log_results(names: list[str], pages: str | None) -> None:
+    stages = locked_stages()
+    results = [result for name in names or locked_experiments(stages) if (result := read_result(name, stages))]
     if not results:
         say("nothing to log: no experiment has both an entry in dvc.lock and its reports on disk")
         return
-    logged, runs, deleted = [], [], False
-    with connected() as tracker:
+    logged, runs, refused, start = [], [], False, time.monotonic()
+    with connected() as client:
+        connection = time.monotonic() - start  # nearly all of it imports MLflow, or makes tables
+        tracker = Tracker(client)
         for result in results:
             try:
                 found, is_new = log(tracker, result)
                 runs.append((result, found))
                 if is_new:
                     logged.append(result.experiment)
-            except Deleted as gone:
-                say(f"{result.experiment}: {gone}")
-                deleted = True
-        told = [*register(tracker.client, runs)]
-        shown = [*pages_of(tracker, sorted({result.dataset for result in results}))] if pages else []
+            except Refused as reason:
+                say(f"{result.experiment}: {reason}")
+                refused = True
+        for dataset in tracker.experiments:
+            tracker.end_killed(dataset)
+        told = [*register(client, runs)]
     place = hide_in(tracking_uri())
     if logged:
-        say(f"logged to {place}: {', '.join(logged)}")
-    elif not deleted:
+        seconds = time.monotonic() - start - connection
+        say(f"logged to {place}: {', '.join(logged)} ({seconds:.1f} s, and {connection:.1f} s to start MLflow)")
+    elif not refused:
         say(f"{place} has every result already")
-    say(*told, *shown)
+    say(*told)
+    if pages:
+        base = hide_in(tracking_uri().rstrip("/")) if server.is_server(tracking_uri()) else pages
+        say(*(f"{dataset}: {view.page(base, number)}" for dataset, number in sorted(tracker.experiments.items())))
 
 
 def log(tracker: Tracker, result: Result) -> tuple[Run, bool]:
-    """Bring the run of this result to completion. Returns it, and whether there was anything to do. Raises Deleted."""
+    """Bring the run of this result to completion. Returns it, and whether there was anything to do. Raises Refused."""
     from mlflow import MlflowException
 
-    decision = str(result.metrics["parameters"])
-    run = tracker.claim(result.dataset, result.experiment, result.hash, result.fingerprint, decision)
+    run = tracker.claim(result)
     if run.info.status == "FINISHED":
         return run, False
     for last in (False, False, True):
         try:
             with tracker.unless_deleted(run.info.run_id):
-                complete(tracker, run.info.run_id, run.info.start_time, result)
+                complete(tracker, run, result)
             break
         except MlflowException as error:
             if last or error.error_code != "BAD_REQUEST":  # as when another process has just written the same
@@ -96,33 +108,43 @@ def log(tracker: Tracker, result: Result) -> tuple[Run, bool]:
     return run, True
 
 
-def complete(tracker: Tracker, run_id: str, milliseconds: int, result: Result) -> None:
+def complete(tracker: Tracker, run: Run, result: Result) -> None:
     """Log what the run lacks. Others may do the same at this moment, or have died at it: all log the same."""
-    tracker.tag(run_id, **{"dvc.stage": f"evaluate@{result.experiment}"})
-    tracker.log_params(run_id, result.params)
-    tracker.log_history(run_id, result.history, milliseconds)
-    tracker.log_results(run_id, result.metrics, len(result.history), milliseconds)
+    content, time = Content(tracker.client, run.info.run_id), result.origin.time
+    content.log_tags({**result.origin.tags(), "mlflow.note.content": description(result)})
+    content.log_params({**result.params, **{key: result.metrics[key] for key in COUNTS}})
+    content.log_history(result.history, time.epochs if time else [])
+    content.log_results(result)
     if result.digest:
-        tracker.log_dataset(run_id, result.dataset, result.digest)
-    tracker.log_files(run_id, result.files)
-    tracker.complete(run_id)
+        content.log_dataset(result.dataset, result.digest)
+    content.log_files(result.folder, result.files)
+    content.log_images(result.folder)
+    content.finish(time)
 
 
-def log_live(name: str, fingerprint: str) -> None:
+def log_live(name: str, fingerprint: str, start: float) -> None:
+    """Log the epochs of a training that goes on, which come as lines on standard input, and how it ended."""
     everything = params.load()
     experiment = everything.experiment(name)
     try:
-        with connected() as tracker:
-            run_id = tracker.live(experiment.dataset, name, fingerprint)
+        with connected() as client:
+            tracker = Tracker(client)
+            run_id = tracker.live(experiment.dataset, name, fingerprint, origin.here(start))
         if run_id is None:
             return
         config = experiment.model_dump(mode="json", exclude_unset=True)
         with tracker.unless_deleted(run_id):
-            tracker.log_params(run_id, {**config, "seed": everything.seed_of(name)})
+            Content(client, run_id).log_params({**config, "seed": everything.seed_of(name)})
+            end = "KILLED"  # unless training has the time to say how it ended
             for line in sys.stdin:
-                tracker.log_history(run_id, [json.loads(line)], int(time.time() * 1000))
-    except Deleted as gone:
-        say(f"{name}: {gone}")
+                value = json.loads(line)
+                if isinstance(value, str):
+                    end = value
+                else:
+                    Content(client, run_id).log_history([value], [value.pop("seconds")])
+            client.set_terminated(run_id, end)
+    except Refused as reason:
+        say(f"{name}: {reason}")
 
 
 if __name__ == "__main__":

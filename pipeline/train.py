@@ -77,7 +77,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
 
     first_batch = FirstBatch(packed.classes, group)
     histories, states, temperatures, normalizations = [], {}, {}, {}
-    with live.Logger(name, identity) as logger:
+    with live.Logger(name, identity, stopwatch) as logger:
         plan = trainings(config, seed, packed)
         for number, (file, own_seed, fold) in enumerate(plan):
             if fold is not None:
@@ -119,7 +119,8 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     first_batch.draw(Path("reports", name, "train_batch.png"))
     provenance.write(name, config.network, **inputs, fingerprint=identity)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    times.write(identity, times.TrainTime(stopwatch.start, round(seconds, 3), gpu, threads, group.world_size))
+    epochs = stopwatch.epochs[: len(histories[0])]
+    times.write(identity, times.TrainTime(stopwatch.start, seconds, gpu, threads, group.world_size, epochs))
     remove(CHECKPOINTS / name)
     say(f"{name}: trained in {seconds:.1f} s")
 

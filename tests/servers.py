@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import pytest
 import requests
 from conftest import ENVIRONMENT, REPOSITORY
 
+POSTGRES = shutil.which("postgres")
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
 
 
@@ -38,28 +40,44 @@ def free_port() -> int:
     return port
 
 
-@contextmanager
-def mlflow_server(home: Path) -> Iterator[str]:
-    """The address of a real MLflow server that keeps runs and artifacts in a folder, and serves both."""
-    port = free_port()
-    command = [
-        str(REPOSITORY / ".venv/bin/mlflow"), "server", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", str(home / "artifacts"),
-    ]  # fmt: skip
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=home, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
-    try:
+class MLflowServer:
+    """A real MLflow server with a store of artifacts in a folder, which can be killed and started again."""
+
+    def __init__(self, home: Path, backend: str) -> None:
+        self.home, self.port = home, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.command = [
+            str(REPOSITORY / ".venv/bin/mlflow"), "server", "--port", str(self.port), "--workers", "1",
+            "--backend-store-uri", backend, "--artifacts-destination", str(home / "artifacts"),
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        with (self.home / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=self.home, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
+            )
         for _ in range(600):
-            assert process.poll() is None, (home / "log").read_text()
+            assert self.process.poll() is None, (self.home / "log").read_text()
             try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 break
             except OSError:
                 time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextmanager
+def mlflow_server(home: Path) -> Iterator[str]:
+    """The address of a server that keeps runs in a folder, too."""
+    server = MLflowServer(home, f"sqlite:///{home}/mlflow.db")
+    try:
+        yield server.uri
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        server.kill()
 
 
 @pytest.fixture
@@ -101,6 +119,32 @@ def answers(port: int, server: subprocess.Popen[str]) -> bool:
             time.sleep(0.05)
     server.kill()
     return False
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """The address of an empty PostgreSQL database on this machine, with user and password."""
+    assert POSTGRES is not None
+    programs = Path(POSTGRES).resolve().parent
+    # not in a folder of pytest's, which only its user may enter; and root may not run PostgreSQL
+    with tempfile.TemporaryDirectory() as folder:
+        other = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+        if other:
+            shutil.chown(folder, "postgres")
+        home, port = Path(folder), free_port()
+        (home / "password").write_text("Pass-Word9")
+        (home / "password").chmod(0o644)
+        make = [str(programs / "initdb"), "-D", str(home / "data"), "-U", "mlflow", "--auth=scram-sha-256"]
+        subprocess.run(
+            [*other, *make, f"--pwfile={home}/password", "--no-sync"], check=True, capture_output=True, cwd=home
+        )
+        serve = [str(programs / "postgres"), "-D", str(home / "data"), "-p", str(port), "-k", "", "-c", "fsync=off"]
+        with subprocess.Popen([*other, *serve], cwd=home, stderr=subprocess.PIPE, text=True) as server:
+            try:
+                assert answers(port, server), server.stderr.read() if server.stderr else ""
+                yield f"postgresql+pg8000://mlflow:Pass-Word9@127.0.0.1:{port}/postgres"
+            finally:
+                server.send_signal(signal.SIGINT)  # ends its processes too
 
 
 @contextmanager

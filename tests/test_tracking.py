@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import io
 import json
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ import pytest
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wait_until
 from conftest import run as run_command
 from ruamel.yaml import YAML
-from servers import mlflow_server
+from servers import POSTGRES, MLflowServer, postgres_server
+from test_report import Browser, chromium  # noqa: F401  # a fixture
 
 from pipeline import track
 
@@ -250,10 +252,10 @@ def test_processes_that_start_together_make_one_database(made: Results, waiting:
 
 
 def kill_at(results: Results, call: str, uri: str) -> None:
-    """Run `track a` and let it die, as with SIGKILL, when it comes to that call of the Tracker."""
+    """Run `track a` and let it die, as with SIGKILL, when it comes to that call of Content."""
     script = (
-        "import os, sys; from pipeline import track; from pipeline.tracking import tracker; sys.argv[1:] = ['a'];"
-        f"tracker.Tracker.{call} = lambda *arguments: os._exit(9); track.run(track.main)"
+        "import os, sys; from pipeline import track; from pipeline.tracking import content; sys.argv[1:] = ['a'];"
+        f"content.Content.{call} = lambda *arguments: os._exit(9); track.run(track.main)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", script], cwd=results.root, capture_output=True, text=True, check=False,
@@ -265,7 +267,7 @@ def kill_at(results: Results, call: str, uri: str) -> None:
 def test_a_run_that_was_cut_off_is_completed_and_not_doubled(made: Results) -> None:
     made.add("a", epochs=600)  # more points than one request takes
     client = client_of(database(made.root))  # and the same database for all
-    for call in ("log_results", "complete"):
+    for call in ("log_results", "finish"):
         kill_at(made, call, database(made.root))
         (run,) = runs_of(client)
         assert run.info.status == "RUNNING"
@@ -298,16 +300,20 @@ def test_a_run_shows_the_trained_model_and_not_its_last_epoch(made: Results) -> 
     shown = {key: run.data.metrics[f"val_{key}"] for key in ("accuracy", "loss", "macro_f1")}
     assert shown == {"accuracy": 0.875, "loss": 0.25, "macro_f1": 0.5}
     points = client.get_metric_history(run.info.run_id, "val_accuracy")
-    assert [point.value for point in points if point.step < 3] == [0.0, 0.45]
-    assert len(points) == 4
+    assert sorted((point.step, point.value) for point in points) == [
+        (1, 0.0),
+        (2, 0.45),
+        (3, pytest.approx(0.6)),
+        (4, 0.875),
+    ]
 
 
 def test_the_page_with_the_runs_is_named(made: Results) -> None:
     made.add("a")
-    ran = made.log("--pages")
+    ran = made.log("--pages", "http://127.0.0.1:5000")
     assert ran.status == 0 and ran.err == ""
     number = client_of(database(made.root)).get_experiment_by_name("digits").experiment_id
-    page = f"http://127.0.0.1:5000/#/experiments/{number}/runs?workflowType=machine_learning"
+    page = f"http://127.0.0.1:5000/#/experiments/{number}/runs?workflowType=machine_learning&viewStateShareKey=training"
     assert ran.out.splitlines()[-1] == f"digits: {page}"
 
 
@@ -392,9 +398,18 @@ def test_a_mistake_is_an_error_in_one_line(made: Results) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mlflow_server(tmp_path_factory.mktemp("server")) as uri:
-        yield uri
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
+    """Its database is PostgreSQL's where there is one."""
+    home = tmp_path_factory.mktemp("server")
+    with postgres_server() if POSTGRES else nullcontext(database(home)) as backend:
+        server = MLflowServer(home, backend)
+        yield server
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def server(mlflow_server: MLflowServer) -> str:
+    return mlflow_server.uri
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only root sees which addresses are bound")
@@ -420,8 +435,26 @@ def test_a_server_gets_what_it_missed(made: Results, server: str) -> None:
     assert found["a"].info.status == "FINISHED" and steps_of(client, found["a"], "train_loss") == [1, 2, 3]
     assert {file.path for file in client.list_artifacts(found["a"].info.run_id)} == {"history.csv", "metrics.json"}
     told = made.track(MLFLOW_TRACKING_URI=server.replace("http://", "http://me:Hunter2@")).out
-    assert told == f"{server.replace('http://', 'http://***@')} has every result already\n"
+    assert told.splitlines()[0] == f"{server.replace('http://', 'http://***@')} has every result already"
     assert not (made.root / "mlflow.db").exists()
+
+
+def test_the_printed_page_shows_the_runs_val_first(made: Results, server: str, chromium: Browser) -> None:  # noqa: F811
+    made.add("shown")
+    page = made.track("--pages", "http://127.0.0.1:5000", MLFLOW_TRACKING_URI=server).out.split()[-1]
+    assert page.startswith(server)
+    chromium.size(1600)
+    chromium.driver.get(page)
+    wait_until(lambda: "shown" in chromium.texts("a"), 120)
+    headers = chromium.script(
+        """
+        const cells = [...document.querySelectorAll(".ag-header-cell")].filter(cell => cell.checkVisibility());
+        cells.sort((one, other) => one.getBoundingClientRect().x - other.getBoundingClientRect().x);
+        return cells.map(cell => cell.innerText.trim());
+        """
+    )
+    metrics = [header for header in headers if header.startswith(("val_", "test_", "train_"))]
+    assert metrics == ["val_accuracy", "val_macro_f1", "val_loss", "test_accuracy"] and "Duration" in headers
 
 
 class Forward(BaseHTTPRequestHandler):
@@ -461,13 +494,44 @@ def test_a_server_behind_a_proxy(made: Results, server: str) -> None:
         uri = "http://mlflow.invalid:5000"  # only the proxy could know it
         ran = made.track(MLFLOW_TRACKING_URI=uri, HTTP_PROXY=address, http_proxy=address)
         proxy.shutdown()
-    assert ran.status == 0 and ran.err == "" and ran.out.endswith(f"logged to {uri}: proxied\n")
+    assert ran.status == 0 and ran.err == "" and f"logged to {uri}: proxied (" in ran.out
     assert Forward.asked == {"mlflow.invalid:5000"}
     (run,) = [run for run in runs_of(client_of(server)) if run.info.run_name == "proxied"]
     assert run.info.status == "FINISHED"
 
     refused = made.track(MLFLOW_TRACKING_URI=uri, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
     assert refused.status == 1 and "Connection refused" in refused.err
+
+
+class Guarded(Forward):
+    """A server before the server that asks for user and password."""
+
+    def forward(self) -> None:
+        if self.headers["Authorization"] == f"Basic {base64.b64encode(b'maria:Hunter2').decode()}":
+            super().forward()
+        else:
+            self.send_error(401)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = forward  # noqa: N815 (http.server's names)
+
+
+def test_a_server_that_wants_a_user_and_a_password(made: Results, server: str) -> None:
+    made.add("guarded")
+    Forward.address, Forward.asked = (urlsplit(server).hostname or "", urlsplit(server).port or 0), set()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as guard:
+        threading.Thread(target=guard.serve_forever, args=(0.02,), daemon=True).start()
+        uri = f"http://127.0.0.1:{guard.server_port}"
+        wrong = made.track(MLFLOW_TRACKING_URI=uri.replace("//", "//maria:Hunter1@"))
+        right = made.track(
+            MLFLOW_TRACKING_URI=uri, MLFLOW_TRACKING_USERNAME="maria", MLFLOW_TRACKING_PASSWORD="Hunter2"
+        )
+        guard.shutdown()
+    assert wrong.status == 1 and wrong.out == ""
+    (line,) = wrong.err.splitlines()
+    assert "the server wants another user or password" in line and "Hunter" not in line
+    assert right.status == 0 and right.err == "" and f"logged to {uri}: guarded (" in right.out
+    (run,) = [run for run in runs_of(client_of(server)) if run.info.run_name == "guarded"]
+    assert "Hunter2" not in str(run.data.to_dictionary())
 
 
 # runs pipeline.track, and waits for the others before each run that it makes
@@ -529,8 +593,8 @@ def test_clones_that_train_the_same_at_once_end_in_one_run(tmp_path: Path, serve
         clone.experiment("f", "digits")
         (clone.root / "reports/f/provenance.json").write_text(json.dumps({"fingerprint": "alike"}))
         clones.append(clone)
-    rows = "".join(json.dumps({"epoch": epoch, "train_loss": 1 / epoch}) + "\n" for epoch in (1, 2))
-    live = [clone.begin("--live", "f", "alike", MLFLOW_TRACKING_URI=server) for clone in clones]
+    rows = "".join(json.dumps({"epoch": epoch, "train_loss": 1 / epoch, "seconds": epoch}) + "\n" for epoch in (1, 2))
+    live = [clone.begin("--live", "f", "alike", "1700000000", MLFLOW_TRACKING_URI=server) for clone in clones]
     for process in live:
         assert process.communicate(rows, timeout=120)[1] == "" and process.returncode == 0
     client = client_of(server)
@@ -545,6 +609,54 @@ def test_clones_that_train_the_same_at_once_end_in_one_run(tmp_path: Path, serve
         assert steps_of(client, run, metric) == [1, 2, 3, 4]
 
 
+def test_a_server_that_is_killed_during_training_gets_the_rest_later(
+    made: Results, mlflow_server: MLflowServer
+) -> None:
+    made.dataset("digits", "folders")
+    made.experiment("g", "digits")
+    process = made.begin("--live", "g", "print-of-g", "1700000000", MLFLOW_TRACKING_URI=mlflow_server.uri)
+    assert process.stdin is not None
+    client = client_of(mlflow_server.uri)
+
+    def send(epoch: int) -> None:
+        assert process.stdin is not None
+        row = {"epoch": epoch, "train_loss": 1 / epoch, "seconds": 10 * epoch}
+        process.stdin.write(json.dumps(row) + "\n")
+        process.stdin.flush()
+
+    def begun() -> list[Any]:
+        return [run for run in runs_of(client) if run.info.run_name == "g" and "train_loss" in run.data.metrics]
+
+    send(1)
+    (run,) = wait_until(begun, 120)
+    mlflow_server.kill()
+    send(2)
+    _, err = process.communicate(timeout=120)
+    (line,) = err.splitlines()
+    assert line.startswith(f"warning: not logged to {mlflow_server.uri}: ")
+    mlflow_server.start()
+
+    made.add("g")
+    (made.root / "reports/g/provenance.json").write_text(json.dumps({"fingerprint": "print-of-g"}))
+    assert made.track("g", MLFLOW_TRACKING_URI=mlflow_server.uri).err == ""
+    (after,) = begun()
+    assert after.info.run_id == run.info.run_id and after.info.status == "FINISHED"
+    for metric in ("train_loss", "val_accuracy"):
+        assert steps_of(client, after, metric) == [1, 2, 3]
+
+
+@pytest.mark.skipif(POSTGRES is None, reason="no PostgreSQL on this machine")
+def test_a_database_with_a_password_is_asked_once(made: Results, mlflow_server: MLflowServer) -> None:
+    """MLflow itself would ask again and again for two minutes."""
+    made.add("a")
+    backend = mlflow_server.command[mlflow_server.command.index("--backend-store-uri") + 1]
+    wrong = made.track(MLFLOW_TRACKING_URI=backend.replace("Pass-Word9", "Pass-Word8"))
+    closed = made.track(MLFLOW_TRACKING_URI=backend.replace(urlsplit(backend).netloc, "me:Pass-Word8@127.0.0.1:9"))
+    for ran, words in ((wrong, "password authentication failed"), (closed, "create a connection")):
+        (line,) = ran.err.splitlines()
+        assert ran.status == 1 and words in line and "Pass-Word8" not in line
+
+
 def test_what_a_user_deleted_stays_deleted(made: Results) -> None:
     for name in ("a", "b"):
         made.add(name)
@@ -555,9 +667,9 @@ def test_what_a_user_deleted_stays_deleted(made: Results) -> None:
     made.add("c")
     ran = made.log()
     assert ran.status == 0 and ran.err == ""
-    line, last = ran.out.splitlines()
+    line, last, _ = ran.out.splitlines()
     assert line.startswith("a: its run was deleted in ") and f"mlflow runs restore --run-id {runs['a']}" in line
-    assert last.endswith("mlflow.db: c")
+    assert "mlflow.db: c (" in last
     assert sorted(run.info.run_name for run in runs_of(client)) == ["b", "c"]
 
     experiment = client.get_experiment_by_name("digits").experiment_id
@@ -592,7 +704,7 @@ def test_a_project_that_moves_takes_its_artifacts_along(tmp_path: Path) -> None:
         results = Results(folder)
         results.add("b")
         ran = results.track()
-        assert ran.status == 0 and ran.out.endswith("mlflow.db: b\n"), ran.out + ran.err
+        assert ran.status == 0 and "mlflow.db: b (" in ran.out, ran.out + ran.err
         client = client_of(database(folder))
         assert {run.info.run_name for run in runs_of(client)} == {"a", "b"}
         for run in runs_of(client):
@@ -723,6 +835,7 @@ def test_epochs_appear_while_training_goes_on_and_survive_its_death(digits: Clon
         killed.kill()
         killed.wait()
     wait_until(lambda: not live_processes(training.root), seconds=20)
+    assert client.get_run(run.info.run_id).info.status == "KILLED"
 
     training.must_run("python", "-c", TRAIN, "30", "0")
     assert epochs_in(training.root) == 40

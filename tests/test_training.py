@@ -715,6 +715,7 @@ def test_stage_adds_the_seconds_before_an_interruption(things: Project, monkeypa
     (file,) = (things.root / ".train_times").iterdir()
     known = times.read(file.stem)
     assert known is not None and (known.start, known.train_seconds) == (1000, 60)
+    assert known.epochs == [10, 20, 30]  # of the first seed
 
 
 def test_outputs_do_not_depend_on_code_that_is_no_dependency(

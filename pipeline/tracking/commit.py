@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
+from typing import NamedTuple
 
 RESULTS = ("dvc.lock", "data/splits", "reports")  # in git, but every run of the pipeline changes them
+
+
+class Change(NamedTuple):
+    """The last change of a file that git has."""
+
+    commit: str
+    seconds: int  # since 1970
+    author: str
 
 
 def git_state() -> tuple[str | None, str | None]:
@@ -15,6 +25,19 @@ def git_state() -> tuple[str | None, str | None]:
     except (OSError, subprocess.CalledProcessError):
         return None, None
     return commit, "true" if changes else "false"
+
+
+def last_change(file: Path) -> Change | None:
+    """The last change of a file. None if git has no such file, or another version of it."""
+    try:
+        found = git("log", "-1", "--format=%H %ct %an", "--", str(file))
+        changed = git("status", "--porcelain", "--", str(file))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    if changed or not found:
+        return None
+    commit, seconds, author = found.split(" ", 2)
+    return Change(commit, int(seconds), author)
 
 
 def git(*arguments: str) -> str:

@@ -79,6 +79,17 @@ def check_writable(uri: str) -> None:
         raise complaint(error) from error
 
 
+def check_answers(uri: str) -> None:
+    """Raise an error of SQLAlchemy unless the database lets us in. MLflow itself would try for two minutes."""
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
 def complaint(error: Exception) -> Exception:
     """An Unusable if the database is the reason for an error of MLflow, otherwise the error itself."""
     cause: BaseException | None = error
@@ -90,6 +101,9 @@ def complaint(error: Exception) -> Exception:
             if code.startswith(start):
                 return Unusable(words)
         return Unusable(str(cause))
+    if (said := getattr(error, "orig", None)) is not None and said.args:  # SQLAlchemy's error about a driver's error
+        told = said.args[0]
+        return Unusable(str(told.get("M", told) if isinstance(told, dict) else told))  # PostgreSQL's fields
     if schema := re.search(r"database schema \(found version (\w+), but expected (\w+)\)", str(error)):
         return Unusable(
             f"its tables are of another version of MLflow ({schema[1]}, not {schema[2]}): "

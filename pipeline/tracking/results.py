@@ -7,11 +7,13 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.system import readers
 from pipeline.system.console import UserError, say
+from pipeline.tracking.origin import Origin, of_report
 
 LOCK = Path("dvc.lock")
 # Two results are the same if these files are; dvc.lock has the md5 of each
@@ -36,12 +38,16 @@ class Result:
     digest: str | None  # DVC's hash of the packed data set
     fingerprint: str | None  # of the training, by which its live run is found
     hash: str  # see `result_hash`
-    files: list[Path]  # of the report
+    folder: Path  # of the report
+    files: list[Path]
+
+    @cached_property
+    def origin(self) -> Origin:
+        return of_report(self.folder, self.fingerprint)
 
 
-def locked_experiments() -> list[str]:
-    """The experiments that have been trained and evaluated, according to `dvc.lock`."""
-    stages = locked_stages()
+def locked_experiments(stages: dict[str, Any]) -> list[str]:
+    """The experiments that have been trained and evaluated, according to the stages of `dvc.lock`."""
     names = [stage.removeprefix("evaluate@") for stage in stages if stage.startswith("evaluate@")]
     return [name for name in names if f"train@{name}" in stages]
 
@@ -60,12 +66,12 @@ def locked_stages() -> dict[str, Any]:
     return stages
 
 
-def read_result(name: str) -> Result | None:
-    """The result of an experiment. None, with a printed note, if its report is missing or of another model.
+def read_result(name: str, stages: dict[str, Any]) -> Result | None:
+    """The result of an experiment, of which dvc.lock has `stages`.
 
-    Raises UserError for an experiment that was never trained here.
+    None, with a printed note, if its report is missing or of another model. Raises UserError for an experiment that was
+    never trained here.
     """
-    stages = locked_stages()
     if f"train@{name}" not in stages:
         raise UserError(f"{LOCK} has no train@{name}: run dvc repro evaluate@{name}")
     evaluated = stages.get(f"evaluate@{name}", {})
@@ -96,13 +102,14 @@ def read_result(name: str) -> Result | None:
         digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
         fingerprint=known.get("fingerprint"),
         hash=result_hash(folder, locked_md5s(evaluated)),
-        files=sorted(file for file in folder.iterdir() if file.is_file() and is_result(file.name)),
+        folder=folder,
+        files=sorted(file for file in folder.rglob("*") if file.is_file() and is_result(file.relative_to(folder))),
     )
 
 
-def is_result(name: str) -> bool:
-    """Whether a file of a report is written by a stage; pages are views of such files."""
-    return not name.startswith(".") and not name.endswith(".html")
+def is_result(file: Path) -> bool:
+    """Whether a file of a report, at this path in it, is written by a stage; pages are views of such files."""
+    return file.suffix != ".html" and not any(part.startswith(".") for part in file.parts)
 
 
 def locked_md5s(stage: dict[str, Any], kind: Literal["deps", "outs"] = "outs") -> dict[str, str]:

@@ -18,6 +18,18 @@ def is_server(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https")
 
 
+def complaint(error: Exception) -> Exception:
+    """An error that says what to do if a server has refused a user or a password, otherwise the error itself."""
+    words = COMPLAINTS.get(getattr(error, "error_code", ""))
+    return PermissionError(words) if words else error
+
+
+COMPLAINTS = {
+    "UNAUTHENTICATED": "the server wants another user or password: see MLFLOW_TRACKING_USERNAME and _PASSWORD",
+    "PERMISSION_DENIED": "this user may not do that on the server: its administrator grants permissions",
+}
+
+
 def knock(uri: str) -> None:
     """Connect to a server, or to the proxy before it, and disconnect. Raises OSError if it does not answer."""
     from requests.utils import get_environ_proxies, select_proxy  # MLflow asks through requests: the same proxies

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class TrainTime:
     device: str  # cpu, or the name of the GPU
     threads: int  # of the CPU, in each process
     devices: int  # processes, one for each device
+    # seconds until the end of each epoch, of the first training where there are several
+    epochs: list[float] = field(default_factory=list)
 
 
 class Stopwatch:
@@ -32,17 +34,22 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.start, self.began, self.before = time.time(), time.monotonic(), 0.0
+        self.epochs: list[float] = []
 
     def seconds(self) -> float:
-        return self.before + time.monotonic() - self.began
+        return round(self.before + time.monotonic() - self.began, 3)
 
-    def state_dict(self) -> dict[str, float]:
-        return {"start": self.start, "seconds": self.seconds()}
+    def end_epoch(self) -> None:
+        self.epochs.append(self.seconds())
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        return {"start": self.start, "seconds": self.seconds(), "epochs": self.epochs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint. Of several, the latest counts: it knows the seconds of those before it."""
         self.start = min(self.start, state["start"])
         self.before = max(self.before, state["seconds"])
+        self.epochs = max(self.epochs, state["epochs"], key=len)
 
 
 def write(fingerprint: str, train_time: TrainTime) -> None:

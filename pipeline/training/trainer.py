@@ -89,6 +89,7 @@ class Trainer:
                 if device.out_of_memory(error):
                     raise self.out_of_memory() from None
                 raise
+            self.stopwatch.end_epoch()
             if self.config.checkpoint == "best" and best_epoch(self.history) == epoch:
                 self.best = copy.deepcopy(self.result.state_dict())
             if self.group.rank == 0:

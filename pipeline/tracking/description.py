@@ -1,0 +1,34 @@
+"""The description of a run: how to repeat it, and what it reaches, val first."""
+
+from __future__ import annotations
+
+import os
+
+from pipeline.tracking.content import METRICS
+from pipeline.tracking.origin import Origin
+from pipeline.tracking.results import Result
+
+
+def description(result: Result) -> str:
+    """Markdown, which MLflow's page shows on top of a run."""
+    sides = [side for side in ("val", "test") if side in result.metrics]
+    lines = ["```", *commands(result.experiment, result.origin), "```", ""]
+    lines += [f"| | {' | '.join(sides)} |", "| --- |" + " ---: |" * len(sides)]
+    for key in METRICS:
+        values = [result.metrics[side].get(key) for side in sides]
+        if any(value is not None for value in values):
+            cells = ["" if value is None else f"{value:.4f}" for value in values]
+            lines.append(f"| {key.replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def commands(experiment: str, origin: Origin) -> list[str]:
+    """The commands that repeat a result."""
+    if name := os.environ.get("DVC_EXP_NAME"):
+        before = [f"dvc exp apply {name}"]
+    elif origin.commit:
+        uncommitted = "  # and changes that were not committed" if origin.dirty == "true" else ""
+        before = [f"git checkout {origin.commit[:10]}{uncommitted}"]
+    else:
+        before = []
+    return [*before, f"dvc repro evaluate@{experiment}"]

@@ -1,0 +1,274 @@
+"""What a run in MLflow shows of a result: times, metrics, tags, description, files and images."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import run as run_command
+from conftest import wait_until
+from PIL import Image
+from test_tracking import Results, client_of, database, runs_of
+
+from pipeline.tracking.database import create
+
+START = 1_700_000_000.5
+
+
+class Trained(Results):
+    """Results that were trained in this folder, with figures."""
+
+    def add(self, name: str, *arguments: Any, seconds: float = 90.0, **options: Any) -> None:
+        super().add(name, *arguments, **options)
+        folder = self.root / "reports" / name
+        (folder / "provenance.json").write_text(json.dumps({"fingerprint": f"print-of-{name}"}))
+        for key in ("train_batch", "confusion_matrix", "samples"):
+            Image.new("RGB", (40, 30), (len(name) * 40, 0, 0)).save(folder / f"{key}.png")
+        (folder / "galleries").mkdir(exist_ok=True)
+        (folder / "galleries/worst.csv").write_text("path\n")
+        times = {"start": START, "train_seconds": seconds, "device": "NVIDIA H200", "threads": 1, "devices": 1}
+        (self.root / ".train_times").mkdir(exist_ok=True)
+        file = self.root / f".train_times/print-of-{name}.json"
+        file.write_text(json.dumps({**times, "epochs": [20.0, 40.0, 60.0]}))
+
+    def git(self, *command: str) -> str:
+        ran = run_command(["git", *command], self.root)
+        assert ran.status == 0, ran.err
+        return ran.out.strip()
+
+    def commit(self) -> None:
+        (self.root / ".gitignore").write_text("mlflow.db*\nmlartifacts\n.train_times\n")
+        self.git("init", "-q")
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "Start", "--author", "Maria <maria@example.com>")
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, because making them takes seconds."""
+    file = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    create(file)
+    return file
+
+
+@pytest.fixture
+def made(tmp_path: Path, tables: Path) -> Trained:
+    shutil.copy(tables, tmp_path / "mlflow.db")
+    return Trained(tmp_path)
+
+
+@pytest.fixture
+def anew(made: Trained, tables: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
+    """Track again into an empty database, and return what MLflow shows then."""
+
+    def tracked() -> dict[str, Any]:
+        other = made.root / "anew"
+        other.mkdir()
+        shutil.copy(tables, other / "mlflow.db")
+        with monkeypatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", database(other))
+            assert made.log().status == 0
+        return shown(other)
+
+    return tracked
+
+
+def shown(root: Path) -> dict[str, Any]:
+    """All that MLflow shows of each run, without what is another one for every run: ids and places."""
+    client, told = client_of(database(root)), {}
+    for run in runs_of(client):
+        files = {}
+        places = [file.path for file in client.list_artifacts(run.info.run_id)]
+        for path in places:
+            inside = client.list_artifacts(run.info.run_id, path)
+            places += [file.path for file in inside if file.path != path]
+            if not inside:  # a file
+                name = path.rpartition("+compressed")[0] or path
+                name = name.rpartition("+")[0] or name  # MLflow gives each image a number of its own
+                content = Path(client.download_artifacts(run.info.run_id, path)).read_bytes()
+                files[name, Path(path).suffix] = content
+        told[run.info.run_name] = {
+            "status": run.info.status,
+            "times": (run.info.start_time, run.info.end_time),
+            "params": run.data.params,
+            "tags": {key: value for key, value in run.data.tags.items() if key != "mlflow.log-model.history"},
+            "metrics": {
+                key: sorted(
+                    (point.step, point.value, point.timestamp)
+                    for point in client.get_metric_history(run.info.run_id, key)
+                )
+                for key in run.data.metrics
+            },
+            "data": [given.dataset.digest for given in run.inputs.dataset_inputs],
+            "files": files,
+        }
+    return told
+
+
+def test_a_run_has_the_times_of_its_training(made: Trained) -> None:
+    made.add("a", val={"accuracy": 0.875, "loss": 0.25, "macro_f1": 0.5})
+    assert made.log().status == 0
+    run = shown(made.root)["a"]
+    start = 1_700_000_000_500
+    assert run["times"] == (start, start + 90_000)
+    assert run["metrics"]["train_seconds"] == [(0, 90.0, start + 90_000)]
+    assert [(step, moment - start) for step, _, moment in run["metrics"]["train_loss"]] == [
+        (1, 20_000),
+        (2, 40_000),
+        (3, 60_000),
+    ]
+    assert run["metrics"]["val_accuracy"][-1] == (4, 0.875, start + 90_000)
+    assert run["tags"]["device"] == "NVIDIA H200" and "cores" in run["tags"]["host"]
+
+
+def test_a_run_says_who_made_it_and_how_to_repeat_it(made: Trained) -> None:
+    made.add("a")
+    made.commit()
+    (made.root / "params.yaml").write_text("edited")  # which has no entry in git
+    assert made.log().status == 0
+    tags = shown(made.root)["a"]["tags"]
+    commit = made.git("rev-parse", "HEAD")
+    assert (tags["mlflow.user"], tags["mlflow.source.name"]) == (getpass.getuser(), "dvc.yaml")
+    assert (tags["mlflow.source.git.commit"], tags["git.dirty"]) == (commit, "true")
+    assert tags["dvc.stage"] == "evaluate@a"
+    note = tags["mlflow.note.content"].splitlines()
+    assert note[:4] == [
+        "```",
+        f"git checkout {commit[:10]}  # and changes that were not committed",
+        "dvc repro evaluate@a",
+        "```",
+    ]
+    assert note[5:7] == ["| | val | test |", "| --- | ---: | ---: |"]
+    assert "| accuracy | 0.6000 | 0.5000 |" in note
+    assert os.uname().nodename not in json.dumps(tags) and str(made.root) not in json.dumps(tags)
+
+
+def test_a_dvc_experiment_is_named(made: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.add("a")
+    monkeypatch.setenv("DVC_EXP_NAME", "wider-net")
+    assert made.log().status == 0
+    tags = shown(made.root)["a"]["tags"]
+    assert tags["dvc.exp_name"] == "wider-net"
+    assert tags["mlflow.note.content"].splitlines()[1:3] == ["dvc exp apply wider-net", "dvc repro evaluate@a"]
+
+
+def test_a_result_that_was_pulled_is_of_the_one_who_committed_it(made: Trained) -> None:
+    made.add("a")
+    made.commit()
+    for file in (made.root / ".train_times").iterdir():
+        file.unlink()
+    assert made.log().status == 0
+    run = shown(made.root)["a"]
+    moment = 1000 * int(made.git("log", "-1", "--format=%ct"))
+    assert run["times"] == (moment, None) and run["status"] == "FINISHED"  # nobody here knows how long it took
+    assert run["tags"]["mlflow.user"] == "Maria"
+    assert run["tags"]["mlflow.source.git.commit"] == made.git("rev-parse", "HEAD")
+    assert {"host", "device"}.isdisjoint(run["tags"]) and "train_seconds" not in run["metrics"]
+    assert [step for step, *_ in run["metrics"]["val_loss"]] == [1, 2, 3]
+
+
+def test_only_few_metrics_are_shown(made: Trained) -> None:
+    side = {"accuracy": 0.9, "loss": 0.3, "macro_f1": 0.8, "accuracy_interval": [0.8, 1.0], "auc": {"cat": 0.7}}
+    made.add("a", val=side)  # as long as people look at them all
+    assert made.log().status == 0
+    run = shown(made.root)["a"]
+    names = {"accuracy", "loss", "macro_f1"}
+    assert run["metrics"].keys() == {
+        *(f"{side}_{name}" for side in ("val", "test") for name in names),
+        *("train_loss", "train_accuracy", "train_seconds"),
+    }
+    files = {path for path, suffix in run["files"] if not path.startswith("images/")}
+    assert {"metrics.json", "samples.png", "galleries/worst.csv"} <= files
+
+
+def test_a_new_database_shows_all_as_it_was(made: Trained, anew: Callable[[], dict[str, Any]]) -> None:
+    for name in ("a", "bb"):
+        made.add(name)
+    made.commit()
+    ran = made.log()
+    assert ran.status == 0 and "a, bb (" in ran.out and " s to start MLflow)" in ran.out
+    before = shown(made.root)
+    images = {path for path, suffix in before["a"]["files"] if path.startswith("images/")}
+    assert images == {f"images/{key}+step+0+timestamp+1700000000500" for key in ("train_batch", "confusion_matrix")}
+    assert anew() == before
+
+
+def test_an_experiment_of_others_is_left_alone(made: Trained) -> None:
+    made.add("a")
+    made.add("b")
+    assert made.log("b").status == 0
+    client = client_of(database(made.root))
+    client.rename_experiment(client.get_experiment_by_name("digits").experiment_id, "ours")
+    number = client.create_experiment("digits")
+    client.create_run(number)
+    ran = made.log("a")
+    assert ran.status == 0 and ran.err == ""
+    (line,) = ran.out.splitlines()
+    assert line.startswith("a: the MLflow experiment digits in ") and f"rename --experiment-id {number}" in line
+    assert len(client.search_runs([number])) == 1
+    client.rename_experiment(number, "theirs")
+    assert made.log("a").out.startswith("logged to ")
+
+
+# --- trainings that end before they have a result ---
+
+
+def live(made: Trained, *lines: object) -> Any:
+    """The process that logs a training live, which has got these lines."""
+    made.dataset("digits", "folders")
+    made.experiment("a", "digits")
+    process = made.begin("--live", "a", "print-of-a", str(START))
+    assert process.stdin is not None
+    for line in lines:
+        process.stdin.write(json.dumps(line) + "\n")
+    process.stdin.flush()
+    return process
+
+
+FIRST = {"epoch": 1, "train_loss": 1.0, "val_loss": 2.0, "seconds": 20.0}
+
+
+@pytest.mark.parametrize(("last", "status"), [([], "KILLED"), (["FINISHED"], "FINISHED")])
+def test_a_training_that_has_ended_does_not_run_in_mlflow(
+    made: Trained, anew: Callable[[], dict[str, Any]], last: list[str], status: str
+) -> None:
+    process = live(made, FIRST, *last)
+    assert process.communicate(timeout=120)[1] == "" and process.returncode == 0
+    client = client_of(database(made.root))
+    (run,) = runs_of(client)
+    assert run.info.status == status and run.data.metrics["val_loss"] == 2.0
+    made.add("a")  # it went on, or was evaluated
+    assert made.log().status == 0
+    assert [found.info.run_id for found in runs_of(client)] == [run.info.run_id]
+    after, other = shown(made.root)["a"], anew()["a"]
+    assert after["status"] == "FINISHED"
+    for part in ("times", "tags", "metrics", "files"):
+        assert other[part] == after[part]
+
+
+def test_a_training_that_was_killed_with_its_logger_is_ended_by_the_next(made: Trained) -> None:
+    """As when a machine goes down. The process with the number of the training is one that has ended."""
+    process = live(made, FIRST)
+    try:
+        wait_until(lambda: (made.root / "mlflow.db").exists())
+        client = client_of(database(made.root))
+        wait_until(lambda: [run for run in runs_of(client) if "val_loss" in run.data.metrics])
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    (run,) = runs_of(client)
+    assert run.info.status == "RUNNING"
+    made.add("b")
+    assert made.log("b").status == 0
+    assert client.get_run(run.info.run_id).info.status == "RUNNING"  # this process, which began it, still runs
+    client.set_tag(run.info.run_id, "train.process", str(process.pid))
+    made.add("c")
+    assert made.log("c").status == 0
+    assert client.get_run(run.info.run_id).info.status == "KILLED"
