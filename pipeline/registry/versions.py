@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,13 +139,12 @@ def tracking_to(uri: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without MLflow's notes on its own steps, and without its bars."""
+    """Without MLflow's notes on its own steps."""
     import mlflow  # it sets the level of its logger
 
     logger = logging.getLogger(mlflow.__name__)
     level = logger.level
     logger.setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         yield
     finally:
