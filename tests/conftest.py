@@ -50,18 +50,29 @@ settings.load_profile("busy")
 # by the time they take, so that no process of pytest-xdist is left alone with one of them at the end
 LONG = (
     "test_pipeline",
-    "test_distributed",
     "test_tracking",
     "test_scale",
     "test_benchmarks",
-    "test_check",
-    "test_torture",
+    "test_distributed",
     "test_merge",
-    "test_sharing",
+    "test_walk",
     "test_verify",
-    "test_workflow",
+    "test_sharing",
+    "test_champion",
+    "test_export",
+    "test_check",
+    "test_team",
+    "test_networks",
     "test_audit",
+    "test_workflow",
+    "test_torture",
+    "test_portable",
 )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests often wait, for servers, time-outs and processes."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,6 @@ import base64
 import http.client
 import io
 import json
-import os
 import re
 import signal
 import socket
@@ -310,5 +309,5 @@ def test_mistakes_in_the_command(server: Server, digits: Clone) -> None:
 
 
 def test_make_app_starts_it(digits: Clone) -> None:
-    ran = run(["make", "-n", "app", "MODEL=models/digits-mlp"], digits.root)
-    assert os.linesep.join(ran.out.splitlines()[-1:]) == ".venv/bin/python -m pipeline.app --model 'models/digits-mlp'"
+    ran = run(["make", "--no-print-directory", "-n", "app", "MODEL=models/digits-mlp"], digits.root)
+    assert ran.out.splitlines()[-1] == ".venv/bin/python -m pipeline.app --model 'models/digits-mlp'"

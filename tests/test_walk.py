@@ -28,8 +28,8 @@ def some_photos(folder: Path) -> Path:
     real = Path(os.environ.get("DATA_MIRROR", ""), "cats-dogs/cats-dogs-sample.zip")
     if real.is_file():
         with zipfile.ZipFile(real) as source, zipfile.ZipFile(out, "w") as archive:
-            names = [name for name in source.namelist() if name.endswith(".jpg")]
-            for name in names[:: len(names) // 80]:
+            photos = [about.filename for about in source.infolist() if about.file_size]  # four are empty
+            for name in photos[:: len(photos) // 80]:
                 archive.writestr(name, source.read(name))
     else:
         class_folders(folder / "photos", {"Cat": 40, "Dog": 40})
@@ -54,14 +54,14 @@ def test_the_walk_as_written(digits: Clone, copy_of: Callable[[Clone], Clone], t
     compared = follow(
         clone, steps(".venv/bin/python -m pipeline.compare photos-cnn", ("/tmp/changed.png", str(grid)))
     ).out
-    assert "photos-cnn by these images." in compared or "from photos-cnn by these images." in compared
+    assert "photos-cnn by these images." in compared
     assert grid.exists()
 
     shown = follow(clone, steps(".venv/bin/dvc exp run --queue")).out
     first = clone.must_run("dvc", "exp", "list", "--name-only").out.split()[0]
-    assert first in shown and "photos-cnn-flip.val.accuracy" in shown
+    assert first in shown and "photos-cnn-flip.val.loss" in shown  # on so few images, accuracies may be the same
     applied = follow(clone, steps(".venv/bin/dvc exp apply", ("wiser-alap", first))).out
-    assert "experiments.photos-cnn-flip.epochs" in applied and "photos-cnn-flip.val.accuracy" in applied
+    assert "experiments.photos-cnn-flip.epochs" in applied and "photos-cnn-flip.val.loss" in applied
     assert "photos-cnn-flip at HEAD by these images." in applied
     follow(clone, steps(".venv/bin/dvc plots diff"))
     follow(clone, steps("git checkout"))
