@@ -29,6 +29,7 @@ from pipeline.images.sources import open_source
 from pipeline.images.tables import CHECKED, write_tables
 from pipeline.system import console
 from pipeline.system.console import UserError
+from pipeline.system.workers.pool import cores
 
 REPOSITORY = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what the tests start would inherit it
@@ -72,7 +73,7 @@ LONG = (
 
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: tests often wait, for servers, time-outs and processes."""
-    return len(os.sched_getaffinity(0)) + 1
+    return cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
