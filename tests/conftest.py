@@ -29,7 +29,6 @@ from pipeline.images.sources import open_source
 from pipeline.images.tables import CHECKED, write_tables
 from pipeline.system import console
 from pipeline.system.console import UserError
-from pipeline.system.workers.pool import cores
 
 REPOSITORY = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what the tests start would inherit it
@@ -69,11 +68,6 @@ LONG = (
     "test_torture",
     "test_portable",
 )
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: tests often wait, for servers, time-outs and processes."""
-    return cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
