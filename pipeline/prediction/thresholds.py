@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation.intervals import wilson
 from pipeline.system import readers
 from pipeline.system.console import UserError
 
@@ -26,9 +27,7 @@ class Choice(NamedTuple):
     images: int
 
     def __str__(self) -> str:
-        from scipy.stats import binomtest
-
-        low, high = binomtest(self.correct, self.kept).proportion_ci(method="wilson")
+        low, high = wilson(self.correct, self.kept)
         return (
             f"threshold {self.threshold:.4f}: of {self.images:,} val images it keeps {self.kept:,}"
             f" ({self.kept / self.images:.1%}), of which {self.correct / self.kept:.2%} are right"
