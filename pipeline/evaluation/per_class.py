@@ -40,16 +40,13 @@ def ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float
 def auc(labels: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float64]:
     """The area under the ROC curve of each class against the rest, of labels (N,) and scores (N, classes).
 
-    It is the probability that an image of the class gets a higher score than one of another (Mann and Whitney's U),
-    and NaN where there are no images of the class, or no others.
+    NaN where there are no images of the class, or no others.
     """
-    from scipy.stats import rankdata
+    from sklearn.metrics import roc_auc_score
 
     areas = np.full(scores.shape[1], np.nan)
     for number in np.unique(labels):
         own = labels == number
-        count, others = int(own.sum()), int((~own).sum())
-        if others:
-            ranks = rankdata(scores[:, number])[own].sum()
-            areas[number] = (ranks - count * (count + 1) / 2) / (count * others)
+        if not own.all():
+            areas[number] = roc_auc_score(own, scores[:, number])
     return areas
