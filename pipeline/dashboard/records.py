@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.config.experiments import Experiment
 from pipeline.system import readers
 from pipeline.system.console import UserError
-from pipeline.tracking.results import flat
+from pipeline.tracking.results import flat, rows_of
 from pipeline.training import times
 from pipeline.training.times import TrainTime
 
@@ -133,8 +133,7 @@ def read_metrics(file: Path, stage: str) -> dict[str, Any]:
 
 def read_history(file: Path, stage: str) -> list[dict[str, float]]:
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
+        return rows_of(file)
     except (ValueError, TypeError, AttributeError, csv.Error) as error:  # of a row with more or fewer fields, too
         raise readers.damaged(file, error, stage) from None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.system.credentials import hide
 from pipeline.tracking.results import Result, flat
 from pipeline.tracking.tracker import FOLDER, PROCESS, milliseconds
+from pipeline.tracking.view import IMAGES
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 COUNTS = ("parameters", "trainable_parameters")
 # The few that people compare; the rest of metrics.json is an artifact
 METRICS = ("accuracy", "macro_f1", "loss", "ece", "accuracy_mean", "accuracy_sd")
-IMAGES = ("train_batch", "confusion_matrix")  # shown side by side: MLflow shows at first what is logged at step 0
 
 
 class Content:
@@ -117,7 +117,7 @@ class Content:
             file = folder / f"{key}.png"
             if file.exists() and not any(name.startswith(f"{key}+") for name in known):
                 with Image.open(file) as image:
-                    self.client.log_image(self.run_id, image, key=key, step=0, timestamp=self.start)
+                    self.client.log_image(self.run_id, image, key=key, step=0, timestamp=self.start)  # shown at first
 
     def finish(self, time: TrainTime | None) -> None:
         """Say that the run is complete, and when the training ended, if that is known."""

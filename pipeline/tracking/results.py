@@ -91,13 +91,11 @@ def read_result(name: str, stages: dict[str, Any]) -> Result | None:
     dataset = config["dataset"]
     provenance = folder / "provenance.json"
     known = readers.read_description(provenance, f"train@{name}") if provenance.exists() else {}
-    with (folder / "history.csv").open(newline="") as file:
-        history = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
     return Result(
         experiment=name,
         dataset=dataset,
         params={"seed": locked_params["seed"], **config},
-        history=history,
+        history=rows_of(folder / "history.csv"),
         metrics=readers.read_description(folder / "metrics.json", f"evaluate@{name}"),
         digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
         fingerprint=known.get("fingerprint"),
@@ -110,6 +108,12 @@ def read_result(name: str, stages: dict[str, Any]) -> Result | None:
 def is_result(file: Path) -> bool:
     """Whether a file of a report, at this path in it, is written by a stage; pages are views of such files."""
     return file.suffix != ".html" and not any(part.startswith(".") for part in file.parts)
+
+
+def rows_of(history: Path) -> list[dict[str, float]]:
+    """A row for each epoch of a history.csv. Raises ValueError, TypeError, AttributeError or csv.Error for others."""
+    with history.open(newline="", encoding="utf-8") as lines:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
 
 
 def locked_md5s(stage: dict[str, Any], kind: Literal["deps", "outs"] = "outs") -> dict[str, str]:

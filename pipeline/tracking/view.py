@@ -12,7 +12,7 @@ KEY = "training"
 TAG = f"mlflow.sharedViewState.{KEY}"
 COLUMNS = ("val_accuracy", "val_macro_f1", "val_loss", "test_accuracy")
 CHARTS = ("val_accuracy", "val_loss", "val_macro_f1", "train_accuracy", "train_loss")  # MLflow puts others after these
-IMAGES = ("train_batch", "confusion_matrix")
+IMAGES = ("train_batch", "confusion_matrix")  # of each run, side by side
 SECTION = "metrics"
 
 
