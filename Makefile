@@ -78,13 +78,15 @@ lint: $(INSTALLED) ## check style, types and the workflow of GitHub
 	$(BIN)/mypy
 	$(BIN)/zizmor --offline --quiet .github
 
-# On the project's own database, or the one that MLFLOW_TRACKING_URI names; of a server it prints the address of the runs
+# On the project's own database, or the one that MLFLOW_TRACKING_URI names; of a server it prints the address of the runs.
+# MLflow's jobs for generative AI are switched off: eight processes with 1.4 GB that nothing here uses
 .PHONY: ui
 ui: PORT ?= 5000
 ui: $(INSTALLED) ## show the runs in MLflow: its page opens at the printed address (PORT=5000)
 	@$(BIN)/python -m pipeline.track --pages http://127.0.0.1:$(PORT)
 	@case "$${MLFLOW_TRACKING_URI:-}" in http*) ;; *) \
-		MLFLOW_LOGGING_LEVEL=WARNING PYTHONWARNINGS=ignore exec $(BIN)/mlflow ui --port $(PORT) --workers 1 \
+		MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_LOGGING_LEVEL=WARNING PYTHONWARNINGS=ignore \
+			exec $(BIN)/mlflow ui --port $(PORT) --workers 1 \
 			--uvicorn-opts '--log-level warning' --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; esac
 
 .PHONY: page

@@ -47,15 +47,16 @@ ENVIRONMENT = {
 settings.register_profile("busy", deadline=None)  # beside other work any example may take long
 settings.load_profile("busy")
 
-# by the time they take, so that no process of pytest-xdist is left alone with one of them at the end
+# by the time they take, so that no process of pytest-xdist is left alone with one of them at the end; the second does
+# not need the clone that the first one makes (`digits`)
 LONG = (
     "test_pipeline",
-    "test_tracking",
-    "test_scale",
-    "test_benchmarks",
     "test_distributed",
-    "test_merge",
     "test_walk",
+    "test_tracking",
+    "test_benchmarks",
+    "test_scale",
+    "test_merge",
     "test_verify",
     "test_sharing",
     "test_champion",

@@ -45,19 +45,20 @@ def free_port() -> int:
 class MLflowServer:
     """A real MLflow server with a store of artifacts in a folder, which can be killed and started again."""
 
-    def __init__(self, home: Path, backend: str) -> None:
+    def __init__(self, home: Path, backend: str, *options: str, **environment: str) -> None:
         self.home, self.port = home, free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.command = [
             str(REPOSITORY / ".venv/bin/mlflow"), "server", "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", backend, "--artifacts-destination", str(home / "artifacts"),
+            "--backend-store-uri", backend, "--artifacts-destination", str(home / "artifacts"), *options,
         ]  # fmt: skip
+        self.environment = {**ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environment}  # as `make ui`
         self.start()
 
     def start(self) -> None:
         with (self.home / "log").open("w") as log:
             self.process = subprocess.Popen(
-                self.command, cwd=self.home, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
+                self.command, cwd=self.home, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
         for _ in range(600):
             assert self.process.poll() is None, (self.home / "log").read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import io
 import json
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+import requests
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wait_until
 from conftest import run as run_command
 from ruamel.yaml import YAML
@@ -503,35 +503,38 @@ def test_a_server_behind_a_proxy(made: Results, server: str) -> None:
     assert refused.status == 1 and "Connection refused" in refused.err
 
 
-class Guarded(Forward):
-    """A server before the server that asks for user and password."""
+def test_a_server_that_wants_a_user_and_a_password(made: Results, tmp_path: Path) -> None:
+    """MLflow's own, which lets a user read what others have logged."""
+    admin = ("admin", "a longer password")
+    server = MLflowServer(
+        tmp_path, database(tmp_path), "--app-name", "basic-auth",
+        MLFLOW_AUTH_ADMIN_PASSWORD=admin[1], MLFLOW_FLASK_SERVER_SECRET_KEY="secret",
+    )  # fmt: skip
+    for user in ("maria", "bob"):
+        account = {"username": user, "password": f"Hunter2 of {user}"}
+        requests.post(f"{server.uri}/api/2.0/mlflow/users/create", json=account, auth=admin).raise_for_status()
 
-    def forward(self) -> None:
-        if self.headers["Authorization"] == f"Basic {base64.b64encode(b'maria:Hunter2').decode()}":
-            super().forward()
-        else:
-            self.send_error(401)
+    def track(user: str, password: str) -> Ran:
+        account = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+        return made.track(MLFLOW_TRACKING_URI=server.uri, **account)
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = forward  # noqa: N815 (http.server's names)
-
-
-def test_a_server_that_wants_a_user_and_a_password(made: Results, server: str) -> None:
     made.add("guarded")
-    Forward.address, Forward.asked = (urlsplit(server).hostname or "", urlsplit(server).port or 0), set()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as guard:
-        threading.Thread(target=guard.serve_forever, args=(0.02,), daemon=True).start()
-        uri = f"http://127.0.0.1:{guard.server_port}"
-        wrong = made.track(MLFLOW_TRACKING_URI=uri.replace("//", "//maria:Hunter1@"))
-        right = made.track(
-            MLFLOW_TRACKING_URI=uri, MLFLOW_TRACKING_USERNAME="maria", MLFLOW_TRACKING_PASSWORD="Hunter2"
-        )
-        guard.shutdown()
+    wrong = made.track(MLFLOW_TRACKING_URI=server.uri.replace("//", "//maria:Hunter1@"))
+    right = track("maria", "Hunter2 of maria")
+    again = track("bob", "Hunter2 of bob")
+    made.add("more")
+    refused = track("bob", "Hunter2 of bob")
+    server.kill()
     assert wrong.status == 1 and wrong.out == ""
     (line,) = wrong.err.splitlines()
     assert "the server wants another user or password" in line and "Hunter" not in line
-    assert right.status == 0 and right.err == "" and f"logged to {uri}: guarded (" in right.out
-    (run,) = [run for run in runs_of(client_of(server)) if run.info.run_name == "guarded"]
-    assert "Hunter2" not in str(run.data.to_dictionary())
+    assert right.status == 0 and right.err == "" and f"logged to {server.uri}: guarded (" in right.out
+    assert again.status == 0 and "has every result already" in again.out
+    assert refused.status == 1 and refused.out == ""
+    (line,) = refused.err.splitlines()
+    assert "this user may not do that on the server" in line
+    for file in ("mlflow.db", "log"):
+        assert b"Hunter2" not in (tmp_path / file).read_bytes()
 
 
 # runs pipeline.track, and waits for the others before each run that it makes

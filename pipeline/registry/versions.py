@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from pipeline.evaluation.model import check_files
 from pipeline.registry import logged
 from pipeline.system import readers
 from pipeline.system.console import UserError
+from pipeline.tracking.uploads import upload
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,7 +87,8 @@ def logged_model(client: MlflowClient, run: Run, result: Result) -> LoggedModel:
             found = first_model(client, run)
             assert found is not None
         if found.status != "READY":
-            client.log_model_artifacts(found.model_id, str(Path(folder, "model")))
+            files = [file for file in Path(folder, "model").rglob("*") if file.is_file()]
+            upload(partial(client.log_model_artifact, found.model_id), Path(folder, "model"), files)
             link(client, run_id, found, len(result.history))
             client.finalize_logged_model(found.model_id, "READY")
     return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.system.credentials import hide
 from pipeline.tracking.results import Result, flat
 from pipeline.tracking.tracker import FOLDER, PROCESS, milliseconds
+from pipeline.tracking.uploads import upload
 from pipeline.tracking.view import IMAGES
 
 if TYPE_CHECKING:
@@ -104,9 +106,7 @@ class Content:
 
     def log_files(self, folder: Path, files: list[Path]) -> None:
         """Log files of a folder as artifacts, under their paths in it."""
-        for file in files:
-            inside = file.parent.relative_to(folder).as_posix()
-            self.client.log_artifact(self.run_id, str(file), None if inside == "." else inside)
+        upload(partial(self.client.log_artifact, self.run_id), folder, files)
 
     def log_images(self, folder: Path) -> None:
         """Log IMAGES of a folder, as far as they are there, in the form that MLflow shows side by side."""

@@ -102,8 +102,12 @@ class Tracker:
             active = sorted(filter(is_active, runs), key=lambda run: run.info.run_id)
             undecided = [run for run in active if DECISIVE not in run.data.params]
             chosen = [run for run in active if run.data.params.get(DECISIVE, DUPLICATE) != DUPLICATE]
-            live = self.live_runs(experiment, result.fingerprint)
             deleted = [run for run in runs if not is_active(run)]
+            if undecided and not (chosen or deleted):
+                if all(self.decide(run, DUPLICATE) for run in undecided[1:]):
+                    self.decide(undecided[0], str(result.metrics["parameters"]))
+                continue  # other processes may have decided otherwise: look again
+            live = self.live_runs(experiment, result.fingerprint)
             if chosen or deleted:
                 for run in filter(is_active, [*active, *live]):
                     if run not in chosen and self.decide(run, DUPLICATE):
@@ -111,10 +115,6 @@ class Tracker:
                 if not chosen:
                     refuse_deleted(deleted)
                 return min(chosen, key=lambda run: run.info.status != "FINISHED")
-            if undecided:
-                if all(self.decide(run, DUPLICATE) for run in undecided[1:]):
-                    self.decide(undecided[0], str(result.metrics["parameters"]))
-                continue  # other processes may have decided otherwise: look again
             refuse_deleted(live)
             tags = {"result": result.hash, "dvc.stage": f"evaluate@{result.experiment}"}
             for run in filter(is_active, live):
