@@ -18,8 +18,7 @@ from pipeline.images.tables import SPLITS, STATUSES, read_columns
 from pipeline.page import charts, findings, overall
 from pipeline.page.template import page_script, write_page
 from pipeline.page.thumbnails import thumbnails
-from pipeline.page.ticking import script_data
-from pipeline.splitting.decisions import HEADER, is_begun, read_rows
+from pipeline.page.ticking import decided_by, script_data
 from pipeline.system import workers
 from pipeline.system.console import say
 
@@ -33,8 +32,7 @@ def main(name: str) -> None:
     dataset = params.load().dataset(name)
     table = Path("data/checked", f"{name}.parquet")
     checked, classes = read_columns(table, CHECKED)
-    decision_file = Path("data/decided", f"{name}.csv")
-    decisions = {row["path"]: row for row in read_rows(decision_file)}
+    decisions, decided = decided_by(Path("data/decided", f"{name}.csv"))
 
     others = set(pc.unique(checked["label"]).drop_null().to_pylist()).difference(classes)
     labels = [*classes, *sorted(others)]  # none of the others' images can be decoded
@@ -71,8 +69,7 @@ def main(name: str) -> None:
         scores=overall.scores(overview.predictions),
         chance=overview.predictions[0].chance if overview.predictions else None,
         status={status: pc.sum(pc.equal(checked["status"], status)).as_py() or 0 for status in STATUSES},
-        decided=len(decisions),
-        decision_header="" if is_begun(decision_file) else ",".join(HEADER),
+        **decided,
         sizes=charts.sizes(checked),
         histograms=charts.histograms(checked),
         official_splits=[split for split in SPLITS if pc.index(checked["official_split"], split).as_py() >= 0],
@@ -96,7 +93,7 @@ def notes(checked: pa.Table, classes: list[str], others: list[str], source: Sour
             yield f"Without a usable image in the official {split} split: {', '.join(missing)}."
 
 
-def metadata(table: pa.Table, labels: list[str], decisions: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+def metadata(table: pa.Table, labels: list[str], decisions: dict[str, list[str]]) -> dict[str, list[Any]]:
     """What the page shows of each listed image, as columns. A class is given as its position in `labels`."""
     columns: dict[str, list[Any]] = {column: table[column].to_pylist() for column in SHOWN}
     columns["label"] = charts.positions(table["label"], labels).tolist()
@@ -104,10 +101,7 @@ def metadata(table: pa.Table, labels: list[str], decisions: dict[str, dict[str, 
     for column in (*MEASURED, "aspect_ratio"):
         columns[column] = [float(f"{value:.3g}") for value in findings.measure(table, column)]
         columns[column] = [None if value != value else value for value in columns[column]]  # NaN is no JSON
-    columns["decision"] = [
-        [decision[key] for key in ("decision", "label", "note")] if (decision := decisions.get(path)) else None
-        for path in columns["path"]
-    ]
+    columns["decision"] = [decisions.get(path) for path in columns["path"]]
     return columns
 
 

@@ -10,8 +10,7 @@ from pipeline.dashboard.doubts import PICTURED, Doubts
 from pipeline.page.findings import Section
 from pipeline.page.issues import Issue
 from pipeline.page.template import page_script, write_page
-from pipeline.page.ticking import script_data
-from pipeline.splitting.decisions import HEADER, is_begun, read_rows
+from pipeline.page.ticking import decided_by, script_data
 
 FILE = "labels.html"
 ISSUE = Issue(
@@ -23,8 +22,7 @@ ISSUE = Issue(
 
 def write_labels(name: str, doubts: Doubts) -> None:
     """Write `reports/<data set>/labels.html`. Raises UserError where images or decisions can't be read."""
-    decision_file = Path("data/decisions", f"{name}.csv")
-    decisions = {row["path"]: [row["decision"], row["label"], row["note"]] for row in read_rows(decision_file)}
+    decisions, decided = decided_by(Path("data/decisions", f"{name}.csv"))
     paths = doubts.paths.to_pylist()
     classes = sorted({*doubts.labels, *doubts.suggested})
     shown = pictures(name, doubts.paths[:PICTURED])
@@ -61,7 +59,6 @@ def write_labels(name: str, doubts: Doubts) -> None:
         labels=classes,
         sections=sections,
         whole=[],
-        decided=len(decisions),
-        decision_header="" if is_begun(decision_file) else ",".join(HEADER),
+        **decided,
         official_splits=[],
     )

@@ -12,8 +12,7 @@ from pipeline.page.findings import PICTURED, Section, shares
 from pipeline.page.issues import AUDITED, PAIRS
 from pipeline.page.template import page_script, write_page
 from pipeline.page.thumbnails import jpeg
-from pipeline.page.ticking import script_data
-from pipeline.splitting.decisions import HEADER, is_begun, read_rows
+from pipeline.page.ticking import decided_by, script_data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +31,7 @@ def write_audit(
     rows: NDArray[np.int64],
 ) -> Path:
     """Write the page and return its path. Row `rows[n]` of `pixels` (N, H, W, C) is the image in row n of `images`."""
-    decision_file = Path("data/decided", f"{name}.csv")
-    decisions = {row["path"]: [row["decision"], row["label"], row["note"]] for row in read_rows(decision_file)}
+    decisions, decided = decided_by(Path("data/decided", f"{name}.csv"))
     sections = find(images, pairs)
     listed = list(dict.fromkeys(row for section in sections for entry in section.entries for row in entry))
     pictured = {row for section in sections for entry in section.entries[: section.pictured] for row in entry}
@@ -64,8 +62,7 @@ def write_audit(
         labels=classes,
         sections=sections,
         whole=[],
-        decided=len(decisions),
-        decision_header="" if is_begun(decision_file) else ",".join(HEADER),
+        **decided,
         official_splits=[],
     )
     return path

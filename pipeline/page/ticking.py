@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.page.findings import MEMBERS, Section
+from pipeline.splitting.decisions import HEADER, is_begun, read_rows
 
 RELABELED = (
     "wrong_label",
 )  # sections in which a tick gives an image the class that is suggested; elsewhere it drops it
+
+
+def decided_by(file: Path) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """What a person has decided, [decision, label, note] by path, and what a page says of the file itself."""
+    decisions = {row["path"]: [row[key] for key in HEADER[1:]] for row in read_rows(file)}
+    header = "" if is_begun(file) else ",".join(HEADER)
+    return decisions, {"decided": len(decisions), "decision_header": header}
 
 
 def script_data(
