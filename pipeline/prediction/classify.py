@@ -14,7 +14,7 @@ from pipeline.images.files import utf8
 from pipeline.images.items import is_clutter
 from pipeline.images.stored import Problem
 from pipeline.prediction.inputs import File, Found
-from pipeline.prediction.pixels import crashed, in_words, preprocessing, read_all, size
+from pipeline.prediction.pixels import NOT_FINITE, crashed, in_words, preprocessing, read_all, size
 from pipeline.system.credentials import hide
 from pipeline.system.workers import ordered_map
 
@@ -71,6 +71,6 @@ def is_left_out(file: File, problem: Problem) -> bool:
 
 def answer(model: Model, path: str, probabilities: NDArray[np.float32], most: int) -> Answer:
     if not np.isfinite(probabilities).all():
-        return Answer(path, [], "the network's logits of it are no finite numbers")
+        return Answer(path, [], NOT_FINITE)
     best = np.argsort(-probabilities, kind="stable")[:most]
     return Answer(path, [Prediction(model.classes[number], float(probabilities[number])) for number in best])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.model import Model
 
 UNREAD = ""  # the code of a file that the system does not let us read
+NOT_FINITE = "the network's logits of it are no finite numbers"
 
 
 class Preprocessing(NamedTuple):

@@ -46,7 +46,7 @@ class Classifier(PythonModel):
 
     def answers(self, images: list[object]) -> Iterator[dict[str, Any]]:
         from pipeline.images.stored import Problem
-        from pipeline.prediction.pixels import in_words, preprocessing
+        from pipeline.prediction.pixels import NOT_FINITE, in_words, preprocessing
 
         how = preprocessing(self.model)
         read = [how.apply(content_of(image), "") for image in images]
@@ -58,7 +58,7 @@ class Classifier(PythonModel):
                 continue
             each = next(probabilities)
             if not np.isfinite(each).all():
-                yield {"error": "the network's logits of it are no finite numbers"}
+                yield {"error": NOT_FINITE}
                 continue
             best = int(each.argmax())
             yield {
