@@ -46,6 +46,11 @@ def main(name: str) -> None:
     stop_if_too_many_broken(name, inspected, validation, dataset.check.max_quarantined)
 
     classes = [label for label in source.classes if validation.has_usable(label)]
+    if not classes:
+        raise UserError(
+            f"{name}: none of {validation.count} files is a usable image with a class: expected"
+            f" {dataset.source}/CLASS/FILE, or a list of labels, datasets.{name}.check.labels in params.yaml"
+        )
     summary = summarize(inspected, validation, classes, source)
     if listed:
         summary["label_list"] = listed

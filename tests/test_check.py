@@ -667,6 +667,18 @@ def test_no_image_at_all(project: Project) -> None:
     no_output(project)
 
 
+def test_images_without_any_class_stop_the_stage(project: Project) -> None:
+    """As Kaggle's cat.0.jpg, dog.0.jpg in one folder: nothing after `check` could use them."""
+    for seed, name in enumerate(("cat.0.png", "cat.1.png", "dog.0.png")):
+        (project.root / "in").mkdir(exist_ok=True)
+        picture(seed).save(project.root / "in" / name)
+    project.dataset("photos", "in")
+    failed_in_one_line(
+        project.run("check", "photos"), "none of 3 files", "in/CLASS/FILE", "datasets.photos.check.labels"
+    )
+    assert not (project.root / "data/checked").exists()
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [

@@ -109,10 +109,14 @@ def refusal(path: Path) -> str:
         (["in/cat/1.png", "in/dog/1.png", "README.md"], [("cat", None), ("dog", None), (None, None)]),
         (["train/cat/1.png", "test/dog/1.png", "train/1.png"], [("cat", "train"), ("dog", "test"), (None, "train")]),
         (["1.png", "2.png"], [(None, None), (None, None)]),
-        # hidden files, macOS's shadows
+        # hidden files, and those of systems
         (
             ["in/cat/1.png", "in/dog/1.png", "__MACOSX/in/cat/._1.png", "in/cat/.x.png", "in/.git/x/1.png"],
             [("cat", None), ("dog", None), (None, None), (None, None), (None, None)],
+        ),
+        (
+            ["cat/@eaDir/1.png/THUMB.png", "cat/1.png", "dog/1.png", "lost+found/1.png"],  # a Synology's, a disk's
+            [(None, None), ("cat", None), ("dog", None), (None, None)],
         ),
         (["cat/.ipynb_checkpoints/1.png", "cat/1.png", "dog/1.png"], [(None, None), ("cat", None), ("dog", None)]),
         # names that look like a way out, or like a pattern

@@ -17,6 +17,9 @@ from pipeline.images.folders import Folders
 from pipeline.images.formats import SUFFIXES
 from pipeline.images.stored import Content
 
+# Folders that systems make beside a user's: macOS, Synology's thumbnails and bin, Windows, Linux
+OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+
 
 class Entry(NamedTuple):
     """A file, a link or a member of an archive; or a folder, which has no content: it only shows that it is there."""
@@ -46,8 +49,8 @@ class Item:
 
 
 def is_visible(path: str) -> bool:
-    """Whether no part of the path is hidden or macOS's own."""
-    return not any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+    """Whether no part of the path is hidden or a system's own."""
+    return not any(part.startswith(".") or part in OF_SYSTEMS for part in path.split("/"))
 
 
 def is_clutter(path: str, issues: Iterable[str]) -> bool:
