@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -55,7 +56,7 @@ from pipeline.networks import Shape, build
 from pipeline.system import memory
 from pipeline.system.console import UserError, run
 from pipeline.system.device import make_deterministic, select_device
-from pipeline.training import live, times
+from pipeline.training import checkpoint, live, times
 from pipeline.training.data import TrainingData
 from pipeline.training.distributed import ALONE
 from pipeline.training.model import summary
@@ -288,6 +289,22 @@ def test_checkpoint_leaves_out_frozen_weights_and_keeps_statistics(packed: Packe
             nn.Sequential(nn.Flatten(), nn.Linear(90, 3)), config(epochs=2), batches(packed, "train"), None, 1, saved
         ).fit()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("after", [0, 500, 1500])
+def test_ctrl_c_while_a_checkpoint_is_written_stays_ctrl_c(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class File(io.FileIO):
+        def write(self, data: Any) -> int:
+            if self.tell() >= after:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: File(path, mode))
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path / "saved.pt", {"weights": torch.zeros(1000)})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_that_is_damaged_is_set_aside(

@@ -22,8 +22,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
         with partial.open("wb") as file:
             try:
                 torch.save(state, file)
-            except RuntimeError as error:  # torch wraps the OSError of a full disk in one
-                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+            except RuntimeError as error:  # torch wraps the OSError of a full disk in one, and Ctrl-C too
+                raise error.__context__ or error from None
         found = checksum(partial)  # behind the state, so that both are replaced in one step; torch.load does not mind
         with partial.open("ab") as file:
             file.write(found)
