@@ -138,7 +138,7 @@ def announce(name: str, model: nn.Module, data: TrainingData, threads: int) -> N
     all_, trainable = parameter_counts(model)
     processes = data.group.world_size
     where = data.device if processes == 1 else f"{processes} × {data.device.type}"
-    images = f"{len(data.train):,} images, on {where} ({threads} threads)"
+    images = f"{len(data.train):,} images, on {where} ({threads} thread{'s' * (threads > 1)})"
     warn_of_other_images(name, data.config, data.packed)
     say(*summary(model), f"{name}: {trainable:,} of {all_:,} parameters, {images}")
 

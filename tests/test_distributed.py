@@ -279,7 +279,7 @@ def test_two_processes_train_as_one_with_two_parts_of_a_batch(
     things.experiment("things-two", "things", compute=TWO, **more)
     first, second = started_by_srun(things, "things-two", [things.root] * 2)
     assert (first.status, second.status) == (0, 0), first.err + second.err
-    assert "on 2 × cpu (1 threads)" in first.out and "train loss" in first.out
+    assert "on 2 × cpu (1 thread)" in first.out and "train loss" in first.out
     assert (second.out, second.err) == ("", "")  # one talks
 
     assert weights(things, "things-two") == weights(things, "things-parts")

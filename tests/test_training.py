@@ -829,7 +829,7 @@ def test_stage_stops_for_a_loss_that_is_no_number(things: Project) -> None:
     things.experiment("things-nan", "things", optimizer=runaway, epochs=50, batch_size="full", compute={"threads": 1})
     ran = things.run("train", "things-nan")
     failed_in_one_line(ran, "in epoch", "the last good state", ".checkpoints/things-nan", "lower optimizer.lr")
-    assert "(1 threads)" in ran.out
+    assert "(1 thread)" in ran.out
     assert not (things.root / "models").exists()
     assert not (things.root / "reports").exists()
     kept = files(things.root / ".checkpoints")
