@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pipeline.system.entry import command_line
 
-import socket
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.system import workers
-from pipeline.system.console import MissingExtra, UserError, run, say
+from pipeline.system.console import MissingExtra, run, say
+from pipeline.web.listening import listen
 
 HOST, PORT = "127.0.0.1", 8000
 
@@ -50,17 +50,6 @@ def main() -> None:
             uvicorn.Server(config).run(sockets=[listener])
     finally:
         answers.close()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises UserError where that can't be."""
-    try:
-        return socket.create_server((host, port))
-    except (OSError, OverflowError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"can't listen at {host}:{port} ({said}): give another --port, or end what listens there"
-        ) from None
 
 
 if __name__ == "__main__":

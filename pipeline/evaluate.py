@@ -43,7 +43,7 @@ def main(name: str) -> None:
     model = Model(Path("models", name))
     check_model(name, config, model, packed)
     check_files(model.folder, Path("reports", name, "provenance.json"), model.stage)
-    sides = measured(name, config, model, packed, device)
+    sides = measured(config, model, packed, device)
     group_by = everything.datasets[config.dataset].split.group_by
     rows = np.concatenate([side.predictions.rows for side in sides])
     attributes = slices.attributes(packed, rows, config.dataset, group_by)
@@ -66,7 +66,7 @@ def main(name: str) -> None:
         say(f"{name}: no AUC and no curves: the probabilities of all classes would take too much memory")
 
 
-def measured(name: str, config: Experiment, model: Model, packed: PackedDataset, device: torch.device) -> list[Side]:
+def measured(config: Experiment, model: Model, packed: PackedDataset, device: torch.device) -> list[Side]:
     """What all trainings say of val, if it says anything, and of test."""
     from pipeline.dataset.batches import Batches, resident_budget
     from pipeline.evaluation.predictions import predict

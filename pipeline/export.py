@@ -79,16 +79,17 @@ def test_images(model: Model) -> tuple[NDArray[np.uint8], str]:
     """Test images of the model's data set, (N, H, W, C) uint8, and what they are; noise where they are not here."""
     from pipeline.dataset.packed import PackedDataset
 
-    dataset, shape = model.about["dataset"], model.shape
+    dataset, size = model.about["dataset"], (model.shape.height, model.shape.width, model.shape.channels)
     folder, splits = Path("data/packed", dataset), Path("data/splits", f"{dataset}.parquet")
-    if not (folder.exists() and splits.exists()):
-        noise = np.random.default_rng(0).integers(
-            0, 256, (CHECKED, shape.height, shape.width, shape.channels), np.uint8
-        )
-        return noise, f"{CHECKED} images of noise (data/packed/{dataset} is not here)"
-    packed = PackedDataset(folder, splits)
-    chosen = np.sort(packed.rows("test"))[:CHECKED]
-    return packed.images[chosen], f"{len(chosen)} test images"
+    why = f"data/packed/{dataset} is not here"
+    if folder.exists() and splits.exists():
+        packed = PackedDataset(folder, splits)
+        chosen = np.sort(packed.rows("test"))[:CHECKED]
+        if len(chosen) and packed.images.shape[1:] == size:
+            return packed.images[chosen], f"{len(chosen)} test images"
+        why = f"data/packed/{dataset} has no test images of the size that the model takes"
+    noise = np.random.default_rng(0).integers(0, 256, (CHECKED, *size), np.uint8)
+    return noise, f"{CHECKED} images of noise ({why})"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from pipeline.config.features import Features
+    from pipeline.config.features import FeaturesConfig
     from pipeline.dataset.packed import PackedImages
 
 CHANNELS = 3  # that pretrained backbones take
@@ -53,7 +53,7 @@ def main(name: str) -> None:
     say(f"{name}: {count:,} images through {config.network.model} on {device}, {file.stat().st_size / 1e6:.1f} MB")
 
 
-def load_backbone(config: Features, packed: PackedImages, weights: Path) -> nn.Module:
+def load_backbone(config: FeaturesConfig, packed: PackedImages, weights: Path) -> nn.Module:
     """The backbone with its weights, for fast convolutions. Raises UserError as `networks.build` does."""
     import torch
 
@@ -65,14 +65,14 @@ def load_backbone(config: Features, packed: PackedImages, weights: Path) -> nn.M
     return backbone.to(memory_format=torch.channels_last)
 
 
-def image_size(config: Features, packed: PackedImages) -> tuple[int, int]:
+def image_size(config: FeaturesConfig, packed: PackedImages) -> tuple[int, int]:
     """Height and width of the images that the backbone gets: the shorter side is `size`."""
     height, width = packed.meta["height"], packed.meta["width"]
     scale = config.size / min(height, width) if config.size else 1
     return round(height * scale), round(width * scale)
 
 
-def batches(config: Features, packed: PackedImages, device: torch.device) -> Iterator[Tensor]:
+def batches(config: FeaturesConfig, packed: PackedImages, device: torch.device) -> Iterator[Tensor]:
     """The images as the backbone takes them, (B, 3, H, W) float32 on the device: scaled, normalized."""
     import numpy as np
     import torch

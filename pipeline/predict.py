@@ -32,13 +32,14 @@ def main() -> int:
     model = open_model(arguments)
     threshold = choose_threshold(arguments, model)
     score = Score(model.classes, threshold) if arguments.score else None
-    columns = tables.Columns(arguments.top, threshold, score.label_of if score else None)
+    top = min(arguments.top, len(model.classes))
+    columns = tables.Columns(top, threshold, score.label_of if score else None)
     grids = list(open_grids(arguments, model))
 
     count = broken = 0
     with ExitStack() as stack:
         takers = [*takers_of(arguments, columns, stack), *([score.add] if score else []), *(grid.add for grid in grids)]
-        answers: Iterable[Answer] = classify(model, found, arguments.top)
+        answers: Iterable[Answer] = classify(model, found, top)
         if not (prints_lines(arguments) and sys.stdout.isatty()):  # lines would tear the bar apart
             answers = progress(answers, total=len(found.files), unit=" files")
         for answer in answers:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pipeline.system.entry import command_line
 
 import re
-import socket
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from pipeline.system.credentials import hide_in, redacted
 from pipeline.tracking import database
 from pipeline.tracking.connection import connected
 from pipeline.tracking.server import tracking_uri
+from pipeline.web.listening import listen
 
 if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}; 0: any that is free")
     arguments = parser.parse_args()
     name: str = arguments.model.removeprefix("models:/")
-    with bound(arguments.port) as listening, tempfile.TemporaryDirectory() as temporary:
+    with listen(HOST, arguments.port) as listening, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "model")
         if Path(name).is_dir():
             package(Path(name), folder)
@@ -46,20 +47,8 @@ def main() -> None:
         from pipeline.registry.scoring import guarded
 
         say(f"{name} answers at http://{HOST}:{listening.getsockname()[1]}/invocations; Ctrl-C ends it")
-        uvicorn.Server(uvicorn.Config(guarded(model), log_level="warning")).run(sockets=[listening])
-
-
-def bound(port: int) -> socket.socket:
-    """A socket at a port of this machine, before a model is loaded in vain. Raises UserError where it is taken."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sends at once only so
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((HOST, port))
-        listening.listen()
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "expected 0 to 65535"
-        raise UserError(f"--port {port}: {reason}; give another") from None
-    return listening
+        with suppress(KeyboardInterrupt):  # the usual way to end it
+            uvicorn.Server(uvicorn.Config(guarded(model), log_level="warning")).run(sockets=[listening])
 
 
 def package(model: Path, out: Path) -> None:

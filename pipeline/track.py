@@ -110,16 +110,16 @@ def log(tracker: Tracker, result: Result) -> tuple[Run, bool]:
 
 def complete(tracker: Tracker, run: Run, result: Result) -> None:
     """Log what the run lacks. Others may do the same at this moment, or have died at it: all log the same."""
-    content, time = Content(tracker.client, run.info.run_id), result.origin.time
+    content, trained = Content(tracker.client, run.info.run_id), result.origin.time
     content.log_tags({**result.origin.tags(), "mlflow.note.content": description(result)})
     content.log_params({**result.params, **{key: result.metrics[key] for key in COUNTS}})
-    content.log_history(result.history, time.epochs if time else [])
+    content.log_history(result.history, trained.epochs if trained else [])
     content.log_results(result)
     if result.digest:
         content.log_dataset(result.dataset, result.digest)
     content.log_files(result.folder, result.files)
     content.log_images(result.folder)
-    content.finish(time)
+    content.finish(trained)
 
 
 def log_live(name: str, fingerprint: str, start: float) -> None:
@@ -141,7 +141,8 @@ def log_live(name: str, fingerprint: str, start: float) -> None:
                 if isinstance(value, str):
                     end = value
                 else:
-                    Content(client, run_id).log_history([value], [value.pop("seconds")])
+                    seconds = value.pop("seconds")
+                    Content(client, run_id).log_history([value], [seconds])
             client.set_terminated(run_id, end)
     except Refused as reason:
         say(f"{name}: {reason}")

@@ -114,13 +114,14 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
         return
 
     about |= calibration(temperatures) | of_others(normalizations)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    epochs = stopwatch.epochs[: len(histories[0])]
+    train_time = times.TrainTime(stopwatch.start, seconds, gpu, threads, group.world_size, epochs)
     write_model(Path("models", name), {"experiment": name, **about}, states)
     write_history(Path("reports", name, "history.csv"), histories[0])
     first_batch.draw(Path("reports", name, "train_batch.png"))
     provenance.write(name, config.network, **inputs, fingerprint=identity)
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    epochs = stopwatch.epochs[: len(histories[0])]
-    times.write(identity, times.TrainTime(stopwatch.start, seconds, gpu, threads, group.world_size, epochs))
+    times.write(identity, train_time)
     remove(CHECKPOINTS / name)
     say(f"{name}: trained in {seconds:.1f} s")
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from pipeline.system.entry import command_line
 
-import fnmatch
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import chdir
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -81,30 +82,33 @@ def chosen(patterns: list[str]) -> list[str]:
     stages = locked_stages()
     known = [name for name in params.load().experiments if f"evaluate@{name}" in stages]
     for pattern in patterns:
-        if not fnmatch.filter(known, pattern):
+        if not any(fnmatchcase(name, pattern) for name in known):
             raise UserError(
                 f"the last commit has no results of {pattern!r}{hint(pattern, known)}; it has those of"
                 f" {', '.join(known) or 'no experiment'}: run dvc repro evaluate@EXPERIMENT and commit what it writes"
             )
-    return [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def needed(names: list[str], stages: Stages) -> list[str]:
     """The stages that lead to the evaluation of these experiments, in an order in which they can run."""
 
-    def with_ancestors(stage: str) -> Iterator[str]:
-        for path in locked(stage, "deps", stages):
-            for other in stages:
-                if any(overlap(path, output) for output in locked(other, "outs", stages)):
-                    yield from with_ancestors(other)
-        yield stage
+    @cache
+    def with_ancestors(stage: str) -> list[str]:
+        before = [
+            other
+            for path in locked(stage, "deps", stages)
+            for other in stages
+            if any(overlap(path, output) for output in locked(other, "outs", stages))
+        ]
+        return [*dict.fromkeys(each for other in before for each in with_ancestors(other)), stage]
 
     return list(dict.fromkeys(stage for name in names for stage in with_ancestors(f"evaluate@{name}")))
 
 
 def overlap(one: str, other: str) -> bool:
     """Whether two paths are the same, or one is a folder that holds the other."""
-    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
 def bring_sources(names: list[str], stages: Stages, cache: str) -> None:

@@ -571,8 +571,8 @@ def test_every_view_has_its_say(packed: PackedDataset, tmp_path: Path, tta: Any)
     assert history[-1]["val_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
     expected = logits.log_softmax(1)
     given = inference.answers(model, batches(packed, "val"), tta)
-    assert torch.allclose(given.truth, expected.gather(1, labels[:, None]).squeeze(1), atol=1e-5)
-    assert given.named.equal(expected.argmax(1))
+    assert torch.allclose(given.log_truth, expected.gather(1, labels[:, None]).squeeze(1), atol=1e-5)
+    assert given.predicted.equal(expected.argmax(1))
 
 
 def test_compiled_network_trains_alike(packed: PackedDataset, tmp_path: Path) -> None:

@@ -592,8 +592,8 @@ def test_large_images_are_evaluated_in_small_batches(packed: PackedDataset, monk
     assert sizes == [38]
     monkeypatch.setattr(inference, "EVALUATION_VALUES", 15 * 6 * 5 * 3)
     in_parts = inference.answers(model, batches(packed, "train", "val"))
-    assert torch.allclose(in_parts.truth, at_once.truth, atol=1e-6)
-    assert in_parts.named.equal(at_once.named)
+    assert torch.allclose(in_parts.log_truth, at_once.log_truth, atol=1e-6)
+    assert in_parts.predicted.equal(at_once.predicted)
     assert sizes[1:] == [15, 15, 8]
     monkeypatch.setattr(inference, "EVALUATION_VALUES", 1)
     inference.answers(model, batches(packed, "val"))

@@ -72,7 +72,7 @@ def usable_rows(path: Path) -> NDArray[np.int64]:
     import pyarrow.parquet as pq
 
     with telling_damage(path):
-        pieces = pq.ParquetFile(path).iter_batches(columns=["status"])
+        pieces = pq.ParquetFile(path, page_checksum_verification=True).iter_batches(columns=["status"])
         usable = [np.array([status != "quarantined" for status in piece[0].to_pylist()], bool) for piece in pieces]
     return np.flatnonzero(np.concatenate([np.zeros(0, bool), *usable]))
 
@@ -85,7 +85,7 @@ def take(path: Path, rows: NDArray[np.int64]) -> pa.Table:
     schema = pa.schema([CHECKED.field(name) for name in COLUMNS])
     taken, start = [schema.empty_table()], 0
     with telling_damage(path):
-        for piece in pq.ParquetFile(path).iter_batches(columns=COLUMNS):
+        for piece in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(columns=COLUMNS):
             inside = rows[(rows >= start) & (rows < start + len(piece))] - start
             part = pa.Table.from_batches([piece]).take(pa.array(inside.tolist(), pa.int64()))
             taken.append(part.select(COLUMNS).cast(schema))

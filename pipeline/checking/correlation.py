@@ -29,7 +29,7 @@ FOLLOWS = {
 PER_BIN = 5  # images of a class of usual size that a bin should have, at least
 
 
-class Prediction(NamedTuple):
+class AttributePrediction(NamedTuple):
     """How well an attribute tells apart all classes, or (`label`) one class from the others, on held-out images."""
 
     attribute: Attribute
@@ -52,9 +52,9 @@ class Prediction(NamedTuple):
         return self.skill >= LEAST[self.attribute.kind] and self.accuracy - self.chance >= FAR * self.chance_error
 
 
-def findings(found: list[Prediction]) -> list[Prediction]:
+def findings(found: list[AttributePrediction]) -> list[AttributePrediction]:
     """The predictions to call out, one for an attribute, the best first. Bytes follow from size and format."""
-    first: dict[str, Prediction] = {}
+    first: dict[str, AttributePrediction] = {}
     for prediction in found:
         if prediction.is_finding:
             first.setdefault(prediction.attribute.name, prediction)
@@ -65,7 +65,7 @@ def findings(found: list[Prediction]) -> list[Prediction]:
     return sorted(first.values(), key=lambda prediction: -prediction.skill)
 
 
-def in_words(prediction: Prediction) -> str:
+def in_words(prediction: AttributePrediction) -> str:
     """A sentence without its end: what predicts what, and how well."""
     what = "the class" if prediction.label is None else f"whether the class is {prediction.label}"
     accuracy = f"{100 * prediction.accuracy:.0f} % balanced accuracy on held-out images"
@@ -80,7 +80,7 @@ COSTS = {
 }
 
 
-def predictions(table: pa.Table, attributes: list[Attribute]) -> list[Prediction]:
+def predictions(table: pa.Table, attributes: list[Attribute]) -> list[AttributePrediction]:
     """How well each attribute of the images of a table predicts the class: over all classes, and of the best one."""
     first = first_of_groups(table["group"].to_pylist())
     labels = table["label"].to_pylist()
@@ -127,7 +127,7 @@ def of_attribute(
     codes: NDArray[np.int64],
     classes: list[str],
     folds: NDArray[np.int64],
-) -> list[Prediction]:
+) -> list[AttributePrediction]:
     """By a histogram classifier: a value belongs to the class in whose histogram it is most frequent.
 
     `codes` (M,) are the positions in `classes` of the images `rows` (M,), and `folds` (M,) hold each of them out once.
@@ -150,16 +150,15 @@ def of_attribute(
         others = (frequency.sum(0) - frequency) / (count - 1)
         told += (frequency > others).astype(np.float64) @ held_out.T.astype(np.float64)
     recalls = correct / sizes
-    found = [
-        Prediction(attribute, None, mean(recalls), 1 / count, spread(recalls, sizes), spread(1 / count, sizes)),
-    ]
+    errors = spread(recalls, sizes), spread(1 / count, sizes)
+    found = [AttributePrediction(attribute, None, mean(recalls), 1 / count, *errors)]
     if count > 2:
         rates = told / sizes
         recalls = np.stack([rates.diagonal(), 1 - (rates.sum(1) - rates.diagonal()) / (count - 1)])  # (2, classes)
         label = int(recalls.sum(0).argmax())
         recalls, sizes = recalls[:, label], np.array([sizes[label], sizes.sum() - sizes[label]])
         errors = spread(recalls, sizes), spread(0.5, sizes)
-        found.append(Prediction(attribute, classes[label], mean(recalls), 0.5, *errors))
+        found.append(AttributePrediction(attribute, classes[label], mean(recalls), 0.5, *errors))
     return found
 
 

@@ -122,9 +122,8 @@ class Inspected:
     def numbers(self, name: str) -> NDArray[np.float32]:
         """A column of numbers, (rows,) float32, NaN for null."""
         column = self.column(name).cast(pa.float32()).combine_chunks()
-        return np.from_dlpack(pc.fill_null(column, np.nan)).astype(
-            np.float32, copy=False
-        )  # to_numpy would import pandas
+        values = np.from_dlpack(pc.fill_null(column, np.nan))  # to_numpy would import pandas
+        return values.astype(np.float32, copy=False)
 
     def codes(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
         """A column of text as positions in a list of its values, (rows,) int32, and that list; -1 for null."""

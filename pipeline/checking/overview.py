@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.checking.attributes import Attribute
-    from pipeline.checking.correlation import Prediction
+    from pipeline.checking.correlation import AttributePrediction
     from pipeline.checking.drift import Shift
     from pipeline.checking.name_groups import Suggestion
 
@@ -35,11 +35,11 @@ class Overview:
         return attributes.attributes(self.table)
 
     @cached_property
-    def predictions(self) -> list[Prediction]:
+    def predictions(self) -> list[AttributePrediction]:
         return correlation.predictions(self.table, self.attributes)
 
     @cached_property
-    def correlations(self) -> list[Prediction]:
+    def correlations(self) -> list[AttributePrediction]:
         return correlation.findings(self.predictions)
 
     @cached_property

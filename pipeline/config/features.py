@@ -17,7 +17,7 @@ def a_path(weights: str) -> str:
     return weights
 
 
-class Features(Strict):
+class FeaturesConfig(Strict):
     """A pretrained backbone, in a file that is there, and the images that it gets."""
 
     network: Annotated[TorchvisionConfig | TimmConfig, Field(discriminator="name")]
@@ -26,7 +26,7 @@ class Features(Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
 
     @model_validator(mode="after")
-    def names_a_backbone_alone(self) -> Features:
+    def names_a_backbone_alone(self) -> FeaturesConfig:
         if surplus := self.network.model_fields_set - {"name", "model", "replace"}:
             raise ValueError(
                 f"network.{min(surplus)} is for experiments; expected name and model, and beside network the path of"

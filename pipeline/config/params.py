@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, ValidationError
 from pipeline.config.datasets import Dataset, Download
 from pipeline.config.errors import in_one_line
 from pipeline.config.experiments import Experiment
-from pipeline.config.features import Features
+from pipeline.config.features import FeaturesConfig
 from pipeline.config.fields import Seed, Strict, hint
 from pipeline.system.console import UserError
 
@@ -44,7 +44,7 @@ class Params(Strict):
     seed: Seed
     downloads: dict[Name, Download] = {}
     datasets: dict[Name, Dataset] = {}
-    features: dict[Name, Features] = {}
+    features: dict[Name, FeaturesConfig] = {}
     experiments: dict[Name, Experiment] = {}
 
     def dataset(self, name: str) -> Dataset:
@@ -53,7 +53,7 @@ class Params(Strict):
     def experiment(self, name: str) -> Experiment:
         return pick(self.experiments, "experiments", name)
 
-    def features_of(self, dataset: str) -> Features:
+    def features_of(self, dataset: str) -> FeaturesConfig:
         return pick(self.features, "features", dataset)
 
     def download(self, name: str) -> Download:

@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from pipeline.dashboard.standings import Standing, same_images
+from pipeline.page.charts import positions
 
 JUDGES = 5  # experiments, the best of the data set
 LEAST = 0.5  # mean probability of the other class
@@ -34,10 +33,11 @@ def find(standings: list[Standing]) -> Doubts | None:
     judges = [record for record in able if same_images(able[0], record)][:JUDGES]
     tables = [record.validated.table for record in judges if record.validated]
     first = tables[0]
-    classes = pc.unique(pa.chunked_array([chunk for table in tables for chunk in table["predicted"].chunks]))
-    predicted = np.stack([positions(table["predicted"], classes) for table in tables])  # (judges, images)
+    predicted_by_any = pa.chunked_array([chunk for table in tables for chunk in table["predicted"].chunks])
+    names = predicted_by_any.unique().to_pylist()
+    predicted = np.stack([positions(table["predicted"], names) for table in tables])  # (judges, images)
     probability = np.stack([table["probability"].to_numpy() for table in tables])
-    label = positions(first["label"], classes)
+    label = positions(first["label"], names)
 
     # the class that most of the probability is for, of those that any judge names
     support = np.stack([np.where(predicted == named, probability, 0).sum(0) for named in predicted]) / len(tables)
@@ -50,11 +50,6 @@ def find(standings: list[Standing]) -> Doubts | None:
         [record.name for record in judges],
         first["path"].take(doubted),
         first["label"].take(doubted).to_pylist(),
-        classes.take(pa.array(suggested[doubted])).to_pylist(),
+        [names[number] for number in suggested[doubted]],
         [float(f"{value:.3g}") for value in mean[doubted]],
     )
-
-
-def positions(values: pa.ChunkedArray, classes: pa.Array) -> NDArray[np.int64]:
-    """The position of each value in `classes`, (N,) int64; -1 for those that are not in it."""
-    return pc.index_in(values, value_set=classes).fill_null(-1).to_numpy().astype(np.int64)

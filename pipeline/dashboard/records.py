@@ -64,7 +64,7 @@ class Record:
         return count if type(count) is int else None
 
     @property
-    def recipe(self) -> str:
+    def in_short(self) -> str:
         """Its config in a few words."""
         network, optimizer = self.config.network, self.config.optimizer
         name = getattr(network, "model", network.name)

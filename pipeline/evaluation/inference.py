@@ -39,58 +39,52 @@ class Images(Protocol):
     def images(self, pixels: Tensor) -> Tensor: ...
 
 
-class Answers(NamedTuple):
+class Outcome(NamedTuple):
     """Two numbers for each of N images, on the CPU, so that memory does not grow with the number of classes."""
 
-    truth: Tensor  # (N,) float32, log-probability of the true class
-    named: Tensor  # (N,) int64, the predicted class
+    log_truth: Tensor  # (N,) float32, log-probability of the true class
+    predicted: Tensor  # (N,) int64, the class
 
     def loss(self) -> float:
         """Mean cross-entropy."""
-        return mean_loss(self.truth)
+        return mean_loss(self.log_truth)
 
     def accuracy(self, labels: Tensor) -> float:
-        return (self.named == labels).double().mean().item()
+        return (self.predicted == labels).double().mean().item()
 
 
 @torch.inference_mode()
-def answers(model: nn.Module, data: Images, tta: TTA = False) -> Answers:
+def answers(model: nn.Module, data: Images, tta: TTA = False) -> Outcome:
     """Predictions for all images, in the order of `data`, averaged over the views that `tta` asks for."""
     # allocated once: small tensors that are kept between the large ones of batches would fragment memory
-    truth = torch.empty(len(data), device=data.device)
-    named = torch.empty(len(data), dtype=torch.int64, device=data.device)
+    log_truth = torch.empty(len(data), device=data.device)
+    predicted = torch.empty(len(data), dtype=torch.int64, device=data.device)
     for positions, given in log_probabilities(model, data, tta):
-        truth[positions] = given.gather(1, data.labels[positions, None]).squeeze(1)
-        named[positions] = given.max(dim=1).indices
-    return Answers(truth.cpu(), named.cpu())
+        log_truth[positions] = given.gather(1, data.labels[positions, None]).squeeze(1)
+        predicted[positions] = given.max(dim=1).indices
+    return Outcome(log_truth.cpu(), predicted.cpu())
 
 
 @torch.inference_mode()
 def log_probabilities(
     model: nn.Module, data: Images, tta: TTA, chosen: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batch by batch, positions (B,) in `data`, and what the model says of these images: (B, classes) float32.
+    """Batch by batch, positions (B,) in `data`, and the log-probabilities of these images: (B, classes) float32.
 
     All images in their order, or those at the positions `chosen`, (N,) int64.
     """
     model.eval()
-    values = max(
-        math.prod(data.pixels.shape), 4 * data.classes
-    )  # of one image, or of its logits and what is made of them
+    # of one image, or of its logits and what is made of them
+    values = max(math.prod(data.pixels.shape), 4 * data.classes)
     size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // values))
     batches = (torch.arange(len(data)) if chosen is None else chosen).to(data.device).split(size)
     for positions, pixels in zip(batches, data.batches(batches), strict=True):
-        yield positions, logits(model, data.images(pixels), tta)
+        yield positions, F.log_softmax(mean_logits(model, data.images(pixels), tta).float(), dim=1)
 
 
-def mean_loss(truth: Tensor) -> float:
+def mean_loss(log_truth: Tensor) -> float:
     """Mean cross-entropy, of the log-probabilities (N,) of the true classes."""
-    return F.nll_loss(truth[:, None], torch.zeros(len(truth), dtype=torch.int64)).item()
-
-
-def logits(model: nn.Module, images: Tensor, tta: TTA) -> Tensor:
-    """Log-probabilities (B, classes) float32, of the mean logits over the views of each image."""
-    return F.log_softmax(mean_logits(model, images, tta).float(), dim=1)
+    return F.nll_loss(log_truth[:, None], torch.zeros(len(log_truth), dtype=torch.int64)).item()
 
 
 def mean_logits(model: nn.Module, images: Tensor, tta: TTA) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -40,8 +41,9 @@ class Model:
         self.stage = f"train@{folder.name}"
         file = folder / "model.json"
         about = self.about = readers.read_description(file, self.stage)
-        for key in ("shape", "preprocessing", "network"):
-            if not isinstance(about.get(key), dict):
+        parts = {"shape": dict, "preprocessing": dict, "network": dict, "dataset": str, "experiment": str}
+        for key, kind in parts.items():
+            if not isinstance(about.get(key), kind):
                 raise readers.damaged(file, f"it has no {key}", self.stage)
         sizes = {key: about["shape"].get(key) for key in Shape._fields}
         counts = {key: about.get(key) for key in ("parameters", "trainable_parameters")}
@@ -128,8 +130,9 @@ class Model:
 
     def other_trainings(self) -> list[Path]:
         """Files with weights of the same config with other seeds, or for other folds, in the order of their numbers."""
-        files = (file for what in ("seed", "fold") for file in self.folder.glob(f"{what}-[0-9]*.safetensors"))
-        return sorted(files, key=lambda file: int(file.stem.partition("-")[2]))
+        named = {file: re.fullmatch(r"(?:seed|fold)-(\d+)", file.stem) for file in self.folder.glob("*.safetensors")}
+        numbers = {file: int(found[1]) for file, found in named.items() if found}
+        return sorted(numbers, key=lambda file: numbers[file])
 
     def to(self, device: torch.device) -> None:
         """Compute on this device from now on."""
@@ -150,14 +153,21 @@ class Model:
         return Normalize(self.mean, self.std, self.device)(images)
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Calibrated class probabilities (N, classes) float32 of images (N, H, W, C) uint8."""
+        """Calibrated class probabilities (N, classes) float32 of images (N, H, W, C) uint8.
+
+        Large images go through the network a few at a time, as in `evaluate`.
+        """
         import torch
 
-        from pipeline.evaluation.inference import mean_logits
+        from pipeline.evaluation.inference import EVALUATION_VALUES, mean_logits
 
+        size = max(1, EVALUATION_VALUES // math.prod(self.shape[:3]))
+        found = []
         with torch.inference_mode():
-            logits = mean_logits(self.network, self.images(pixels), self.tta).float()
-            return torch.softmax(logits / self.temperature, dim=1).cpu().numpy()
+            for start in range(0, len(pixels), size):
+                logits = mean_logits(self.network, self.images(pixels[start : start + size]), self.tta).float()
+                found.append(torch.softmax(logits / self.temperature, dim=1).cpu())
+        return torch.cat(found).numpy()
 
 
 def normalization_fault(others: object, channels: int) -> str | None:

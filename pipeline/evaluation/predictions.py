@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.dataset.batches import Batches
 
 TOP = 5
-SCORES = 2**26  # most probabilities of all classes that are kept, 256 MB: 50,000 images of 1,000 classes
+MOST_PROBABILITIES = 2**26  # most probabilities of all classes that are kept, 256 MB: 50,000 images of 1,000 classes
 
 
 class Predictions(NamedTuple):
@@ -52,7 +52,7 @@ def predict(
     truth, best, calibrated = (torch.empty(count, device=device) for _ in range(3))
     named = torch.empty(count, dtype=torch.int64, device=device)
     in_top = torch.empty(count, dtype=torch.bool, device=device)
-    scores = torch.empty(count, data.classes) if count * data.classes <= SCORES else None
+    scores = torch.empty(count, data.classes) if count * data.classes <= MOST_PROBABILITIES else None
     for positions, given in log_probabilities(model, data, tta):
         labels = data.labels[positions, None]
         truth[positions] = given.gather(1, labels).squeeze(1)

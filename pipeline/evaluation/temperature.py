@@ -33,7 +33,7 @@ def calibrate(model: nn.Module, data: Images, tta: TTA) -> float:
     chosen = torch.linspace(0, len(data) - 1, count, dtype=torch.float64).round().long()
     logits = torch.empty(count, data.classes, dtype=torch.float64)
     start = 0
-    for positions, given in log_probabilities(model, data, tta, chosen):
+    for positions, given in log_probabilities(model, data, tta, chosen):  # logits but for a constant of each image
         logits[start : start + len(positions)] = given.cpu()
         start += len(positions)
     return fit(logits, data.labels.cpu()[chosen])

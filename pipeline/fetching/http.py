@@ -112,7 +112,7 @@ def request(url: str, wanted: Wanted, part: Path) -> bool:
                 have = 0
                 if response.status_code != requests.codes.ok:
                     return request(url, wanted, part)
-            check_headers(response, wanted, have)
+            check_headers(response, have)
             save(response, wanted, part, have)
     except (requests.ConnectionError, requests.Timeout) as error:
         raise UnreachableError(reason(error)) from None
@@ -137,7 +137,7 @@ def resumes(response: Response, have: int) -> bool:
     return response.status_code not in (200, 416)
 
 
-def check_headers(response: Response, wanted: Wanted, have: int) -> None:
+def check_headers(response: Response, have: int) -> None:
     """Raise FetchError for an answer that can't be the file, before its body is read."""
     if response.status_code == 429 or response.status_code >= 500:
         raise TransientError(f"HTTP {response.status_code}")

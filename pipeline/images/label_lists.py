@@ -41,6 +41,7 @@ class LabelList:
         self.splits = sorted(set(SPLIT_NAMES.values()))
         self.repeated = 0
         self.spelled: dict[str, tuple[str, int]] = {}  # each label and its first line, by the label in small letters
+        self.named = {str(number): name for number, name in enumerate(class_names or ())}
         label_numbers, group_numbers = Numbers(self.labels), Numbers(self.groups)
 
         stream = open_text(content)
@@ -53,7 +54,7 @@ class LabelList:
                 name = plain_path(row["path"] if "path" in row else row["id"])
                 if not name:
                     raise self.wrong(line, "its path or id is empty")
-                label, group = self.class_of(line, row["label"], class_names), row.get("group")
+                label, group = self.class_of(line, row["label"]), row.get("group")
                 values = (
                     label_numbers[label] if label else NONE,
                     self.split_number(line, row.get("split", "")),
@@ -89,19 +90,18 @@ class LabelList:
             raise self.wrong(line, f"split {split!r}; expected one of {', '.join(SPLIT_NAMES)}, or nothing")
         return self.splits.index(SPLIT_NAMES[split.lower()])
 
-    def class_of(self, line: int, label: str, class_names: list[str] | None) -> str:
+    def class_of(self, line: int, label: str) -> str:
         """The class that a label means. Raises UserError for what is no class or is another one's in other letters."""
         label = unicodedata.normalize("NFC", label)
         if len(label) > LONGEST_LABEL:
             raise self.wrong(line, f"a label of {len(label)} characters; expected at most {LONGEST_LABEL}")
         if "</" in label:  # in DVC's page of plots, </script> would end the script
             raise self.wrong(line, f"label {label!r}; expected none that holds '</', which begins the end of a tag")
-        if class_names and label:
-            named = dict(zip(map(str, range(len(class_names))), class_names, strict=True))
-            if label not in named:
-                problem = f"label {label!r}; expected a number below {len(named)}, because check.classes names those"
-                raise self.wrong(line, problem)
-            return named[label]
+        if self.named and label:
+            if label not in self.named:
+                below = f"expected a number below {len(self.named)}, because check.classes names those"
+                raise self.wrong(line, f"label {label!r}; {below}")
+            return self.named[label]
         key = label.lower() if len(label) > 1 else label  # of letters, `a` and `A` are two classes
         other, first = self.spelled.setdefault(key, (label, line))
         if other != label:

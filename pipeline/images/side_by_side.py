@@ -30,7 +30,7 @@ class SideBySide:
     def __init__(self, path: Path | UPath, files: list[Path]) -> None:
         self.path = path
         self.beside = [file for file in files if not is_archive(file.name)]
-        archives = [Top.of(file) for file in files if file not in self.beside]
+        archives = [Top.of(file) for file in files if is_archive(file.name)]
         self.prefixes = prefixes(path, archives)
         self.readers = [archive.reader for archive in archives]
 

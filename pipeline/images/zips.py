@@ -30,7 +30,7 @@ ZIP64, UNICODE_PATH = 1, 0x7075  # kinds of extra fields
 BACKSLASH_MAKERS = (0, 6, 10, 14)  # DOS, OS/2, Windows NTFS, VFAT
 
 
-class Directory(NamedTuple):
+class CentralDirectory(NamedTuple):
     """Where the central directory lies."""
 
     start: int
@@ -82,7 +82,7 @@ def members(file: IO[bytes], place: str, naming: Naming | None = None) -> Iterat
 
 
 def records(
-    file: IO[bytes], directory: Directory
+    file: IO[bytes], directory: CentralDirectory
 ) -> Iterator[tuple[bytes, int, bytes, bytes, tuple[int, int, int, int, int]]]:
     """Yield of each member its header, flags, name, extra field; and method, CRC, compressed size, size, offset."""
     file.seek(directory.start)
@@ -126,7 +126,7 @@ def unicode_path(name: bytes, extra: bytes) -> str:
     return ""
 
 
-def find_directory(file: IO[bytes]) -> Directory:
+def find_directory(file: IO[bytes]) -> CentralDirectory:
     """Find the central directory by the record at the end of the file. Raises zipfile.BadZipFile if it is not there."""
     length = file.seek(0, 2)
     from_end = min(length, END.size + 0xFFFF + END64_PLACE.size)  # the comment is last, of up to 65,535 bytes
@@ -154,7 +154,7 @@ def find_directory(file: IO[bytes]) -> Directory:
         raise zipfile.BadZipFile("Bad offset for central directory")
     if not size and count:
         raise zipfile.BadZipFile("Bad size of central directory")
-    return Directory(start, size, start - offset)
+    return CentralDirectory(start, size, start - offset)
 
 
 def wide(extra: bytes, *numbers: int) -> list[int]:

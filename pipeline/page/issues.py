@@ -62,7 +62,7 @@ ISSUES = {
     "bright": Issue("Bright", "Far brighter than the rest of this data set.", "brightness", "high"),
     "low_contrast": Issue("Low contrast", "Far flatter than the rest of this data set.", "contrast", "low"),
     "blurry": Issue("Blurry", "Far less sharp than the rest of this data set.", "sharpness", "low"),
-    "odd_color": Issue("Odd color", "Without color among color pictures, or the other way round."),
+    "odd_color": Issue("Odd color", "Without color among color pictures, or the other way around."),
     "odd_size": Issue("Odd sizes", "Far smaller or larger than the rest of this data set.", "pixels", "far"),
     "odd_aspect_ratio": Issue(
         "Odd aspect ratios", "Far wider or taller than the rest of this data set.", "aspect_ratio", "far"

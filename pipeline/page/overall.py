@@ -15,7 +15,7 @@ from pipeline.page.charts import tick
 
 if TYPE_CHECKING:
     from pipeline.checking.attributes import Attribute
-    from pipeline.checking.correlation import Prediction
+    from pipeline.checking.correlation import AttributePrediction
     from pipeline.checking.drift import Shift
     from pipeline.checking.name_groups import Suggestion
     from pipeline.checking.overview import Overview
@@ -61,7 +61,7 @@ class Finding(NamedTuple):
     code: str = ""  # to paste into params.yaml
 
 
-class Score(NamedTuple):
+class AttributeScore(NamedTuple):
     """A row of the table of all attributes."""
 
     name: str
@@ -87,10 +87,10 @@ def drifted(
     """A finding for each pair of sides."""
     pairs = dict.fromkeys(shift.sides for shift in shifts)
     found = [[shift for shift in shifts if shift.sides == pair][:SHOWN] for pair in pairs]
-    return [differing(some, paths, labels, sides)._replace(mend=mend) for some in found]
+    return [differing(some, paths, labels, sides, mend) for some in found]
 
 
-def correlated(prediction: Prediction, paths: list[str], labels: list[str]) -> Finding:
+def correlated(prediction: AttributePrediction, paths: list[str], labels: list[str]) -> Finding:
     attribute = prediction.attribute
     accuracy, error = 100 * prediction.accuracy, 100 * prediction.error
     what = "the class" if prediction.label is None else f"whether the class is {prediction.label}"
@@ -108,7 +108,7 @@ def correlated(prediction: Prediction, paths: list[str], labels: list[str]) -> F
     )
 
 
-def differing(shifts: list[Shift], paths: list[str], labels: list[str], sides: list[str | None]) -> Finding:
+def differing(shifts: list[Shift], paths: list[str], labels: list[str], sides: list[str | None], mend: str) -> Finding:
     """Of one pair of sides."""
     pair = shifts[0].sides
     charts = []
@@ -126,7 +126,7 @@ def differing(shifts: list[Shift], paths: list[str], labels: list[str], sides: l
         told=f"At least {100 * most.distance:.0f} % of the images on one side would have to be others for the"
         f" {described(most)} to be alike on both.",
         cost=SIDES_COST,
-        mend="",
+        mend=mend,
         charts=charts,
         strips=[
             Strip(f"typical of {side}", [(paths[row], labels[row]) for row in rows])
@@ -224,14 +224,14 @@ def apart(attribute: Attribute, groups: NDArray[np.object_], first: str | None) 
     return [first, *(name for name in names if name != first)] if first is not None else names
 
 
-def scores(predictions: Iterable[Prediction]) -> list[Score]:
+def scores(predictions: Iterable[AttributePrediction]) -> list[AttributeScore]:
     """The table of all attributes: how well each predicts the class, and which class it tells apart best."""
-    rows: dict[str, Score] = {}
+    rows: dict[str, AttributeScore] = {}
     for found in predictions:
         accuracy = f"{100 * found.accuracy:.1f} ± {100 * found.error:.1f} %"
         if found.accuracy - found.chance < NOTHING * found.chance_error:
             accuracy = "as guessing"
-        row = rows.setdefault(found.attribute.name, Score(found.attribute.name, accuracy, "", "", False))
+        row = rows.setdefault(found.attribute.name, AttributeScore(found.attribute.name, accuracy, "", "", False))
         one = {} if found.label is None else {"one": accuracy, "label": found.label}
         rows[row.name] = row._replace(is_finding=row.is_finding or found.is_finding, **one)
     return list(rows.values())

@@ -9,9 +9,7 @@ from typing import Any
 from pipeline.page.findings import MEMBERS, Section
 from pipeline.splitting.decisions import HEADER, is_begun, read_rows
 
-RELABELED = (
-    "wrong_label",
-)  # sections in which a tick gives an image the class that is suggested; elsewhere it drops it
+RELABELED = "wrong_label"  # the section in which a tick gives an image the suggested class; elsewhere it drops it
 
 
 def decided_by(file: Path) -> tuple[dict[str, list[str]], dict[str, Any]]:
@@ -41,7 +39,7 @@ def script_data(
                 "code": section.code,
                 "groups": section.is_groups,
                 "measure": section.issue.measure,
-                "action": "relabel" if section.code in RELABELED else "drop",
+                "action": "relabel" if section.code == RELABELED else "drop",
                 "total": section.total,
                 "entries": [[position[row] for row in entry] for entry in section.entries],
                 "sizes": section.sizes,

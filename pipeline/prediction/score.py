@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
-from pipeline.prediction.classify import UNSURE, Answer
+from pipeline.prediction.classify import Answer
 from pipeline.system.console import UserError
 
 NAMED = 10  # folders that are no class
@@ -18,7 +18,7 @@ class Score:
     """Counts true and predicted classes. The class of a file is the nearest folder above it that has a class's name."""
 
     def __init__(self, classes: Sequence[str], threshold: float | None) -> None:
-        self.classes, self.threshold = classes, threshold or 0.0
+        self.classes, self.threshold = classes, threshold
         # names of files may be decomposed, as macOS writes them
         self.numbers = {unicodedata.normalize("NFC", name): number for number, name in enumerate(classes)}
         self.labels, self.predicted = array("i"), array("i")
@@ -37,12 +37,12 @@ class Score:
         if label is None:
             self.unknown[str(PurePath(answer.path).parent)] += 1
         elif answer.top:
-            predicted = answer.predicted(self.threshold)
-            if predicted == UNSURE:
+            best = answer.top[0]
+            if self.threshold is not None and best.probability < self.threshold:
                 self.unsure += 1
                 return
             self.labels.append(self.classes.index(label))
-            self.predicted.append(self.classes.index(predicted))
+            self.predicted.append(self.classes.index(best.label))
 
     def report(self) -> Iterator[str]:
         """Lines: scikit-learn's classification report. Raises UserError where no file has a class."""

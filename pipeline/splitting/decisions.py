@@ -34,17 +34,17 @@ def read_decisions(file: Path, table: pd.DataFrame, classes: list[str]) -> pd.Da
     import pandas as pd
 
     rows = list(read_rows(file))
-    facts = table.loc[table.path.isin([row["path"] for row in rows]), ["path", "label", "pixel_hash", "issues"]]
-    facts_of = facts.astype(object).where(facts.notna(), None).set_index("path").to_dict("index")
+    metadata = table.loc[table.path.isin([row["path"] for row in rows]), ["path", "label", "pixel_hash", "issues"]]
+    metadata_of = metadata.astype(object).where(metadata.notna(), None).set_index("path").to_dict("index")
     line_of: dict[str, int] = {}
     for row in rows:
         path, line = row["path"], row["line"]
-        if path not in facts_of:
+        if path not in metadata_of:
             raise wrong(file, line, f"no image {path!r}{hint(path, neighbors(path, table.path))}")
         if path in line_of:
             raise wrong(file, line, f"{path!r} is on line {line_of[path]} already")
         line_of[path] = line
-        refuse_impossible(file, row, facts_of[path], classes)
+        refuse_impossible(file, row, metadata_of[path], classes)
     return pd.DataFrame(rows, columns=[*HEADER, "line"])
 
 
@@ -103,7 +103,7 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
         raise wrong(file, line, f"not CSV: {error}") from None
 
 
-def refuse_impossible(file: Path, row: dict[str, Any], facts: dict[Any, Any], classes: list[str]) -> None:
+def refuse_impossible(file: Path, row: dict[str, Any], metadata: dict[Any, Any], classes: list[str]) -> None:
     path, decision, label, line = row["path"], row["decision"], row["label"], row["line"]
     if decision not in DECISIONS:
         raise wrong(file, line, f"decision {decision!r}{hint(decision, DECISIONS)}; expected keep, drop or nothing")
@@ -112,12 +112,12 @@ def refuse_impossible(file: Path, row: dict[str, Any], facts: dict[Any, Any], cl
         raise wrong(
             file, line, f"no class {label!r}{hint(label, classes)}; there are: {', '.join(classes[:LISTED])}{more}"
         )
-    if decision == "keep" and facts["pixel_hash"] is None:
-        problem = f"{path!r} can't be kept: it can't be decoded ({', '.join(facts['issues'])})"
-        if "too_large" in facts["issues"]:
+    if decision == "keep" and metadata["pixel_hash"] is None:
+        problem = f"{path!r} can't be kept: it can't be decoded ({', '.join(metadata['issues'])})"
+        if "too_large" in metadata["issues"]:
             problem += f"; if it has too many pixels, raise datasets.{file.stem}.check.max_pixels in params.yaml"
         raise wrong(file, line, problem)
-    if decision == "keep" and not (label or facts["label"]):
+    if decision == "keep" and not (label or metadata["label"]):
         raise wrong(file, line, f"{path!r} can't be kept without a class: it is in no class folder; expected a label")
 
 

@@ -203,6 +203,5 @@ def train_order(table: pd.DataFrame, seed: int) -> pd.Series:
 def uniform(purpose: str, seed: int, keys: Iterable[str]) -> NDArray[np.float64]:
     """Hashes (N,) float64 in [0, 1) of N keys. Those for another purpose or seed are independent of these."""
     digests = [hashlib.blake2b(f"{purpose}:{seed}:{key}".encode(), digest_size=8).digest() for key in keys]
-    return (np.frombuffer(b"".join(digests), ">u8") >> np.uint64(11)).astype(
-        np.float64
-    ) * 2.0**-53  # as many bits as a float64 holds
+    bits = np.frombuffer(b"".join(digests), ">u8") >> np.uint64(11)  # as many as a float64 holds
+    return bits.astype(np.float64) * 2.0**-53

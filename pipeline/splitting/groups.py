@@ -101,7 +101,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def components(*columns: pd.Series) -> NDArray[np.int64]:
+def components(*columns: pd.Series) -> NDArray[np.int32]:
     """The number of each row's connected component, (N,) int32. Equal values of a column connect rows; nulls do not."""
     import pandas as pd
     from scipy.sparse import coo_array

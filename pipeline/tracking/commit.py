@@ -9,7 +9,7 @@ from typing import NamedTuple
 RESULTS = ("dvc.lock", "data/splits", "reports")  # in git, but every run of the pipeline changes them
 
 
-class Change(NamedTuple):
+class LastChange(NamedTuple):
     """The last change of a file that git has."""
 
     commit: str
@@ -27,7 +27,7 @@ def git_state() -> tuple[str | None, str | None]:
     return commit, "true" if changes else "false"
 
 
-def last_change(file: Path) -> Change | None:
+def last_change(file: Path) -> LastChange | None:
     """The last change of a file. None if git has no such file, or another version of it."""
     try:
         found = git("log", "-1", "--format=%H %ct %an", "--", str(file))
@@ -37,7 +37,7 @@ def last_change(file: Path) -> Change | None:
     if changed or not found:
         return None
     commit, seconds, author = found.split(" ", 2)
-    return Change(commit, int(seconds), author)
+    return LastChange(commit, int(seconds), author)
 
 
 def git(*arguments: str) -> str:

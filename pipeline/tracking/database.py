@@ -30,7 +30,7 @@ where artifact_location like '%/mlartifacts/' || name and experiment_id not in (
 """
 
 
-class Unusable(Exception):
+class DatabaseError(Exception):
     """The database can't be used as it is. The message says what is wrong and what to do, in one line."""
 
 
@@ -62,13 +62,13 @@ def create(file: Path) -> None:
 
 
 def check_folder(file: Path) -> None:
-    """Raise Unusable if the folder is read-only: SQLite and the lock need files of their own beside the database."""
+    """Raise DatabaseError if the folder is read-only: SQLite and the lock need files beside the database."""
     if file.parent.is_dir() and not os.access(file.parent, os.W_OK):
-        raise Unusable(COMPLAINTS["SQLITE_READONLY"])
+        raise DatabaseError(COMPLAINTS["SQLITE_READONLY"])
 
 
 def check_writable(uri: str) -> None:
-    """Raise Unusable unless a transaction can write. MLflow itself would try for minutes and print tracebacks."""
+    """Raise DatabaseError unless a transaction can write. MLflow itself would try for minutes and print tracebacks."""
     try:
         with closing(connect(uri)) as connection:
             connection.execute("begin immediate")
@@ -91,7 +91,7 @@ def check_answers(uri: str) -> None:
 
 
 def complaint(error: Exception) -> Exception:
-    """An Unusable if the database is the reason for an error of MLflow, otherwise the error itself."""
+    """A DatabaseError if the database is the reason for an error of MLflow, otherwise the error itself."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, sqlite3.Error):
         cause = cause.__cause__
@@ -99,13 +99,13 @@ def complaint(error: Exception) -> Exception:
         code = getattr(cause, "sqlite_errorname", "")
         for start, words in COMPLAINTS.items():
             if code.startswith(start):
-                return Unusable(words)
-        return Unusable(str(cause))
+                return DatabaseError(words)
+        return DatabaseError(str(cause))
     if (said := getattr(error, "orig", None)) is not None and said.args:  # SQLAlchemy's error about a driver's error
         told = said.args[0]
-        return Unusable(str(told.get("M", told) if isinstance(told, dict) else told))  # PostgreSQL's fields
+        return DatabaseError(str(told.get("M", told) if isinstance(told, dict) else told))  # PostgreSQL's fields
     if schema := re.search(r"database schema \(found version (\w+), but expected (\w+)\)", str(error)):
-        return Unusable(
+        return DatabaseError(
             f"its tables are of another version of MLflow ({schema[1]}, not {schema[2]}): "
             "back it up and run `mlflow db upgrade` on it, or use the MLflow that made it"
         )

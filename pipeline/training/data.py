@@ -47,9 +47,10 @@ class TrainingData:
 
     @cached_property
     def val(self) -> Batches | None:
-        return self.batches(self.val_rows) if len(self.val_rows) else None
+        """Resident in the first process only, which alone validates."""
+        return self.batches(self.val_rows, resident=not self.group.rank) if len(self.val_rows) else None
 
-    def batches(self, rows: NDArray[np.int64]) -> Batches:
+    def batches(self, rows: NDArray[np.int64], resident: bool = True) -> Batches:
         """The images in these rows, held on the device as far as `compute.cache_mb` allows."""
         compute = self.config.compute
         if compute.cache_mb != "auto":
@@ -58,7 +59,7 @@ class TrainingData:
             # on a CPU the processes share one memory, and each holds images to train and to validate
             shares = 2 * compute.devices if self.device.type == "cpu" and self.group.world_size > 1 else 1
             budget = resident_budget(self.device, shares)
-        return Batches(self.packed, rows, self.mean, self.std, self.device, budget)
+        return Batches(self.packed, rows, self.mean, self.std, self.device, budget if resident else 0)
 
     def for_model(
         self, model: nn.Module, seed: int, folder: Path

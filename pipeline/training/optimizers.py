@@ -48,9 +48,8 @@ def elementwise(groups: list[dict[str, Any]], config: Config, capturable: bool =
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
     if config.name == "sgd":
         made: Optimizer = torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **options)
-        if (
-            config.momentum
-        ):  # for all weights at once: torch's fused step fails where only newly unfrozen weights lack it
+        if config.momentum:
+            # for all weights at once: torch's fused step fails where only newly unfrozen weights lack it
             for group in made.param_groups:
                 for weight in group["params"]:
                     made.state[weight]["momentum_buffer"] = torch.zeros_like(weight)

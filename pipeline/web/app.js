@@ -45,7 +45,6 @@ function show(card, answer) {
 }
 
 function complain(card, reason) {
-  card.classList.add("broken");
   card.lastChild.replaceWith(create("p", "error", reason));
 }
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FILES = Path(__file__).parent
 LOOPBACK = ("127.0.0.1", "localhost")
-EVERYWHERE = ("0.0.0.0", "::")
+EVERYWHERE = "0.0.0.0"
 MOST_BYTES = 32 * 1024**2  # of one photo
 MOST_WAITING = 8  # photos that the server holds at once
 BODY = "application/octet-stream"  # no page of another site can send it without asking, and is told no
@@ -81,7 +81,7 @@ def make_app(model: Model, answers: Answers, host: str) -> FastAPI:
     def failed(request: Request, error: Exception) -> JSONResponse:
         return refused(500, "the server failed: its terminal says why")
 
-    hosts = LOOPBACK if host in LOOPBACK else ["*"] if host in EVERYWHERE else [host]
+    hosts = LOOPBACK if host in LOOPBACK else ["*"] if host == EVERYWHERE else [host]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     return app
 

@@ -48,7 +48,8 @@ class Cluster:
             raise UserError(
                 f"the Dask workers can't import this project ({error}): start them in a clone of it, with its packages"
             ) from None
-        different = sorted(worker for worker, their in theirs.items() if their != version())
+        ours = version()
+        different = sorted(worker for worker, their in theirs.items() if their != ours)
         if different or not theirs:
             self.client.close()
             raise UserError(
