@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import params
+from pipeline.evaluation import pictures
 from pipeline.evaluation.paired import Paired, pair
 from pipeline.system import readers
 from pipeline.system.console import UserError, run, say
@@ -32,21 +33,24 @@ def main() -> None:
     parser.add_argument("--grid", type=Path, metavar="OUT.png", help="draw the images that only one of two gets right")
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="a name or a pattern; none: all")
     arguments = parser.parse_args()
+    if arguments.grid is not None:
+        pictures.check("--grid", arguments.grid)
     patterns = arguments.experiments or ["*"]
     known = params.load().experiments
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
-            raise UserError(f"params.yaml has no experiment {pattern!r}; expected some of {', '.join(known)}")
+            raise UserError(f"params.yaml has no experiment {pattern!r}; it has: {', '.join(known) or 'none'}")
     names = [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    results = {name: metrics for name in names if (metrics := read_metrics(name))}
-    if not results:
-        raise UserError(f"no results of {', '.join(patterns)}: run dvc repro evaluate@EXPERIMENT")
+    results = {name: metrics for name in names if (metrics := read_metrics(name)) is not None}
+    absent = [name for name in patterns if name in known and name not in results]
+    if absent or not results:
+        raise UserError(f"no results of {', '.join(absent or patterns)}: run dvc repro evaluate@EXPERIMENT")
     say(*table(results))
 
-    if arguments.before and len(results) != 1:
+    if arguments.before is not None and len(results) != 1:
         raise UserError(f"--before compares one experiment with itself; found {', '.join(results)}")
     two = list(dict.fromkeys(name for name in arguments.experiments if name in results))
-    if arguments.before:
+    if arguments.before is not None:
         (name,) = results
         sides = {f"{name} at {arguments.before}": read_before(name, arguments.before), name: read_predictions(name)}
     elif len(two) == 2 == len(results) and len({known[name].dataset for name in two}) == 1:
@@ -65,8 +69,17 @@ def main() -> None:
 
 def read_metrics(name: str) -> dict[str, Any] | None:
     """The content of metrics.json; None where the experiment never ran. Raises UserError where it is damaged."""
-    file = Path("reports", name, "metrics.json")
-    return readers.read_description(file, f"evaluate@{name}") if file.exists() else None
+    file, stage = Path("reports", name, "metrics.json"), f"evaluate@{name}"
+    if not file.exists():
+        return None
+    metrics = readers.read_description(file, stage)
+    for side in ("val", "test"):
+        values = metrics.get(side, {})
+        if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
+            raise readers.damaged(file, f"{side} holds something else than numbers", stage)
+    if type(metrics.get("parameters")) is not int:
+        raise readers.damaged(file, "it has no number of parameters", stage)
+    return metrics
 
 
 def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -84,7 +97,7 @@ def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 def cell(metrics: dict[str, float], column: str) -> str:
     """A metric with four digits; mean and standard deviation where there are several seeds."""
-    if f"{column}_mean" in metrics:
+    if {f"{column}_mean", f"{column}_sd"} <= metrics.keys():
         return f"{metrics[f'{column}_mean']:.4f} ± {metrics[f'{column}_sd']:.4f}"
     return f"{metrics[column]:.4f}" if column in metrics else "-"
 
@@ -118,7 +131,7 @@ def read_before(name: str, revision: str) -> pd.DataFrame:
     path = f"reports/{name}/predictions.parquet"
     try:
         content = read(path, rev=revision, mode="rb")
-    except (DvcException, SCMError, OSError) as error:
+    except (DvcException, SCMError, OSError, AttributeError) as error:  # AttributeError: of a revision that is a file
         said = " ".join(str(error).split())
         raise UserError(
             f"{path} can't be read at {revision} ({said}): expected a commit whose results are in DVC's cache or remote"
@@ -174,7 +187,7 @@ def draw(path: Path, dataset: str, sides: dict[str, pd.DataFrame], changed: pd.D
         before, after = (grid.short(each, 18) for each in said)
         title = f"is {grid.short(label, 18)}\n{before} → {after}"
         tiles.append(grid.Tile(packed.images[position[image]], title, "green" if said[1] == label else "red"))
-    grid.draw_grid(path, tiles)
+    grid.draw_grid(path, tiles, software=pictures.MARK)
     of = f"the first {DRAWN} of " if len(changed) > DRAWN else ""
     say(f"{path}: {of}{len(changed)} images that only one of them gets right; green: {list(sides)[1]}")
 

@@ -10,10 +10,12 @@ from pipeline.system.entry import run_stage
 
 from pathlib import Path
 
+from pipeline.config import params
 from pipeline.system.outputs import atomic_write
 
 
 def main(name: str) -> None:
+    params.load().dataset(name)  # refuses a name that it does not know
     table = Path("data/decisions", f"{name}.csv")
     with atomic_write(Path("data/decided", f"{name}.csv")) as partial:
         partial.write_bytes(table.read_bytes() if table.exists() else b"\n")  # DVC warns of empty files

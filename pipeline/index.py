@@ -15,6 +15,7 @@ from pipeline.config import params
 from pipeline.dashboard import changes, curves, records
 from pipeline.dashboard.board import COLUMNS, make_board
 from pipeline.dashboard.experiment import FOLDER, write_experiment
+from pipeline.images.files import utf8
 from pipeline.page.template import page_script, write_page
 from pipeline.system.console import run, say
 
@@ -71,7 +72,7 @@ def write() -> list[str]:
 
 def leftovers(known: set[str]) -> list[str]:
     """Results in `reports/` that no entry of params.yaml is for."""
-    folders = sorted(file.parent.name for file in Path("reports").glob("*/metrics.json"))
+    folders = sorted(utf8(file.parent.name) for file in Path("reports").glob("*/metrics.json"))
     return [f"reports/{name} is of no experiment in params.yaml: left out" for name in folders if name not in known]
 
 

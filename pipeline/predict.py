@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.evaluation import pictures
 from pipeline.prediction import inputs, tables
 from pipeline.prediction.classify import UNSURE, Answer, classify
 from pipeline.prediction.score import Score
@@ -90,8 +91,16 @@ def parse() -> Namespace:
     for name in ("threshold", "precision"):
         if (value := getattr(arguments, name)) is not None and not 0 < value <= 1:
             raise UserError(f"--{name} {value:g}: expected a number above 0, and at most 1")
+    for option in ("grid", "explain"):
+        if (path := getattr(arguments, option)) is not None:
+            pictures.check(f"--{option}", path)
+    if arguments.grid and arguments.grid == arguments.explain:
+        raise UserError(f"--grid and --explain both name {arguments.grid}: expected two files")
     if arguments.output:
         tables.check(arguments.output)
+        for name in (*arguments.images, *arguments.files_from):
+            if Path(name).resolve() == arguments.output.resolve():
+                raise UserError(f"--output {arguments.output}: is what is to be read; name another file")
     return arguments
 
 

@@ -36,7 +36,7 @@ def main() -> None:
     name: str = arguments.model.removeprefix("models:/")
     with listen(HOST, arguments.port) as listening, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "model")
-        if Path(name).is_dir():
+        if name and Path(name).is_dir():
             package(Path(name), folder)
         else:
             download(name, folder)

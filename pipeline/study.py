@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pipeline.system.entry import command_line
 
+import shutil
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -37,8 +38,9 @@ def main() -> None:
     document = parse_yaml_for_update(params.FILE.read_text(), params.FILE)
     added = [key for name in names for key in add(document, name, studies)]
     if added:
-        with atomic_write(params.FILE) as partial:
+        with atomic_write(params.FILE.resolve()) as partial:  # it may be a link
             partial.write_text(dumps_yaml(document))
+            shutil.copymode(params.FILE, partial)
     say(f"added to {params.FILE}: {', '.join(added)}" if added else f"{params.FILE} has them already")
     say(f"run: dvc repro {' '.join(f'evaluate@{name}' for name in names)}")
 

@@ -83,14 +83,37 @@ def test_before_and_after(digits: Clone, copy_of: Callable[[Clone], Clone]) -> N
     assert f"{MLP} is worse than {MLP} at HEAD by these images." in ran.out
 
     for arguments, message in (
-        ([MLP, "digits-none"], "params.yaml has no experiment 'digits-none'; expected some of digits-mlp, digits-cnn"),
+        ([MLP, "digits-none"], "params.yaml has no experiment 'digits-none'; it has: digits-mlp, digits-cnn"),
         ([MLP, CNN, "--before", "HEAD"], f"--before compares one experiment with itself; found {MLP}, {CNN}"),
         ([MLP, "--before", "never"], f"reports/{MLP}/predictions.parquet can't be read at never"),
+        ([MLP, CNN, "--before", ""], f"--before compares one experiment with itself; found {MLP}, {CNN}"),
+        ([MLP, "--before", "HEAD^{tree}"], f"reports/{MLP}/predictions.parquet can't be read at HEAD^{{tree}}"),
+        ([MLP, CNN, "--grid", "README.md"], "--grid 'README.md': expected a name that ends in .png"),
+        ([MLP, CNN, "--grid", "docs/page.png"], "--grid docs/page.png: is there already"),
         ([MLP, "--grid", "x.png"], "--grid draws what two experiments of one data set differ in"),
     ):
         refused = copy.run("python", "-m", "pipeline.compare", *arguments)
         assert refused.status == 1 and refused.err.startswith(f"error: {message}")
         assert len(refused.err.splitlines()) == 1
+
+
+def test_experiments_without_results_or_with_damaged_ones(digits: Clone, copy_of: Callable[[Clone], Clone]) -> None:
+    copy = copy_of(digits)
+    file = copy.root / f"reports/{MLP}/metrics.json"
+    for content, message in (
+        ("{}", f"error: {file.relative_to(copy.root)} is damaged (it has no number of parameters)"),
+        (
+            '{"val": null, "parameters": 1}',
+            f"error: {file.relative_to(copy.root)} is damaged (val holds something else",
+        ),
+        (None, f"error: no results of {MLP}: run dvc repro evaluate@"),
+    ):
+        file.unlink()
+        if content is not None:
+            file.write_text(content)
+        refused = copy.run("python", "-m", "pipeline.compare", MLP, CNN)
+        assert refused.status == 1 and refused.out == "" and refused.err.startswith(message), refused.err
+    assert copy.must_run("python", "-m", "pipeline.compare", "digits-*").out.count("digits-") == 1
 
 
 def test_other_images_are_not_compared(digits: Clone, copy_of: Callable[[Clone], Clone]) -> None:

@@ -50,6 +50,12 @@ def decided(tmp_path: Path, text: str) -> tuple[dict[str, str], dict[str, int]]:
     return dict(zip(used.path, used.label, strict=True)), counts
 
 
+@pytest.mark.parametrize("name", ["nothere", "", "../escaped"])
+def test_a_data_set_that_is_not_there_gets_no_file(project: Project, name: str) -> None:
+    failed_in_one_line(project.run("decisions", name), "datasets has no entry")
+    assert [file.name for file in project.root.iterdir()] == ["params.yaml"]
+
+
 def test_without_a_file_all_is_as_check_says(tmp_path: Path) -> None:
     nothing = read_decisions(tmp_path / "none.csv", pd.DataFrame(checked()), CLASSES)
     assert list(nothing.columns) == ["path", "decision", "label", "note", "line"] and nothing.empty

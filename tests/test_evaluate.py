@@ -65,6 +65,8 @@ def write_model(root: Path, brightness: dict[str, float], side: int = SIDE) -> N
         "network": {**network, "log_softmax": False, "initialization": "default"},
         "shape": {"channels": 1, "height": side, "width": side, "classes": len(brightness)},
         "classes": list(brightness),
+        "dataset": "grays",
+        "experiment": "grays-near",
         "preprocessing": {"mean": [0.0], "std": [1.0]},
         "parameters": 123,
         "trainable_parameters": 45,
@@ -246,7 +248,7 @@ def colors(tile: np.ndarray) -> set[str]:
 
 def test_titles_of_samples_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(grid, "save", lambda figure, path: drawn.append(figure.axes[0].texts[-1]))
+    monkeypatch.setattr(grid, "save", lambda figure, *_: drawn.append(figure.axes[0].texts[-1]))
     image = np.zeros((8, 8, 1), np.uint8)
     for title in ("3 100%", "an Airedale terrier 100%\nis a Norfolk terrier"):
         grid.draw_grid(tmp_path / "x.png", [grid.Tile(image, title, "green")])

@@ -470,6 +470,7 @@ def model_folder(folder: Path, described: Any) -> Path:
     folder.mkdir(parents=True)
     shape = {"channels": 3, "height": 64, "width": 64, "classes": 2}
     about = {"shape": shape, "classes": ["a", "b"], "parameters": 1, "trainable_parameters": 1}
+    about |= {"dataset": "any", "experiment": "any-network"}
     preprocessing = {"mean": [0.5] * 3, "std": [0.5] * 3}
     whole = {**about, "preprocessing": preprocessing, "network": described.model_dump(mode="json")}
     (folder / "model.json").write_text(json.dumps(whole))

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import pytest
 import torch
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, class_folders, failed_in_one_line, picture
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from samples import ADOBE_RGB, rgb_profile, samples
 
 from pipeline import evaluate, predict, train
@@ -300,7 +301,47 @@ def test_grid(asked: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "only the first 9 images" in ran.err
     assert seen() == [True] * 9 + [False] * 5
     assert os.listdir(grid.parent) == ["grid.png"]
-    failed_in_one_line(asked("--grid", "models", "photos/test/ant"), "Is a directory")
+    failed_in_one_line(asked("--grid", "models", "photos/test/ant"), "expected a name that ends in .png")
+
+
+def test_no_file_of_a_person_is_overwritten(asked: Predict, tmp_path: Path) -> None:
+    """As by `--grid *.png`, where the shell makes the first photo the name of the grid."""
+    photo, listed = tmp_path / "photo.png", tmp_path / "list.csv"
+    shutil.copy(PHOTOS[0], photo)
+    listed.write_text(PHOTOS[1])
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.png").mkdir()
+    before = photo.read_bytes()
+    for option in ("--grid", "--explain"):
+        failed_in_one_line(asked(option, str(photo), PHOTOS[0]), f"{option} {photo}: is there already", "was not drawn")
+        failed_in_one_line(asked(option, str(tmp_path / "folder.png"), PHOTOS[0]), "folder.png: is there already")
+        for name in ("", "grid.jpg"):
+            failed_in_one_line(asked(option, name, PHOTOS[0]), f"{option} ", "expected a name that ends in .png")
+    both = str(tmp_path / "both.png")
+    failed_in_one_line(asked("--grid", both, "--explain", both, PHOTOS[0]), "both name")
+    failed_in_one_line(asked("--files-from", str(listed), "--output", str(listed)), "is what is to be read")
+    failed_in_one_line(asked("--output", str(tmp_path / "pipe.csv"), PHOTOS[0]), "pipe.csv: File exists")
+    assert photo.read_bytes() == before and listed.read_text() == PHOTOS[1] and (tmp_path / "pipe.csv").is_fifo()
+    assert {file.name for file in tmp_path.iterdir()} == {"photo.png", "list.csv", "pipe.csv", "folder.png"}
+
+
+def test_a_folder_that_may_not_be_read_stops_no_other(
+    asked: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterdir = Path.iterdir
+
+    def refusing(path: Path) -> Iterator[Path]:
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    (tmp_path / "closed").mkdir()
+    shutil.copy(PHOTOS[0], tmp_path)
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    ran = asked(str(tmp_path))
+    assert (ran.status, len(names(ran))) == (0, 1) and "closed (Permission denied)" in ran.err
+    ran = asked(PHOTOS[0], "x" * 300)
+    assert (ran.status, names(ran)) == (1, PHOTOS[:1]) and "File name too long" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -532,6 +573,9 @@ def test_lists_of_files(asked: Predict, tmp_path: Path, monkeypatch: pytest.Monk
     at_once = json.loads(asked("--json", "--files-from", str(listed)).out)
     assert [answer["path"] for answer in at_once] == expected and at_once[0] == at_once[2]
 
+    listed.write_text("\r\n".join(lines), encoding="utf-16", newline="")  # as PowerShell writes it
+    assert names(asked("--files-from", str(listed))) == expected
+
     (tmp_path / "a b\nc.png").write_bytes(Path(PHOTOS[0]).read_bytes())
     typed(os.fsencode(f"{tmp_path}/a b\nc.png\0"))
     assert names(asked("-")) == [f"{tmp_path}/a b\\nc.png"]
@@ -683,6 +727,18 @@ def test_a_model_with_a_class_unsure(trained: Project, asked: Predict, tmp_path:
     failed_in_one_line(
         asked("--threshold", "0.5", "photos", model=str(tmp_path / "model")), "a class 'unsure' of its own"
     )
+    shutil.copytree("photos/test/bee", tmp_path / "unsure")
+    assert " unsure " in asked("--score", str(tmp_path / "unsure"), model=str(tmp_path / "model")).out
+    assert "not in the report" not in asked("--score", str(tmp_path / "unsure"), model=str(tmp_path / "model")).out
+
+
+def test_a_model_with_another_ones_reports(trained: Project, asked: Predict, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(trained.root / "models/photos-cnn", model)
+    weights = load_file(model / "model.safetensors")
+    save_file({name: 0.9 * values for name, values in weights.items()}, model / "model.safetensors")
+    ran = asked("--precision", "0.5", "photos/test", model=str(model))
+    failed_in_one_line(ran, f"reports/photos-cnn is of other weights than {model}", "dvc repro evaluate@photos-cnn")
 
 
 def test_where_the_network_looks(trained: Project, asked: Predict, tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ class Params(Strict):
 def pick(entries: dict[str, Entry], section: str, name: str) -> Entry:
     """The entry of that name. Raises UserError if there is none."""
     if name not in entries:
-        raise UserError(f"{FILE}: {section} has no entry {name!r}{hint(name, entries)}; it has: {', '.join(entries)}")
+        raise UserError(
+            f"{FILE}: {section} has no entry {name!r}{hint(name, entries)}; it has: {', '.join(entries) or 'none'}"
+        )
     return entries[name]
 
 
@@ -99,7 +101,7 @@ def read() -> dict[str, Any]:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         problem = " ".join((error.problem or "not valid YAML").split())
         raise UserError(f"{FILE}{where}: {problem}") from None
-    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, 2020-13-45, !!int x, …
+    except (YAMLError, ValueError, LookupError, RecursionError) as error:  # no UTF-8, 2020-13-45, !!int x, !!bool x, …
         raise UserError(f"{FILE}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict | None):
         raise UserError(f"{FILE}: found a {type(raw).__name__}; expected the keys {', '.join(Params.model_fields)}")

@@ -14,6 +14,7 @@ from pipeline.dashboard.records import Record
 WIDTH, HEIGHT = 1000, 500  # units of the drawing, which the page stretches
 MOST = 80  # points of a curve: more can't be told apart, and make the page large
 COLORS = 8  # for the best experiments; all others are gray
+LARGEST = 1e100  # value that is drawn
 LOWEST = 1e-6  # loss that is drawn: a logarithm has no zero
 
 
@@ -93,7 +94,7 @@ def panel(title: str, records: list[Record], metric: str, scale_of: Callable[[ND
 def series(record: Record, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Epochs and values, as far as these are finite; of many, some that are evenly spaced and the last."""
     values = np.array([row.get(column, math.nan) for row in record.history], np.float64)
-    rows = np.flatnonzero(np.isfinite(values))
+    rows = np.flatnonzero(np.abs(values) < LARGEST)  # NaN is not
     if len(rows) > MOST:
         rows = rows[np.linspace(0, len(rows) - 1, MOST).round().astype(int)]
     return rows.astype(np.float64) + 1, values[rows]

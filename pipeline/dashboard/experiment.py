@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from pipeline.dashboard import curves
 from pipeline.dashboard.records import Record, as_mapping
 from pipeline.dashboard.standings import Standing
+from pipeline.images.files import utf8
 from pipeline.page.template import page_script, write_page
 from pipeline.system.csv_cells import unescape_formula
 from pipeline.tracking.results import flat
@@ -67,7 +68,7 @@ class MetricRow(NamedTuple):
 def write_experiment(record: Record, standing: Standing | None, config: dict[str, Any]) -> None:
     """`standing` is None for one that was trained, but not evaluated; `config` is its entry in params.yaml."""
     folder = Path("reports", record.name)
-    shown = (file.name for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    shown = (utf8(file.name) for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     files = sorted(name for name in shown if name != VIEW)
     write_page(
         folder / VIEW,

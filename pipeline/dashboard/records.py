@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +87,7 @@ class Record:
 def number_in(metrics: dict[str, Any], split: str, name: str) -> float | None:
     """A metric of a metrics.json. None where it has none, or anything but a number."""
     value = as_mapping(metrics.get(split)).get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         return None
     return float(value)
 
@@ -107,7 +107,9 @@ def read(name: str, config: Experiment, notes: list[str]) -> Record | None:
             return reader(folder / file, f"{stage}@{name}")
         except UserError as error:
             notes.append(str(error))
-            return nothing
+        except OSError as error:
+            notes.append(f"{folder / file}: {error.strerror}")
+        return nothing
 
     nothing: dict[str, Any] = {}
     provenance = attempt("provenance.json", readers.read_description, "train", nothing)

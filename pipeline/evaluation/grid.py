@@ -40,14 +40,17 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, software: str | None = None) -> None:
     with atomic_write(path) as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks: boxes, and no more fuss
-        figure.savefig(partial, format="png", dpi=100, metadata={"Software": None})
+        figure.savefig(partial, format="png", dpi=100, metadata={"Software": software})
 
 
-def draw_grid(path: Path, tiles: Sequence[Tile], heading: str = "") -> None:
-    """Images in rows of COLUMNS, each below its title, which has the room that its lines need."""
+def draw_grid(path: Path, tiles: Sequence[Tile], heading: str = "", software: str | None = None) -> None:
+    """Images in rows of COLUMNS, each below its title, which has the room that its lines need.
+
+    `software` goes into the field of this name in the PNG.
+    """
     titles = ["\n".join(map(printable, tile.title.split("\n"))) for tile in tiles]
     lines = [line for title in titles for line in title.split("\n")]
     # a sign is about 0.6 times as wide as the font is high
@@ -70,7 +73,7 @@ def draw_grid(path: Path, tiles: Sequence[Tile], heading: str = "") -> None:
             x, y - GAP / 2, title, color=tile.color, fontsize=size, ha="center", va="bottom", parse_math=False
         )
     axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0), aspect="auto")
-    save(figure, path)
+    save(figure, path, software)
 
 
 def short(name: str, most: int = 30) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -16,10 +17,13 @@ from pipeline.system.checksummed import checksum
 from pipeline.system.console import MissingExtra, UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
     from torch import Tensor
 
     from pipeline.config.experiments import TTA
+
+WEIGHTS = "weights"  # of predictions.parquet: the SHA-256 of the weights that they are by
 
 
 class Model:
@@ -170,6 +174,30 @@ class Model:
         return torch.cat(found).numpy()
 
 
+def write_predictions(file: Path, predictions: pd.DataFrame, folder: Path) -> None:
+    """Write what the model in a folder says of images, with the SHA-256 of its weights in the metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(predictions, preserve_index=False)
+    weights = checksum(folder / "model.safetensors").hex()
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), WEIGHTS: weights}), file)
+
+
+def check_evaluated(folder: Path, name: str) -> None:
+    """Raises UserError where the reports on an experiment are of other weights than those in a folder."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = Path("reports", name, "predictions.parquet")
+    try:
+        weights = (pq.read_schema(file).metadata or {}).get(WEIGHTS.encode())
+    except (OSError, pa.ArrowException):
+        return  # who reads it says what is wrong with it
+    if weights is not None and weights.decode() != checksum(folder / "model.safetensors").hex():
+        raise UserError(f"reports/{name} is of other weights than {folder}: run dvc repro evaluate@{name}")
+
+
 def normalization_fault(others: object, channels: int) -> str | None:
     """Why mean and standard deviation of the files of weights are wrong, or None."""
     if not isinstance(others, dict) or not all(isinstance(each, dict) for each in others.values()):
@@ -183,7 +211,7 @@ def temperature_fault(first: object, others: object) -> str | None:
     if not isinstance(others, dict):
         return f"other_temperatures = {others!r}; expected a number for each other file of weights"
     for value in (first, *others.values()):
-        if type(value) not in (int, float) or not 0 < value < math.inf:
+        if type(value) not in (int, float) or not 0 < value < sys.float_info.max:
             return f"temperature = {value!r}; expected a finite number above 0"
     return None
 

@@ -27,7 +27,10 @@ def resized(image: Image.Image) -> Image.Image:
 
 
 for path in sys.argv[1:]:
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
+    photo = Image.open(path)
+    if photo.mode.startswith(("I", "F")):
+        sys.exit(f"{path}: has more than 8 bits a channel, which this script does not scale as in training")
+    image = ImageOps.exif_transpose(photo).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(about["mode"])
     (probabilities,) = model.run(None, {"images": np.asarray(resized(image)).reshape(1, *about["shape"])})
     best = probabilities[0].argmax()

@@ -79,7 +79,7 @@ def read_columns(path: Path, columns: list[str] | None = None) -> tuple[pa.Table
         # pq.read_table would compare no checksums, and import pandas, which takes half a second
         table = pq.ParquetFile(path, page_checksum_verification=True).read(columns)
         table = table if columns is None else table.select(columns)  # KeyError for one that is missing
-    return table, readers.read_classes(path, stage_of(path))
+        return table, json.loads((table.schema.metadata or {})[b"classes"])
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def telling_damage(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise readers.missing(path, stage_of(path)) from None
-    except (KeyError, pa.ArrowException, OSError) as error:  # KeyError: a column is missing
+    except (KeyError, ValueError, pa.ArrowException, OSError) as error:  # KeyError: a column or the classes are missing
         if getattr(error, "errno", None):  # of the disk, not of arrow
             raise
         raise readers.damaged(path, error, stage_of(path)) from None

@@ -15,7 +15,6 @@ from pipeline.images.items import is_clutter
 from pipeline.images.stored import Problem
 from pipeline.prediction.inputs import File, Found
 from pipeline.prediction.pixels import NOT_FINITE, crashed, in_words, preprocessing, read_all, size
-from pipeline.system.credentials import hide
 from pipeline.system.workers import ordered_map
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def classify(model: Model, found: Found, most: int) -> Iterator[Answer]:
         whole = [pixels for _, pixels in batch if not isinstance(pixels, Problem)]
         probabilities = iter(model.probabilities(np.stack(whole)) if whole else ())
         for file, pixels in batch:
-            path = hide(utf8(file.path))  # an address may have a password in it
+            path = utf8(file.path)
             if not isinstance(pixels, Problem):
                 yield answer(model, path, next(probabilities), most)._replace(pixels=pixels)
             elif is_left_out(file, pixels):

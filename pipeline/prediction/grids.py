@@ -27,7 +27,7 @@ class Grid:
                 self.answers.append(answer)
 
     def draw(self) -> None:
-        from pipeline.evaluation import grid
+        from pipeline.evaluation import grid, pictures
 
         if self.seen > MOST:
             say(f"{self.path}: only the first {MOST} images", file=sys.stderr)
@@ -37,4 +37,4 @@ class Grid:
             name, label = grid.short(Path(path).name, 22), grid.short(best.label, 18)
             image = self.explain(pixels, best.label) if self.explain else pixels
             tiles.append(grid.Tile(image, f"{name}\n{label} {best.probability:.0%}", "black"))
-        grid.draw_grid(self.path, tiles)
+        grid.draw_grid(self.path, tiles, software=pictures.MARK)

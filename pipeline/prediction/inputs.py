@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import sys
@@ -47,7 +48,11 @@ class Found:
 
         Raises UserError for a list that can't be read or is an image.
         """
+        if name == STDIN and sys.stdin is None:
+            raise UserError("standard input is closed; expected one path a line")
         content = sys.stdin.buffer.read() if name == STDIN else read_list(Path(name))
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes
+            content = content.decode("utf-16", "replace").encode()
         if magic.image_format(content):
             raise UserError(f"{name}: is an image; expected a text file with one path a line")
         before = len(self.files)
@@ -102,9 +107,9 @@ def expand(pattern: str, left_out: list[str]) -> list[str]:
     if not pattern:  # a variable that is not set, not this folder
         return []
     path = Path(pattern)
-    if path.exists() or not glob.has_magic(pattern):
+    if os.path.exists(path) or not glob.has_magic(pattern):  # pathlib raises for names that are too long
         # a file that is missing is reported like any that can't be read
-        return list(map(str, files_at(path, [], left_out))) if path.is_dir() else [str(path)]
+        return list(map(str, files_at(path, [], left_out))) if os.path.isdir(path) else [str(path)]
     literally = pattern.replace("[", "[[]")  # a folder may have brackets in its name
     matches = sorted(glob.glob(literally, recursive=True) or glob.glob(pattern, recursive=True))
     # ** matches folder and file
@@ -118,7 +123,12 @@ def files_at(path: Path, above: list[Path], left_out: list[str]) -> Iterator[Pat
         if real in above:
             left_out.append(f"{path} (a link to a folder around it)")
             return
-        for inside in sorted(path.iterdir()):
+        try:
+            found = sorted(path.iterdir())
+        except OSError as error:
+            left_out.append(f"{path} ({error.strerror})")
+            return
+        for inside in found:
             if is_visible(inside.name):
                 yield from files_at(inside, [*above, real], left_out)
             else:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.intervals import wilson
+from pipeline.evaluation.model import check_evaluated
 from pipeline.system import readers
 from pipeline.system.console import UserError
 
@@ -41,6 +42,7 @@ def choose_for(model: Model, precision: float) -> Choice:
     Raises UserError where the model was not evaluated on any, or no threshold reaches the precision.
     """
     name = str(model.about["experiment"])
+    check_evaluated(model.folder, name)
     file = Path("reports", name, "predictions.parquet")
     table = readers.read_table(file, PREDICTIONS, f"evaluate@{name}").to_pandas()
     val = table[table["split"] == "val"]

@@ -50,7 +50,7 @@ def refusal(request: Any) -> tuple[int, str] | None:
         return 411, "expected the header Content-Length"
     if int(length) > LIMIT:
         return 413, f"{int(length):,} bytes; expected at most {LIMIT:,}: send fewer images in a request"
-    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in FORMS:
         return 415, f"Content-Type is {kind!r}; expected {', '.join(FORMS)}"
     return None

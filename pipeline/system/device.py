@@ -45,7 +45,7 @@ def open_device(wanted: str, key: str) -> torch.device:
     try:
         device = torch.device(default_device() if wanted == "auto" else wanted)
         torch.zeros(1, device=device).item()  # the device `meta` fails only when a value is read
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"{key} '{wanted}' can't be used here ({reason}); try auto or cpu") from None
     return device

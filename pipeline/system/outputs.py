@@ -21,12 +21,13 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Add the path to an OSError of the block that lacks one, such as that of a full disk."""
+def named(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Let an OSError of the block name the path where it names none, as that of a full disk, or the partial file."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.filename in (None, str(partial), partial):
+            error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -37,6 +38,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     If the block raises, what it wrote is removed. What killed processes have left is removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device or a pipe would be replaced
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     sweep(path)
     partial = own_partial(path)
     try:
@@ -44,7 +47,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield partial
         if partial.is_dir():  # a folder can't replace another one in one step
             remove(path)
-        os.replace(partial, path)
+        with named(path, partial):
+            os.replace(partial, path)
     except BaseException:
         remove(partial)
         raise

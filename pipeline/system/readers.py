@@ -61,6 +61,8 @@ def class_fault(classes: object) -> str | None:
     """Why a list of classes is wrong, or None."""
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         return "expected a list of names as classes"
+    if any(name.encode(errors="replace").decode() != name for name in classes):
+        return "the name of a class is no Unicode"
     if len(set(classes)) < len(classes):
         return "a class is listed twice"
     return None

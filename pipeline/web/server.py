@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
 
 from pipeline.web.answers import Answers, Unusable
 
@@ -21,6 +23,7 @@ LOOPBACK = ("127.0.0.1", "localhost")
 EVERYWHERE = "0.0.0.0"
 MOST_BYTES = 32 * 1024**2  # of one photo
 MOST_WAITING = 8  # photos that the server holds at once
+SLOWEST = 30  # seconds that a photo may take to arrive
 BODY = "application/octet-stream"  # no page of another site can send it without asking, and is told no
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:;"
@@ -55,13 +58,17 @@ def make_app(model: Model, answers: Answers, host: str) -> FastAPI:
     @app.post("/classify")
     async def classify(request: Request) -> JSONResponse:
         nonlocal waiting
-        if request.headers.get("content-type") != BODY:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != BODY:
             return refused(415, f"expected the bytes of a photo as {BODY}")
         if waiting >= MOST_WAITING:
             return refused(429, f"more than {MOST_WAITING} photos at once: ask again in a moment")
         waiting += 1
         try:
-            return JSONResponse(await run_in_threadpool(answers.of, await received(request)))
+            async with asyncio.timeout(SLOWEST):
+                photo = await received(request)
+            return JSONResponse(await run_in_threadpool(answers.of, photo))
+        except TimeoutError:
+            return refused(408, f"it did not arrive within {SLOWEST} seconds")
         except Unusable as error:
             return refused(413 if error.too_large else 422, str(error))
         finally:
@@ -76,6 +83,10 @@ def make_app(model: Model, answers: Answers, host: str) -> FastAPI:
             response = await go_on(request)
         response.headers.update(HEADERS)
         return response
+
+    @app.exception_handler(HTTPException)
+    def wrong(request: Request, error: HTTPException) -> JSONResponse:
+        return refused(error.status_code, error.detail)
 
     @app.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> JSONResponse:
