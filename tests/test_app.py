@@ -170,6 +170,9 @@ def test_it_listens_on_loopback_alone_and_has_no_other_pages(server: Server) -> 
         status, _, said = server.ask("GET", path)
         assert status == 404 and b"import" not in said, path
     assert server.ask("GET", "/classify")[0] in (404, 405)
+    for method, path in (("POST", "/"), ("DELETE", "/classify"), ("GET", "/a/b")):
+        status, _, said = server.ask(method, path)
+        assert status in (404, 405) and list(json.loads(said)) == ["error"]
 
 
 def test_nothing_is_written_to_disk(server: Server, digits: Clone) -> None:

@@ -11,7 +11,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.exceptions import HTTPException
 
 from pipeline.web.answers import Answers, Unusable
 
@@ -84,9 +83,13 @@ def make_app(model: Model, answers: Answers, host: str) -> FastAPI:
         response.headers.update(HEADERS)
         return response
 
-    @app.exception_handler(HTTPException)
-    def wrong(request: Request, error: HTTPException) -> JSONResponse:
-        return refused(error.status_code, error.detail)
+    @app.exception_handler(404)
+    def missing(request: Request, error: Exception) -> JSONResponse:
+        return refused(404, "there is no such page")
+
+    @app.exception_handler(405)
+    def other_method(request: Request, error: Exception) -> JSONResponse:
+        return refused(405, "expected GET for a page, or POST for a photo")
 
     @app.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> JSONResponse:
