@@ -265,7 +265,7 @@ def test_models_that_were_not_pulled_come_later(trained: Trained) -> None:
 
 
 STEPS = (
-    *("create_logged_model", "log_model_artifacts", "finalize_logged_model", "log_outputs", "create_registered_model"),
+    *("create_logged_model", "log_model_artifact", "finalize_logged_model", "log_outputs", "create_registered_model"),
     *("create_model_version", "set_tag", "update_model_version", "set_registered_model_alias", "set_model_version_tag"),
 )
 
