@@ -30,12 +30,13 @@ def main() -> None:
         raise UserError(f"{out} is there already: give --out another name, or remove it")
     stop_without_packages()
 
-    from pipeline.evaluation.model import Model
+    from pipeline.evaluation.model import Model, check_evaluated
     from pipeline.exporting import graph
     from pipeline.exporting.card import card
     from pipeline.tracking.commit import git_state
 
     model = Model(arguments.model)
+    check_evaluated(model.folder, model.about["experiment"])
     images, checked = test_images(model)
     with atomic_write(out) as folder:
         folder.mkdir()

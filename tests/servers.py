@@ -74,9 +74,9 @@ class MLflowServer:
 
 
 @contextmanager
-def mlflow_server(home: Path) -> Iterator[str]:
+def mlflow_server(home: Path, *options: str, **environment: str) -> Iterator[str]:
     """The address of a server that keeps runs in a folder, too."""
-    server = MLflowServer(home, f"sqlite:///{home}/mlflow.db")
+    server = MLflowServer(home, f"sqlite:///{home}/mlflow.db", *options, **environment)
     try:
         yield server.uri
     finally:

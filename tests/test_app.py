@@ -160,6 +160,7 @@ def test_other_pages_can_not_ask(server: Server) -> None:
     assert status == 403 and not [name for name in headers if name.startswith("access-control")]
     assert server.ask("POST", "/classify", body, Origin=f"http://{own}")[0] == 200
     assert server.ask("POST", "/classify", body, Host=f"localhost:{server.port}")[0] == 200
+    assert server.ask("POST", "/classify", body, Content_Type="Application/Octet-Stream; a=b")[0] == 200
 
 
 def test_it_listens_on_loopback_alone_and_has_no_other_pages(server: Server) -> None:

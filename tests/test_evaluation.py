@@ -245,9 +245,8 @@ def test_more_probabilities_than_memory_holds(
 ) -> None:
     expected = read_metrics(evaluated())
     capsys.readouterr()
-    monkeypatch.setattr(
-        predictions, "MOST_PROBABILITIES", 50
-    )  # those of 10 validation images of 3 classes, and not of 30 more
+    # those of 10 validation images of 3 classes, and not of 30 more
+    monkeypatch.setattr(predictions, "MOST_PROBABILITIES", 50)
     folder = evaluated()
     assert capsys.readouterr().out.splitlines()[-1].startswith("grays-near: no AUC and no curves")
     written = read_metrics(folder)

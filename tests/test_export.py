@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import Clone, failed_in_one_line, picture
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from test_networks import network
 
 from pipeline import export
@@ -85,6 +86,17 @@ def test_a_colleague_gets_the_same_answers(digits: Clone, copy_of: Callable[[Clo
     refused = copy.run("python", "-m", "pipeline.export", "--model", f"models/{CNN}", "--out", str(out))
     failed_in_one_line(refused, "is there already")
     assert before == {file.name: file.read_bytes() for file in out.iterdir()}
+
+
+def test_a_model_with_another_ones_reports(digits: Clone, copy_of: Callable[[Clone], Clone], tmp_path: Path) -> None:
+    copy, out = copy_of(digits), tmp_path / "out"
+    file = copy.root / f"models/{MLP}/model.safetensors"
+    weights = load_file(file)
+    file.unlink()  # it may be a link into DVC's cache
+    save_file({name: 0.9 * values for name, values in weights.items()}, file)
+    refused = copy.run("python", "-m", "pipeline.export", "--model", f"models/{MLP}", "--out", str(out))
+    failed_in_one_line(refused, f"reports/{MLP} is of other weights than models/{MLP}", f"dvc repro evaluate@{MLP}")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("fit", ["pad", "stretch"])

@@ -325,6 +325,17 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     assert damaged in page and "things-close" in page
 
 
+def test_reports_that_can_not_be_opened_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    for name in ("things-best/metrics.json", "things-seeds/history.csv"):
+        (tmp_path / "reports" / name).unlink()
+        (tmp_path / "reports" / name).mkdir()
+    notes = write(project)
+    for name in ("things-best/metrics.json", "things-seeds/history.csv"):
+        assert f"reports/{name}: Is a directory" in notes
+    assert "things-close" in page_of(project).read_text()
+
+
 def test_half_results_and_those_of_others(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     (tmp_path / "reports/things-seeds/metrics.json").unlink()

@@ -27,6 +27,7 @@ from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wa
 from conftest import run as run_command
 from ruamel.yaml import YAML
 from servers import POSTGRES, MLflowServer, postgres_server
+from servers import mlflow_server as serving
 from test_report import Browser, chromium  # noqa: F401  # a fixture
 
 from pipeline import track
@@ -511,29 +512,29 @@ def test_a_server_that_wants_a_user_and_a_password(made: Results, tmp_path: Path
     settings = (Path(mlflow.__file__).parent / "server/auth/basic_auth.ini").read_text()
     config = tmp_path / "auth.ini"
     config.write_text(f"{settings}\nauth_cache_ttl_seconds = 60\n")  # else each request takes a third of a second
-    server = MLflowServer(
-        tmp_path, database(tmp_path), "--app-name", "basic-auth", MLFLOW_AUTH_CONFIG_PATH=str(config),
-        MLFLOW_AUTH_ADMIN_PASSWORD=admin[1], MLFLOW_FLASK_SERVER_SECRET_KEY="secret",
-    )  # fmt: skip
-    for user in ("maria", "bob"):
-        account = {"username": user, "password": f"Hunter2 of {user}"}
-        requests.post(f"{server.uri}/api/2.0/mlflow/users/create", json=account, auth=admin).raise_for_status()
+    variables = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(config),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": admin[1],
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "secret",
+    }
+    with serving(tmp_path, "--app-name", "basic-auth", **variables) as uri:
+        for user in ("maria", "bob"):
+            account = {"username": user, "password": f"Hunter2 of {user}"}
+            requests.post(f"{uri}/api/2.0/mlflow/users/create", json=account, auth=admin).raise_for_status()
 
-    def track(user: str, password: str) -> Ran:
-        account = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
-        return made.track(MLFLOW_TRACKING_URI=server.uri, **account)
+        def track(user: str) -> Ran:
+            account = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": f"Hunter2 of {user}"}
+            return made.track(MLFLOW_TRACKING_URI=uri, **account)
 
-    made.add("guarded")
-    wrong = made.track(MLFLOW_TRACKING_URI=server.uri.replace("//", "//maria:Hunter1@"))
-    right = track("maria", "Hunter2 of maria")
-    again = track("bob", "Hunter2 of bob")
-    made.add("more")
-    refused = track("bob", "Hunter2 of bob")
-    server.kill()
+        made.add("guarded")
+        wrong = made.track(MLFLOW_TRACKING_URI=uri.replace("//", "//maria:Hunter1@"))
+        right, again = track("maria"), track("bob")
+        made.add("more")
+        refused = track("bob")
     assert wrong.status == 1 and wrong.out == ""
     (line,) = wrong.err.splitlines()
     assert "the server wants another user or password" in line and "Hunter" not in line
-    assert right.status == 0 and right.err == "" and f"logged to {server.uri}: guarded (" in right.out
+    assert right.status == 0 and right.err == "" and f"logged to {uri}: guarded (" in right.out
     assert again.status == 0 and "has every result already" in again.out
     assert refused.status == 1 and refused.out == ""
     (line,) = refused.err.splitlines()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.config import params
-from pipeline.evaluation.model import check_evaluated
 from pipeline.system import readers
 from pipeline.system.csv_cells import unescape_formula
 
@@ -28,7 +27,6 @@ def card(model: Model, commit: str | None, difference: float, checked: str) -> s
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     name, dataset = model.about["experiment"], model.about["dataset"]
-    check_evaluated(model.folder, name)
     metrics = readers.read_description(Path("reports", name, "metrics.json"), f"evaluate@{name}")
     split = readers.read_description(Path("reports", dataset, "split.json"), f"split@{dataset}")
     classes = model.classes
