@@ -151,7 +151,8 @@ def in_words(name: str, summary: dict[str, Any]) -> list[str]:
     if splits := summary["official_splits"]:
         lines.append(f"official splits: {', '.join(f'{split} in {folder}/' for folder, split in splits.items())}")
     classes = summary["classes"]
-    lines += class_table(summary) if summary["classes_by_split"] else [f"{len(classes)} classes: {counted(classes)}"]
+    noun = "class" if len(classes) == 1 else "classes"
+    lines += class_table(summary) if summary["classes_by_split"] else [f"{len(classes)} {noun}: {counted(classes)}"]
     if undecoded := summary["classes_left_out"]:
         lines.append(f"not a class, because none of its images can be decoded: {shortened(list(undecoded))}")
     for split, missing in summary["classes_missing"].items():

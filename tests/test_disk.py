@@ -12,6 +12,8 @@ import pytest
 from conftest import REPOSITORY, Project, Ran, class_folders, failed_in_one_line, make_clone, outputs, run
 from test_tracking import Results
 
+from pipeline.system.outputs import atomic_write
+
 DAEMON, BIN, TEAM = 1, 2, 50  # accounts and a group (staff) of every Debian
 
 
@@ -46,6 +48,14 @@ def test_a_full_disk_is_one_line_that_names_the_file(small_disk: Path) -> None:
         assert outputs(project) == before and not list(small_disk.rglob(".*.partial"))
         filler.unlink()
         project.must_run(stage, "photos")
+
+
+@pytest.mark.parametrize("inside", ["", "folder/1.csv"])
+def test_a_write_that_fails_names_the_file_that_was_to_be(tmp_path: Path, inside: str) -> None:
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "table") as partial:
+        (partial / inside).read_bytes()
+    assert caught.value.filename == str(tmp_path / "table" / inside)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_read_only_folder_is_one_line(small_disk: Path) -> None:

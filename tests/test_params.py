@@ -215,6 +215,8 @@ def test_values_arrive_as_written(here: Path) -> None:
         ("experiments mnist-mlp train_fraction", 0, ["train_fraction = 0", "greater than 0"]),
         ("experiments mnist-mlp train_fraction", 1.5, ["train_fraction = 1.5", "less than or equal to 1"]),
         ("experiments mnist-mlp epochs", 0, ["epochs = 0", "greater than 0"]),
+        ("experiments mnist-mlp epochs", 2**31, ["epochs = 2147483648", "less than 2147483648"]),
+        ("downloads x", {"mirrors": [], "files": {"a": {"bytes": -5, "md5": "b"}}}, ["bytes = -5", "or equal to 0"]),
         ("experiments mnist-mlp batch_size", "half", ["batch_size = 'half'", "'full'"]),
         ("experiments mnist-mlp optimizer lr", 0, ["lr = 0", "greater than 0"]),
         ("experiments mnist-mlp network dropout", 1, ["network.dropout = 1", "less than 1"]),

@@ -21,7 +21,7 @@ Pixels = Annotated[int, Field(gt=0, le=8192)]  # a side of a packed image
 class PublishedFile(Strict):
     """One file of a data set as its publisher made it; at least one of the checksums must be known."""
 
-    bytes: int | None = None
+    bytes: Annotated[int, Field(ge=0)] | None = None
     md5: str | None = None
     sha256: str | None = None
     content_sha256: str | None = None  # of what is inside the gzip file, for mirrors that compressed it again

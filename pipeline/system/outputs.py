@@ -22,12 +22,18 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def named(path: Path, partial: Path | None = None) -> Iterator[None]:
-    """Let an OSError of the block name the path where it names none, as that of a full disk, or the partial file."""
+    """Let an OSError of the block that names no file, as that of a full disk, name `path`.
+
+    One that names `partial`, or a file in it, names `path` in its place.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename in (None, str(partial), partial):
-            error.filename, error.filename2 = str(path), None
+        where = error.filename
+        if where is None:
+            error.filename = str(path)
+        elif partial and isinstance(where, str | Path) and Path(where).is_relative_to(partial):
+            error.filename, error.filename2 = str(path / Path(where).relative_to(partial)), None
         raise
 
 
@@ -43,11 +49,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     sweep(path)
     partial = own_partial(path)
     try:
-        with named(path):
-            yield partial
-        if partial.is_dir():  # a folder can't replace another one in one step
-            remove(path)
         with named(path, partial):
+            yield partial
+            if partial.is_dir():  # a folder can't replace another one in one step
+                remove(path)
             os.replace(partial, path)
     except BaseException:
         remove(partial)
