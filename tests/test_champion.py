@@ -410,7 +410,7 @@ def test_a_colleague_without_this_project_predicts(digits: Clone, tmp_path: Path
     assert str(digits.root / "pipeline") not in code
 
 
-def test_the_model_of_digits(digits: Clone) -> None:
+def test_the_model_of_digits(digits: Clone, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{digits.root}/mlflow.db")
@@ -419,7 +419,7 @@ def test_the_model_of_digits(digits: Clone) -> None:
     champion = client.get_model_version_by_alias("digits", ALIAS)
     artifacts = YAML(typ="safe").load(digits.root / "dvc.yaml")["artifacts"]
     assert artifacts[champion.name]["path"] == f"models/{champion.tags['experiment']}"
-    described = Path(client.download_artifacts(champion.run_id, ""))  # the run itself is there
+    described = Path(client.download_artifacts(champion.run_id, "metrics.json", str(tmp_path)))  # the run is there too
     assert described.exists()
     (model,) = client.search_logged_models(
         [client.get_run(champion.run_id).info.experiment_id], f"source_run_id = '{champion.run_id}'"

@@ -381,7 +381,10 @@ def test_second_stage_beside_a_running_one(things: Project) -> None:
     things.experiment("things-long", "things", epochs=10**6, compute={"device": "cpu", "threads": 1})
     first = start(things, "things-long")
     until(lambda: checkpoint(things, "things-long"), first)
+    working = psutil.Process(first.pid)
+    working.suspend()  # it would take the time of the second
     second = things.run("train", "things-long")
+    working.resume()
     failed_in_one_line(second, "train@things-long", f"process {first.pid} on", "wait until it has ended, or end it")
     assert len(second.err.splitlines()) == 1
 

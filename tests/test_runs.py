@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -92,7 +93,8 @@ def shown(root: Path) -> dict[str, Any]:
             if not inside:  # a file
                 name = path.rpartition("+compressed")[0] or path
                 name = name.rpartition("+")[0] or name  # MLflow gives each image a number of its own
-                content = Path(client.download_artifacts(run.info.run_id, path)).read_bytes()
+                with TemporaryDirectory() as folder:
+                    content = Path(client.download_artifacts(run.info.run_id, path, folder)).read_bytes()
                 files[name, Path(path).suffix] = content
         told[run.info.run_name] = {
             "status": run.info.status,

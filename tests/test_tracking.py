@@ -102,7 +102,7 @@ def test_metrics_are_those_of_the_reports(digits: Clone, logged: tuple[Any, dict
         assert [(point.step, point.value) for point in points] == list(zip(history.epoch, history[key], strict=True))
 
 
-def test_a_run_says_what_made_it(digits: Clone, logged: tuple[Any, dict[str, Any]]) -> None:
+def test_a_run_says_what_made_it(digits: Clone, logged: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
     client, runs = logged
     run = runs[MLP]
     lock = YAML(typ="safe").load((digits.root / "dvc.lock").read_text())["stages"]
@@ -120,7 +120,7 @@ def test_a_run_says_what_made_it(digits: Clone, logged: tuple[Any, dict[str, Any
         *("confusion_matrix.png", "samples.png"),
     }
     assert (
-        Path(client.download_artifacts(run.info.run_id, "metrics.json")).read_bytes()
+        Path(client.download_artifacts(run.info.run_id, "metrics.json", str(tmp_path))).read_bytes()
         == (digits.root / f"reports/{MLP}/metrics.json").read_bytes()
     )
 

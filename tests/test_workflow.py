@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from conftest import REPOSITORY, Clone, commit, edit, git_clone, share
 from ruamel.yaml import YAML
 
 
+@pytest.mark.usefixtures("untracked")
 def test_a_pull_request_gets_its_results_as_a_comment(
     digits: Clone, copy_of: Callable[[Clone], Clone], tmp_path: Path
 ) -> None:
