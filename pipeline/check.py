@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
+from tabulate import tabulate
 
 from pipeline.checking import contact_sheets, label_list, usage
 from pipeline.checking.describe import describe
@@ -25,7 +26,7 @@ from pipeline.images.labeled import Labeled
 from pipeline.images.sources import Source, open_source
 from pipeline.images.tables import SPLITS, STATUSES, write_tables
 from pipeline.system import workers
-from pipeline.system.console import UserError, say
+from pipeline.system.console import UserError, printable, say
 from pipeline.system.outputs import atomic_write, write_json
 
 LISTED = 50  # broken images named when there are too many
@@ -151,8 +152,8 @@ def in_words(name: str, summary: dict[str, Any]) -> list[str]:
     if splits := summary["official_splits"]:
         lines.append(f"official splits: {', '.join(f'{split} in {folder}/' for folder, split in splits.items())}")
     classes = summary["classes"]
-    noun = "class" if len(classes) == 1 else "classes"
-    lines += class_table(summary) if summary["classes_by_split"] else [f"{len(classes)} {noun}: {counted(classes)}"]
+    title = f"{len(classes)} {'class' if len(classes) == 1 else 'classes'}"
+    lines += class_table(title, summary) if summary["classes_by_split"] else [f"{title}: {counted(classes)}"]
     if undecoded := summary["classes_left_out"]:
         lines.append(f"not a class, because none of its images can be decoded: {shortened(list(undecoded))}")
     for split, missing in summary["classes_missing"].items():
@@ -171,18 +172,15 @@ def in_words(name: str, summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def class_table(summary: dict[str, Any]) -> list[str]:
+def class_table(title: str, summary: dict[str, Any]) -> list[str]:
     """A row for each class, a column for each official split in use, and their sums."""
     splits = [split for split in SPLITS if summary["used"][split]]
-    rows = {label: [counts[split] for split in splits] for label, counts in summary["classes_by_split"].items()}
-    rows = {label: [*counts, sum(counts)] for label, counts in rows.items()}
-    lines = [f"{label:<20}" + "".join(f"{count:>10}" for count in counts) for label, counts in rows.items()]
-    sums = [sum(column) for column in zip(*rows.values(), strict=True)]
-    return [
-        f"{len(rows)} classes".ljust(20) + "".join(f"{title:>10}" for title in (*splits, "all")),
-        *few(lines),
-        *([" " * 20 + "".join(f"{count:>10}" for count in sums)] if len(rows) > 1 else []),
-    ]
+    counts = {label: [row[split] for split in splits] for label, row in summary["classes_by_split"].items()}
+    counts[""] = [sum(column) for column in zip(*counts.values(), strict=True)]
+    rows = [[title, *splits, "all"], *([printable(label), *row, sum(row)] for label, row in counts.items())]
+    aligned = ["left", *["right"] * (len(splits) + 1)]
+    head, *lines, total = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=aligned).splitlines()
+    return [head, *few(lines), total]
 
 
 def counted(counts: dict[str, Any]) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from pipeline.system.entry import command_line
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tabulate import tabulate
+
 from pipeline.config import params
+from pipeline.config.patterns import matching
 from pipeline.evaluation import pictures
 from pipeline.evaluation.paired import Paired, pair
 from pipeline.system import readers
@@ -37,10 +39,7 @@ def main() -> None:
         pictures.check("--grid", arguments.grid)
     patterns = arguments.experiments or ["*"]
     known = params.load().experiments
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
-            raise UserError(f"params.yaml has no experiment {pattern!r}; it has: {', '.join(known) or 'none'}")
-    names = [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    names = matching(patterns, known, "params.yaml has no experiment")
     results = {name: metrics for name in names if (metrics := read_metrics(name)) is not None}
     absent = [name for name in patterns if name in known and name not in results]
     if absent or not results:
@@ -82,17 +81,15 @@ def read_metrics(name: str) -> dict[str, Any] | None:
     return metrics
 
 
-def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
+def table(results: dict[str, dict[str, Any]]) -> list[str]:
     """Lines with aligned columns, in the order of `params.yaml`."""
     heads = [f"{side} {column}" for side in ("val", "test") for column in COLUMNS]
     rows = [["experiment", *heads, "parameters"]]
     for name, metrics in results.items():
         values = [cell(metrics.get(side, {}), column) for side in ("val", "test") for column in COLUMNS]
         rows.append([name, *values, f"{metrics['parameters']:,}"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        aligned = (text.rjust(width) for text, width in zip(others, widths[1:], strict=True))
-        yield "  ".join([first.ljust(widths[0]), *aligned])
+    aligned = ["left", *["right"] * (len(heads) + 1)]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=aligned).splitlines()
 
 
 def cell(metrics: dict[str, float], column: str) -> str:

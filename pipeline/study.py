@@ -8,14 +8,12 @@ from __future__ import annotations
 from pipeline.system.entry import command_line
 
 import shutil
-from collections.abc import Collection
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import params
-from pipeline.config.fields import hint
-from pipeline.system.console import UserError, run, say
+from pipeline.config.patterns import matching
+from pipeline.system.console import run, say
 from pipeline.system.outputs import atomic_write
 
 FILES = Path(__file__).parents[1] / "studies"
@@ -34,7 +32,7 @@ def main() -> None:
     params.load()  # refuses what is wrong with it before it is changed
     from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update  # the form that `dvc exp run -S` writes
 
-    names = [name for pattern in wanted for name in matching(pattern, studies["experiments"])]
+    names = [name for one in wanted for name in matching([one], studies["experiments"], "studies/ has no study")]
     document = parse_yaml_for_update(params.FILE.read_text(), params.FILE)
     added = [key for name in names for key in add(document, name, studies)]
     if added:
@@ -66,13 +64,6 @@ def with_all_studies(raw: dict[str, Any]) -> params.Params:
 
 def experiments_on(dataset: str, studies: dict[str, dict[str, Any]]) -> list[str]:
     return [name for name, experiment in studies["experiments"].items() if experiment["dataset"] == dataset]
-
-
-def matching(pattern: str, names: Collection[str]) -> list[str]:
-    found = [name for name in names if fnmatchcase(name, pattern)]
-    if not found:
-        raise UserError(f"no study {pattern!r}{hint(pattern, names)}; there are: {', '.join(names)}")
-    return found
 
 
 def add(document: dict[str, Any], name: str, studies: dict[str, dict[str, Any]]) -> list[str]:

@@ -17,15 +17,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import chdir
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from tabulate import tabulate
+
 from pipeline.compare import read_metrics
 from pipeline.config import params
-from pipeline.config.fields import hint
+from pipeline.config.patterns import matching
 from pipeline.system.console import UserError, run, say
 from pipeline.system.portable import has_avx2
 from pipeline.system.readers import read_description
@@ -34,6 +35,7 @@ from pipeline.tracking.results import flat, locked_stages
 
 DVC = (sys.executable, "-m", "dvc")
 FETCHING = ("download@", "weights@")  # stages that fetch only what is not there yet
+ALIGNED: dict[str, Any] = {"tablefmt": "plain", "disable_numparse": True}
 Stages = dict[str, dict[str, Any]]  # of dvc.lock
 
 
@@ -81,13 +83,8 @@ def chosen(patterns: list[str]) -> list[str]:
         raise UserError("the last commit has no dvc.lock: commit the results of dvc repro first")
     stages = locked_stages()
     known = [name for name in params.load().experiments if f"evaluate@{name}" in stages]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
-            raise UserError(
-                f"the last commit has no results of {pattern!r}{hint(pattern, known)}; it has those of"
-                f" {', '.join(known) or 'no experiment'}: run dvc repro evaluate@EXPERIMENT and commit what it writes"
-            )
-    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    advice = "; run dvc repro evaluate@EXPERIMENT and commit what it writes"
+    return matching(patterns, known, "the last commit has no results of", advice)
 
 
 def needed(names: list[str], stages: Stages) -> list[str]:
@@ -199,7 +196,7 @@ def report(
         paths = different[stage] = changed(locked(stage, "outs", before), outputs, rewritten)
         told = f"other bytes: {', '.join(paths)}" if paths else "the same bytes"
         rows.append([stage, str(len(outputs)), told])
-    say("", *aligned(rows), "")
+    say("", *tabulate(rows, **ALIGNED).splitlines(), "")
 
     if others := other_inputs([*different], before, after):
         say(f"note: dvc.lock was not made of this commit's {', '.join(others)}: run dvc repro and commit")
@@ -211,7 +208,7 @@ def report(
         passes, told = (True, "the same bytes") if same else compared(name, metrics, metrics_of(name), tolerance)
         rows.append([name, told])
         status = status if passes else 1
-    say(*aligned(rows))
+    say(*tabulate(rows, **ALIGNED).splitlines())
     return status
 
 
@@ -246,12 +243,6 @@ def compared(name: str, old: dict[str, Any], new: dict[str, Any], tolerance: flo
     if offs[largest] <= tolerance:
         return True, f"within {tolerance} of the published metrics; {told}"
     return False, f"differs: {told}, more than {tolerance}"
-
-
-def aligned(rows: list[list[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for cells in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 if __name__ == "__main__":

@@ -83,7 +83,10 @@ def test_before_and_after(digits: Clone, copy_of: Callable[[Clone], Clone]) -> N
     assert f"{MLP} is worse than {MLP} at HEAD by these images." in ran.out
 
     for arguments, message in (
-        ([MLP, "digits-none"], "params.yaml has no experiment 'digits-none'; it has: digits-mlp, digits-cnn"),
+        (
+            [MLP, "digits-none"],
+            "params.yaml has no experiment 'digits-none' (did you mean 'digits-cnn'?); it has: digits-mlp, digits-cnn",
+        ),
         ([MLP, CNN, "--before", "HEAD"], f"--before compares one experiment with itself; found {MLP}, {CNN}"),
         ([MLP, "--before", "never"], f"reports/{MLP}/predictions.parquet can't be read at never"),
         ([MLP, CNN, "--before", ""], f"--before compares one experiment with itself; found {MLP}, {CNN}"),

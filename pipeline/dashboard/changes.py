@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.dashboard.records import Record, as_mapping, differing, number_in
+from pipeline.tracking.commit import git
 
 METRICS = (("val", "accuracy"), ("val", "macro_f1"), ("val", "loss"), ("test", "accuracy"))
 FILES = ("metrics.json", "provenance.json")
-SECONDS = 20  # that git may take
 
 
 class Delta(NamedTuple):
@@ -48,11 +48,11 @@ class Commit(NamedTuple):
 def since_last_commit(records: list[Record]) -> Commit | None:
     """None outside of git, and before the first commit."""
     try:
-        short, _, subject = git("log", "-1", "--format=%h %s").strip().partition(" ")
+        short, _, subject = git("log", "-1", "--format=%h %s").partition(" ")
         listed = git("ls-tree", "-r", "-z", "--name-only", "HEAD", "reports").split("\0")
         committed = [parts[1] for path in listed if len(parts := path.split("/")) == 3 and parts[2] == FILES[0]]
         before = read_committed(committed)
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+    except (OSError, subprocess.CalledProcessError):
         return None
     now = {record.name: record for record in records if record.metrics}
     changes = [change for record in now.values() if (change := changed(record, before.get(record.name)))]
@@ -60,16 +60,11 @@ def since_last_commit(records: list[Record]) -> Commit | None:
     return Commit(short, subject, [*changes, *gone])
 
 
-def git(*arguments: str, given: str = "") -> str:
-    command = ["git", *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, input=given.encode(), timeout=SECONDS)
-    return done.stdout.decode()
-
-
 def read_committed(names: list[str]) -> dict[str, list[dict[str, Any]]]:
     """The content of FILES of each experiment in the last commit. One process reads them all."""
     wanted = [f"HEAD:./reports/{name}/{file}" for name in names for file in FILES]
-    done = git("cat-file", "--batch", given="".join(f"{path}\n" for path in wanted)).encode()
+    asked = "".join(f"{path}\n" for path in wanted).encode()
+    done = subprocess.run(["git", "cat-file", "--batch"], check=True, capture_output=True, input=asked).stdout
     contents: list[dict[str, Any]] = []
     for _ in wanted:
         head, _, done = done.partition(b"\n")

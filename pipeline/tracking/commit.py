@@ -41,4 +41,5 @@ def last_change(file: Path) -> LastChange | None:
 
 
 def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run(["git", *arguments], check=True, capture_output=True, encoding="utf-8", errors="replace")
+    return done.stdout.strip()
