@@ -22,6 +22,7 @@ from pipeline.checking.inspected import Inspected
 from pipeline.checking.overview import Overview
 from pipeline.checking.validation import Validation
 from pipeline.config import params
+from pipeline.images.folders import split_of
 from pipeline.images.labeled import Labeled
 from pipeline.images.sources import Source, open_source
 from pipeline.images.tables import SPLITS, STATUSES, write_tables
@@ -149,6 +150,8 @@ def in_words(name: str, summary: dict[str, Any]) -> list[str]:
         lines.append(f"without a class: {counted(without_class)}")
     if empty := summary["empty_folders"]:
         lines.append(f"empty folders, which are no classes: {shortened(list(empty))}")
+        if drawn := [folder for folder in empty if split_of(folder.rpartition("/")[2])]:
+            lines.append(f"of these named as splits: {shortened(drawn)}; the stage split draws what is empty")
     if splits := summary["official_splits"]:
         lines.append(f"official splits: {', '.join(f'{split} in {folder}/' for folder, split in splits.items())}")
     classes = summary["classes"]

@@ -53,6 +53,11 @@ def main() -> None:
         (name,) = results
         sides = {f"{name} at {arguments.before}": read_before(name, arguments.before), name: read_predictions(name)}
     elif len(two) == 2 == len(results) and len({known[name].dataset for name in two}) == 1:
+        if len({known[name].folds for name in two}) == 2:
+            raise UserError(
+                f"only one of {' and '.join(two)} has folds = all, so they were validated on other images: expected"
+                " both with it, or both without"
+            )
         sides = {name: read_predictions(name) for name in two}
     elif arguments.grid:
         raise UserError("--grid draws what two experiments of one data set differ in: name two, or one with --before")
@@ -125,6 +130,8 @@ def read_before(name: str, revision: str) -> pd.DataFrame:
     from dvc.exceptions import DvcException
     from dvc.scm import SCMError
 
+    if not revision:  # a variable of the shell that is not set
+        raise UserError("--before '': expected a commit of git, as HEAD")
     path = f"reports/{name}/predictions.parquet"
     try:
         content = read(path, rev=revision, mode="rb")

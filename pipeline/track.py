@@ -57,8 +57,15 @@ def main() -> int:
 
 
 def log_results(names: list[str], pages: str | None) -> None:
-    stages = locked_stages()
-    results = [result for name in names or locked_experiments(stages) if (result := read_result(name, stages))]
+    stages, results, damaged = locked_stages(), [], []
+    for name in names or locked_experiments(stages):
+        try:
+            if result := read_result(name, stages):
+                results.append(result)
+        except UserError as error:  # the others are logged first
+            damaged.append(error)
+    if damaged and not results:
+        raise damaged[0]
     if not results:
         say("nothing to log: no experiment has both an entry in dvc.lock and its reports on disk")
         return
@@ -88,6 +95,8 @@ def log_results(names: list[str], pages: str | None) -> None:
     if pages:
         base = hide_in(tracking_uri().rstrip("/")) if server.is_server(tracking_uri()) else pages
         say(*(f"{dataset}: {view.page(base, number)}" for dataset, number in sorted(tracker.experiments.items())))
+    if damaged:
+        raise damaged[0]
 
 
 def log(tracker: Tracker, result: Result) -> tuple[Run, bool]:

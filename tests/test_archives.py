@@ -125,13 +125,18 @@ def test_archives_beside_each_other(tmp_path: Path, layout: dict[str, list[str]]
     [
         # parts of a set, or classes?
         ({"part1.zip": ["cat/1.png", "dog/1.png"], "part2.zip": ["cat/2.png", "dog/2.png"]}, "part1.zip, part2.zip"),
-        ({"cats.zip": ["images/1.png"], "dogs.zip": ["images/1.png"]}, "2 archives with folders of one name"),
+        (
+            {"cats.zip": ["images/1.png"], "dogs.zip": ["images/1.png"]},
+            "2 archives, whose folders may be parts or classes",
+        ),
+        ({"images-1.zip": ["a/1.png", "b/1.png"], "images-2.zip": ["c/1.png", "d/1.png"]}, "may be parts or classes"),
         # beside images, and in folders
         ({"pets.zip": ["cat/1.png"], "cat/1.png": [], "dog/1.png": []}, "pets.zip is an archive among other files"),
         ({"pets.zip": ["cat/1.png"], "1.png": []}, "pets.zip is an archive among other files"),
         ({"train/cats.zip": ["1.png"], "train/dogs.zip": ["1.png"], "test/cats.zip": ["1.png"]}, "test/cats.zip is an"),
         ({"cat/1.png": [], "dog/more.tar.gz": ["1.png"]}, "dog/more.tar.gz is an archive among other files"),
         ({"cat/1.png": [], "dog.7z": []}, "dog.7z is an archive among other files"),
+        ({"cat/1.png": [], "rest.tar.gz.ab": []}, "rest.tar.gz.ab is an archive among other files"),
         # of kinds that are not read, or without anything
         ({"cats.zip": ["cats/1.png"], "dogs.rar": []}, "dogs.rar: not a whole zip or tar archive"),
         ({"cats.zip": ["cats/1.png"], "dogs.tar": ["dogs/"]}, "dogs.tar is empty"),

@@ -212,7 +212,7 @@ def test_a_changed_split_compares_what_both_were_validated_on(trained: Trained) 
     trained.track()
     assert trained.champion() == "moved"  # right on 20 to 79, of 20 to 99, where a is right on 20 to 49
     written = trained.versions()
-    assert "on 80 validation images, those in val of both, as the split has changed" in written["moved"]
+    assert "on 80 validation images, those that both were validated on" in written["moved"]
     assert "was validated on other images. Move the alias yourself" in written["elsewhere"]
 
     run_id = trained.client.get_model_version_by_alias("letters", ALIAS).run_id

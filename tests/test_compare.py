@@ -91,6 +91,8 @@ def test_before_and_after(digits: Clone, copy_of: Callable[[Clone], Clone]) -> N
         ([MLP, "--before", "never"], f"reports/{MLP}/predictions.parquet can't be read at never"),
         ([MLP, CNN, "--before", ""], f"--before compares one experiment with itself; found {MLP}, {CNN}"),
         ([MLP, "--before", "HEAD^{tree}"], f"reports/{MLP}/predictions.parquet can't be read at HEAD^{{tree}}"),
+        ([MLP, "--before", ""], "--before '': expected a commit of git"),
+        ([MLP, "--grid", "README.md/x.png"], "--grid README.md/x.png: "),
         ([MLP, CNN, "--grid", "README.md"], "--grid 'README.md': expected a name that ends in .png"),
         ([MLP, CNN, "--grid", "docs/page.png"], "--grid docs/page.png: is there already"),
         ([MLP, "--grid", "x.png"], "--grid draws what two experiments of one data set differ in"),

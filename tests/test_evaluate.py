@@ -131,6 +131,16 @@ def read_predictions(folder: Path, split: str = "test") -> pd.DataFrame:
     return predictions[predictions.split == split]
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (1, 8, 3), (8, 1, 3), (8, 1, 1), (1, 8)])
+def test_an_image_of_one_row_or_column_is_drawn(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    blue = np.full(shape, 200, np.uint8)
+    if shape[2:] == (3,):
+        blue[..., :2] = 0
+    grid.draw_grid(tmp_path / "x.png", [grid.Tile(blue, "x", "green")])
+    with Image.open(tmp_path / "x.png") as drawn:
+        assert (0, 0, 200) in drawn.convert("RGB").get_flattened_data() or shape[2:] != (3,)
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_every_image_has_its_answer_once(mixed: list[tuple[str, str, float]], evaluated: Evaluate, split: str) -> None:
     folder = evaluated()

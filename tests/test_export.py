@@ -52,6 +52,15 @@ def test_a_colleague_gets_the_same_answers(digits: Clone, copy_of: Callable[[Clo
         assert mine.rpartition(" ")[0] == other.rpartition(" ")[0]
         assert float(mine.rpartition(" ")[2]) == pytest.approx(float(other.rpartition(" ")[2]), abs=2e-4)
 
+    (tmp_path / "broken.png").write_text("no image")
+    command[3:] = [str(tmp_path / "broken.png"), str(files[0])]
+    broken = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert broken.returncode == 1 and broken.stdout == f"{theirs.splitlines()[0]}\n"
+    assert (
+        broken.stderr.startswith(f"error: {tmp_path / 'broken.png'}: cannot identify")
+        and "Traceback" not in broken.stderr
+    )
+
     session = onnxruntime.InferenceSession(out / "model.onnx")
     program = torch.export.load(out / "model.pt2").module()
     for count in (1, 7):

@@ -363,6 +363,9 @@ def made() -> dict[str, tuple[bytes, str, str]]:
         "header_9.bmp": (replaced(BMP, 14, b"\x09"), "unreadable", "header"),
         "wrong_size.bmp": (bmp(8, 8, 24, bytes(192), size=99), "", ""),
         "trailing.bmp": (bmp(8, 8, 24, bytes(192)) + b"junk", "trailing_data", ""),
+        # TIFF, as raw files of cameras have it, and one that is small itself
+        "raw.tif": (gray_tiff(8, 8, PIXELS, t254=(4, 1, 1), t330=(4, 1, 8)), "unreadable", "thumbnail"),
+        "reduced.tif": (gray_tiff(8, 8, PIXELS, t254=(4, 1, 1)), "", ""),
         # PPM
         "16_bits.ppm": (b"P6 2 2 65535\n" + bytes(24), "", ""),
         "comments.ppm": (b"P6 # a\n# b\n2 # c\n 2\n255\n" + bytes(12), "", ""),

@@ -17,6 +17,7 @@ from conftest import Project, class_folders, edit, failed_in_one_line, make_clon
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.images.folders import class_key, in_plain_blanks
 from pipeline.images.label_lists import LabelList, plain_path
 from pipeline.images.labeled import Labeled
 from pipeline.images.sources import open_source
@@ -107,6 +108,14 @@ def test_groups_of_the_list_are_never_torn(plants: tuple[Project, str]) -> None:
     assert len(sides) == 10 and (sides == 1).all()
     cuts = json.loads((project.root / "data/splits/plants.json").read_text())
     assert all("listed groups" in drawn for cut in cuts.values() for drawn in cut)
+
+
+def test_one_group_in_several_forms_is_one(tmp_path: Path) -> None:
+    photos(tmp_path, ["1.png", "2.png", "3.png", "4.png"])
+    names = ("café 2", "cafe\N{COMBINING ACUTE ACCENT} 2", "café\N{NO-BREAK SPACE}2", "café\N{ZERO WIDTH SPACE} 2")
+    write(tmp_path, ["id,label,group", *(f"{number},x,{name}" for number, name in enumerate(names, 1))])
+    source = Labeled(open_source(tmp_path), str(tmp_path), "labels.csv", None)
+    assert {item.group for item, _ in source.read()} == {"café 2"}
 
 
 @together
@@ -205,11 +214,17 @@ def test_names_for_labels_that_are_numbers(tmp_path: Path) -> None:
         ("id,label,split\n1,x,test\n1,x,\n", ["line 3: '1' has another split on line 2"]),
         ("id,label,group\n1,x,p\n1,x,q\n", ["line 3: '1' has another group on line 2"]),
         ("id,label,split\n1,x,first\n", ["line 2: split 'first'; expected one of", "train", "val", "test"]),
-        ("id,label\n1,Cat\n2,cat\n", ["line 3: label 'cat' differs from 'Cat' on line 2 in case alone"]),
+        ("id,label\n1,Cat\n2,cat\n", ["line 3: label 'cat' differs from 'Cat' on line 2 in case or blanks alone"]),
         (f"id,label\n1,x\n2,{'9' * 5000}\n", ["line 3: a label of 5000 characters; expected at most 255"]),
         ("id,label\n1,a/b\n2,</script>\n", ["line 3: label '</script>'; expected none that holds '</'"]),
         ("id,label\n,x\n", ["line 2: its path or id is empty"]),
-        ("id,label\n1,x\n2\n", ["line 3: 1 cells; expected 2"]),
+        ("id,label\n1,x\n2\n", ["line 3: 1 cells; expected 2, as in its first line"]),
+        ("id,label\n1.png,x\n1,y\n", ["line 3: it means '1.png', which has another label on line 2"]),
+        ("path,label,split\n1,x,test\n1.png,x,\n", ["line 3: it means '1.png', which has another split on line 2"]),
+        (
+            "id,label\n1,big a\n2,big\N{NO-BREAK SPACE}a\n",
+            ["line 3: label", "differs from 'big a' on line 2"],
+        ),
         ("id,label\n1,x\n2,x,y\n", ["line 3: 3 cells; expected 2", "quotes"]),
         ('id,label\n1,"x\n2,y\n', ["line 2: not CSV"]),
         ('id,label\n"1\n1",x\n2,"y"z\n', ["line 4: not CSV"]),
@@ -297,7 +312,7 @@ def test_what_is_written_is_what_is_read(data: st.DataObject) -> None:
     rows = [
         (
             name,
-            data.draw(text.map(lambda label: label.lower().replace("<", ""))),
+            data.draw(text.map(lambda label: class_key(label.replace("<", "")).lower())),
             data.draw(st.sampled_from(["", "train", "VAL", "test"])),
             data.draw(text),
         )
@@ -326,7 +341,7 @@ def test_what_is_written_is_what_is_read(data: st.DataObject) -> None:
                 (found.labels, found.label), (found.splits, found.split), (found.groups, found.group),
             )
         )  # fmt: skip
-        assert texts == (unicodedata.normalize("NFC", label), split.lower(), group)
+        assert texts == (unicodedata.normalize("NFC", label), split.lower(), in_plain_blanks(group))
 
 
 @settings(max_examples=60, deadline=None)

@@ -132,6 +132,10 @@ def test_what_a_folder_is(folders: list[str], expected: list[str | None]) -> Non
         (["train/a", "val/a", "dev/a"], ["'dev' and 'val' are both named as a val split"]),
         (["train/a", "dev/a", "test/a", "eval/a"], ["'dev' and 'eval' are both named as a val split"]),
         (["train/a", "train/b", "fold2/a", "fold2/b"], ["'fold2' lies beside"]),
+        (["images/a", "images/b", "test/a", "test/b"], ["'test' holds folders as a test split", "rename 'images'"]),
+        (["Traning/a", "Traning/b", "Testing/a", "Testing/b"], ["rename 'Traning'"]),
+        (["fold1/a", "fold1/b", "fold2/a", "fold2/b"], ["'fold1' and 'fold2' are named as parts"]),
+        (["big a", "big\N{NO-BREAK SPACE}a", "b"], ["differ in case or blanks alone"]),
         (["train/a", "train/b", "unlabeled"], ["'unlabeled' lies beside"]),
         (["train/a", "train/b", "x/a", "x/b", "y"], ["'x' lies beside"]),
         (["train", "test"], ["'train' and 'test' are splits", "no train/CLASS/FILE"]),
@@ -139,8 +143,8 @@ def test_what_a_folder_is(folders: list[str], expected: list[str | None]) -> Non
         (["val/a", "test/a"], ["'val' and 'test' are splits", "no train/CLASS/FILE"]),
         (["cat/train", "cat/test", "dog/train", "dog/test"], ["splits in 'cat', and in 'dog' too"]),
         (["one/train/a", "one/test/a", "two/train/a", "two/test/a"], ["splits in 'one', and in 'two' too"]),
-        (["Cat", "cat"], ["'Cat' and 'cat' differ in case alone"]),
-        (["train/Cat", "train/cat", "test/cat"], ["'train/Cat' and 'train/cat' differ in case alone"]),
+        (["Cat", "cat"], ["'Cat' and 'cat' differ in case or blanks alone"]),
+        (["train/Cat", "train/cat", "test/cat"], ["'train/Cat' and 'train/cat' differ in case or blanks alone"]),
     ],
 )  # fmt: skip
 def test_what_can_not_be_understood(folders: list[str], words: list[str]) -> None:

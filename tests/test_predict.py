@@ -380,7 +380,7 @@ def test_a_model_of_before_there_was_a_choice_scales_bilinearly_and_crops(traine
 
 def test_model_that_is_missing(asked: Predict) -> None:
     failed_in_one_line(asked("photos", model="models/other"), "models/other/model.json is not there", "dvc repro")
-    failed_in_one_line(asked("photos", model="photos/test/ant/000.png"), "Not a directory")
+    failed_in_one_line(asked("photos", model="photos/test/ant/000.png"), "expected a folder models/EXPERIMENT")
 
 
 def cut(file: Path) -> None:
@@ -391,7 +391,7 @@ def cut(file: Path) -> None:
     ("break_", "words"),
     [
         (lambda model: (model / "model.safetensors").unlink(), "model.safetensors is not there"),
-        (lambda model: (model / "model.json").unlink(), "model.json is not there"),
+        (lambda model: (model / "model.json").unlink(), "holds no model.json: expected a folder models/"),
         (lambda model: cut(model / "model.safetensors"), "model.safetensors is damaged"),
         (lambda model: cut(model / "model.json"), "model.json is damaged"),
         (lambda model: (model / "model.safetensors").write_bytes(b""), "model.safetensors is damaged"),
@@ -549,7 +549,7 @@ def test_where_no_table_can_be_written(asked: Predict, tmp_path: Path) -> None:
         failed_in_one_line(asked("--output", str(tmp_path / name), *PHOTOS), name, ".csv, .json, .parquet")
     (tmp_path / "folder.csv").mkdir()
     failed_in_one_line(asked("--output", str(tmp_path / "folder.csv"), *PHOTOS), "folder.csv: is a folder")
-    failed_in_one_line(asked("--output", f"{PHOTOS[0]}/answers.csv", *PHOTOS), "File exists")
+    failed_in_one_line(asked("--output", f"{PHOTOS[0]}/answers.csv", *PHOTOS), "000.png is no folder")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/README").write_text("no image")
     failed_in_one_line(asked("--output", str(tmp_path / "none.csv"), str(tmp_path / "notes")), "no images in")

@@ -202,7 +202,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
         ("models:/digits/99", "version=99) not found"),
         ("digits", "digits: no such folder; expected models/EXPERIMENT, NAME@ALIAS or NAME/VERSION"),
         ("models/digits-rnn", "models/digits-rnn: no such folder"),
-        ("reports", "reports/model.json is not there"),
+        ("reports", "'reports' holds no model.json: expected a folder models/EXPERIMENT"),
     ],
 )
 def test_a_model_that_is_not_there(digits: Clone, start: Callable[..., Ran], name: str, words: str) -> None:

@@ -23,6 +23,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.images import archives, arrays, stored, tars, zips
+from pipeline.images.folders import class_key
 from pipeline.images.items import Entry, Item, Listing, sort_classes
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Problem, Read, read_all
@@ -131,7 +132,12 @@ def test_class_and_split_come_from_the_path(paths: list[str], expected: list[tup
 NAMES = st.text("ab1 é", min_size=1, max_size=3)
 
 
-@given(st.dictionaries(NAMES, st.integers(1, 3), min_size=2, max_size=5), st.lists(NAMES, max_size=2), st.randoms())
+CLASSES = st.lists(NAMES, unique_by=class_key, min_size=2, max_size=5).flatmap(
+    lambda names: st.fixed_dictionaries(dict.fromkeys(names, st.integers(1, 3)))
+)
+
+
+@given(CLASSES, st.lists(NAMES, max_size=2), st.randoms())
 def test_wrapping_folders_and_order_change_nothing(
     classes: dict[str, int], wrapping: list[str], random: object
 ) -> None:
@@ -477,6 +483,16 @@ def test_a_header_of_a_tar_that_lies_is_one_line(tmp_path: Path, compress: Calla
     for what, content, expected in lying_tars():
         path.write_bytes(compress(content))
         assert expected in refusal(path), what
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_an_archive_behind_another_one_is_not_lost(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    member = tar_header(b"cat/0.png", b"%011o" % 5) + b"hello" + bytes(507)
+    path = tmp_path / "a.tar"
+    path.write_bytes(compress(member + bytes(10240)) + compress(member + bytes(1024)))
+    assert "another archive begins behind its end" in refusal(path)
+    path.write_bytes(compress(member + bytes(10240) + b"some words of the tape"))
+    assert contents(path) == {"cat/0.png": b"hello"}
 
 
 @given(st.text("0123456789 =a\n\0", max_size=60), st.sampled_from(["", "6 a=b\n"]))

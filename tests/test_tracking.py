@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -31,6 +32,7 @@ from servers import mlflow_server as serving
 from test_report import Browser, chromium  # noqa: F401  # a fixture
 
 from pipeline import track
+from pipeline.system.console import UserError
 
 MLP, CNN = "digits-mlp", "digits-cnn"
 
@@ -263,6 +265,17 @@ def kill_at(results: Results, call: str, uri: str) -> None:
         env={**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": uri},
     )  # fmt: skip
     assert ran.returncode == 9, ran.stdout + ran.stderr
+
+
+def test_a_damaged_result_keeps_no_other_from_being_logged(made: Results) -> None:
+    made.add("a")
+    made.add("b")
+    (made.root / "reports/a/history.csv").write_text("epoch,train_loss\n1,abc\n")
+    with pytest.raises(UserError, match=re.escape("reports/a/history.csv is damaged")):
+        made.log()
+    assert [run.info.run_name for run in runs_of(client_of(database(made.root)))] == ["b"]
+    with pytest.raises(UserError, match="run dvc repro"):
+        made.log("a")
 
 
 def test_a_run_that_was_cut_off_is_completed_and_not_doubled(made: Results) -> None:

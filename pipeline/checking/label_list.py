@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.images.label_lists import NONE
-from pipeline.images.labeled import Labeled
+from pipeline.images.labeled import REPEATED, Labeled
 from pipeline.system.console import UserError, say
 
 
@@ -16,9 +16,9 @@ def compare(name: str, source: Labeled, most: float) -> dict[str, int]:
     """
     missing, unlisted = source.missing, source.unlisted
     labels = np.frombuffer(source.list.label, np.int64)
-    is_there = source.file_of_row != NONE
+    is_there = source.file_of_row >= 0
     counts = {
-        "rows": len(labels) + source.list.repeated,
+        "rows": int((source.file_of_row != REPEATED).sum()) + source.list.repeated,
         "labeled": int((is_there & (labels != NONE)).sum()),
         "without_label": int((is_there & (labels == NONE)).sum()),
         "missing": missing,

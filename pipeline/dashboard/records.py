@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.config.experiments import Experiment
 from pipeline.system import readers
 from pipeline.system.console import UserError
-from pipeline.tracking.results import flat, rows_of
+from pipeline.tracking.results import flat, read_history
 from pipeline.training import times
 from pipeline.training.times import TrainTime
 
@@ -131,13 +130,6 @@ def read_metrics(file: Path, stage: str) -> dict[str, Any]:
     if all(number_in(metrics, split, "accuracy") is None for split in ("val", "test")):
         raise readers.damaged(file, "it has no accuracy of val or test", stage)
     return metrics
-
-
-def read_history(file: Path, stage: str) -> list[dict[str, float]]:
-    try:
-        return rows_of(file)
-    except (ValueError, TypeError, AttributeError, csv.Error) as error:  # of a row with more or fewer fields, too
-        raise readers.damaged(file, error, stage) from None
 
 
 def read_validated(file: Path, stage: str) -> Validated | None:

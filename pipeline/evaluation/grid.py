@@ -68,7 +68,8 @@ def draw_grid(path: Path, tiles: Sequence[Tile], heading: str = "", software: st
         x, y = WIDTH * (column + 0.5), top + height * row + above
         half_width, half_height = SIDE / 2 * np.array(tile.image.shape[1::-1]) / max(tile.image.shape[:2])
         box = (x - half_width, x + half_width, y + 2 * half_height, y)
-        axes.imshow(tile.image.squeeze(), cmap="gray", vmin=0, vmax=255, extent=box)
+        is_gray = tile.image.shape[2:] == (1,)
+        axes.imshow(tile.image[:, :, 0] if is_gray else tile.image, cmap="gray", vmin=0, vmax=255, extent=box)
         axes.text(  # a $ in a name is no formula
             x, y - GAP / 2, title, color=tile.color, fontsize=size, ha="center", va="bottom", parse_math=False
         )

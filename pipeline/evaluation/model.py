@@ -44,6 +44,8 @@ class Model:
         self.folder = folder
         self.stage = f"train@{folder.name}"
         file = folder / "model.json"
+        if not file.exists() and folder.resolve().parent != Path("models").resolve():
+            raise UserError(f"{str(folder)!r} holds no model.json: expected a folder models/EXPERIMENT")
         about = self.about = readers.read_description(file, self.stage)
         parts = {"shape": dict, "preprocessing": dict, "network": dict, "dataset": str, "experiment": str}
         for key, kind in parts.items():

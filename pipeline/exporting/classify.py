@@ -26,12 +26,24 @@ def resized(image: Image.Image) -> Image.Image:
     return padded
 
 
-for path in sys.argv[1:]:
+def probabilities(path: str) -> np.ndarray:
+    """Of each class. Raises whatever Pillow raises for what is no image."""
     photo = Image.open(path)
     if photo.mode.startswith(("I", "F")):
-        sys.exit(f"{path}: has more than 8 bits a channel, which this script does not scale as in training")
+        raise ValueError("has more than 8 bits a channel, which this script does not scale as in training")
     image = ImageOps.exif_transpose(photo).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(about["mode"])
-    (probabilities,) = model.run(None, {"images": np.asarray(resized(image)).reshape(1, *about["shape"])})
-    best = probabilities[0].argmax()
-    print(f"{path}: {about['classes'][best]} {probabilities[0, best]:.4f}")
+    return model.run(None, {"images": np.asarray(resized(image)).reshape(1, *about["shape"])})[0][0]
+
+
+if len(sys.argv) == 1:
+    sys.exit(__doc__)
+failed = False
+for path in sys.argv[1:]:
+    try:
+        found = probabilities(path)
+        print(f"{path}: {about['classes'][found.argmax()]} {found.max():.4f}")
+    except Exception as error:
+        failed = True
+        print(f"error: {path}: {error}", file=sys.stderr)
+sys.exit(failed)

@@ -134,7 +134,9 @@ def unusable(error: Exception) -> ImageError:
         return ImageError("too_large", TOO_MUCH)
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
-        return ImageError("unreadable", "begins like an image but its header makes no sense")
+        return ImageError(
+            "unreadable", "begins like an image but its header makes no sense, or is of a kind that is not read"
+        )
     if any(words in reason.lower() for words in TOO_LARGE):
         return ImageError("too_large", reason)
     if any(words in reason.lower() for words in TRUNCATED):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 Parts = tuple[str, ...]
 
@@ -22,6 +23,7 @@ SPLIT_NAMES = {
 }  # fmt: skip
 WORDS = {**SPLIT_NAMES, "eval": EITHER, "evaluation": EITHER}
 WRAPPING = ("set", "data", "dataset", "image", "img", "photo", "picture", "pic")  # and their plurals
+PART = re.compile(r"(fold|split|part|batch|cv)s?[ _-]?\d+", re.IGNORECASE)
 WITH_SUFFIX = re.compile(f"({'|'.join(WORDS)})({'|'.join(WRAPPING)})s?")
 
 EXPECTED = "expected one folder for each of train, val and test"
@@ -39,10 +41,17 @@ def split_of(name: str) -> str | None:
     return said.pop() if len(said) == 1 else None
 
 
+def in_plain_blanks(text: str) -> str:
+    """Composed, without signs that show nothing, and with single spaces for blanks of any kind."""
+    if not text.isascii():
+        text = "".join(sign for sign in unicodedata.normalize("NFC", text) if unicodedata.category(sign) != "Cf")
+    return " ".join(text.split())
+
+
 def class_key(name: str) -> str:
-    """Equal for the names of one class: in any Unicode form and case. But `A` and `a` are two classes of letters."""
-    composed = unicodedata.normalize("NFC", name)
-    return composed.lower() if len(composed) > 1 else composed
+    """Equal for names of one class: in any Unicode form and case, with any blanks. But `A` and `a` are two letters."""
+    plain = in_plain_blanks(name)
+    return plain.lower() if len(plain) > 1 else plain
 
 
 class Folders:
@@ -213,15 +222,21 @@ class Folders:
             splits = " and ".join(told((*self.root, name)) for name in names if split_of(name))
             yield f"{splits} are named as splits, {NO_TRAIN}"
         folders = [(*self.root, name) for name in names]
-        for train in (folder for folder in folders if split_of(folder[-1]) == "train"):
+        for named in (folder for folder in folders if split_of(folder[-1])):
             for other in folders:
-                shared = self.class_keys(train) & self.class_keys(other)
-                alone = len(folders) == 2 and len(self.inside(train)) > 1
-                if other != train and (alone or len(shared) > 1):
+                shared = self.class_keys(named) & self.class_keys(other)
+                alone = split_of(named[-1]) == "train" and len(folders) == 2 and len(self.inside(named)) > 1
+                if other != named and (alone or len(shared) > 1):
                     yield (
-                        f"{told(train)} holds folders as a train split, and {told(other)} lies beside it;"
-                        f" {EXPECTED}: rename {told(other)}, or take it out of the source"
+                        f"{told(named)} holds folders as a {split_of(named[-1])} split, and {told(other)} lies beside"
+                        f" it; {EXPECTED}: rename {told(other)}, or take it out of the source"
                     )
+        for first, second in pairwise(folder for folder in folders if PART.fullmatch(folder[-1])):
+            if len(self.class_keys(first) & self.class_keys(second)) > 1:
+                yield (
+                    f"{told(first)} and {told(second)} are named as parts, and hold folders of the same names; expected"
+                    " one folder for each class: put those of one name together (the stage split makes folds)"
+                )
         inside = [folder for folder in folders if self.splits_in(self.unwrapped(folder))]
         if len(inside) > 1:
             yield f"there are splits in {told(inside[0])}, and in {told(inside[1])} too; expected train/CLASS/FILE"
@@ -232,7 +247,8 @@ class Folders:
             for name in sorted(self.inside(folder)):
                 composed = unicodedata.normalize("NFC", name)
                 if (other := seen.setdefault(class_key(name), composed)) != composed:
-                    yield f"{told((*folder, other))} and {told((*folder, composed))} differ in case alone: rename one"
+                    both = f"{told((*folder, other))} and {told((*folder, composed))}"
+                    yield f"{both} differ in case or blanks alone: rename one"
 
 
 def told(folder: Parts) -> str:

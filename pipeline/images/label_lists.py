@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterator
 from typing import TextIO
 
-from pipeline.images.folders import SPLIT_NAMES
+from pipeline.images.folders import SPLIT_NAMES, class_key, in_plain_blanks
 from pipeline.system.console import UserError
 
 COLUMNS = ("path", "id", "label", "split", "group")
@@ -40,7 +40,7 @@ class LabelList:
         self.lines, self.label, self.split, self.group = array("q"), array("q"), array("b"), array("q")  # of each row
         self.splits = sorted(set(SPLIT_NAMES.values()))
         self.repeated = 0
-        self.spelled: dict[str, tuple[str, int]] = {}  # each label and its first line, by the label in small letters
+        self.spelled: dict[str, tuple[str, int]] = {}  # each label and its first line, by its `class_key`
         self.named = {str(number): name for number, name in enumerate(class_names or ())}
         label_numbers, group_numbers = Numbers(self.labels), Numbers(self.groups)
 
@@ -54,7 +54,7 @@ class LabelList:
                 name = plain_path(row["path"] if "path" in row else row["id"])
                 if not name:
                     raise self.wrong(line, "its path or id is empty")
-                label, group = self.class_of(line, row["label"]), row.get("group")
+                label, group = self.class_of(line, row["label"]), in_plain_blanks(row.get("group", ""))
                 values = (
                     label_numbers[label] if label else NONE,
                     self.split_number(line, row.get("split", "")),
@@ -77,11 +77,18 @@ class LabelList:
                 column.append(value)
             return
         self.repeated += 1
-        for what, column, value in zip(
-            ("label", "split", "group"), (self.label, self.split, self.group), values, strict=True
-        ):
+        for what, column, value in zip(COLUMNS[2:], (self.label, self.split, self.group), values, strict=True):
             if column[row] != value:
                 raise self.wrong(line, f"{name!r} has another {what} on line {self.lines[row]}; expected one of them")
+
+    def check_same(self, row: int, other: int, name: str) -> None:
+        """Raises UserError if two rows that mean the file `name` say different things of it."""
+        first, second = sorted((self.lines[row], self.lines[other]))
+        for what, column in zip(COLUMNS[2:], (self.label, self.split, self.group), strict=True):
+            if column[row] != column[other]:
+                raise self.wrong(
+                    second, f"it means {name!r}, which has another {what} on line {first}; expected one of them"
+                )
 
     def split_number(self, line: int, split: str) -> int:
         if not split:
@@ -102,10 +109,9 @@ class LabelList:
                 below = f"expected a number below {len(self.named)}, because check.classes names those"
                 raise self.wrong(line, f"label {label!r}; {below}")
             return self.named[label]
-        key = label.lower() if len(label) > 1 else label  # of letters, `a` and `A` are two classes
-        other, first = self.spelled.setdefault(key, (label, line))
+        other, first = self.spelled.setdefault(class_key(label), (label, line))
         if other != label:
-            raise self.wrong(line, f"label {label!r} differs from {other!r} on line {first} in case alone")
+            raise self.wrong(line, f"label {label!r} differs from {other!r} on line {first} in case or blanks alone")
         return label
 
     def wrong(self, line: int, problem: str) -> UserError:
@@ -158,9 +164,9 @@ def read_rows(where: str, stream: TextIO, delimiter: str, width: int) -> Iterato
         for cells in reader:
             if any(map(str.strip, cells)):
                 if len(cells) < width or any(cells[width:]):
+                    quotes = f": put quotes around one that has {delimiter!r} in it" if len(cells) > width else ""
                     raise UserError(
-                        f"{where}, line {line}: {len(cells)} cells; expected {width}, as in its first line: put quotes"
-                        f" around one that has {delimiter!r} in it"
+                        f"{where}, line {line}: {len(cells)} cells; expected {width}, as in its first line{quotes}"
                     )
                 yield line, cells
             line = reader.line_num + 2

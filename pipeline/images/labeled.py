@@ -23,6 +23,7 @@ from pipeline.system.console import UserError
 
 TABLES = (".csv", ".tsv", ".txt")  # named where the list is not there
 NAMED = 3  # files, in a message
+REPEATED = -2  # instead of its file, of a row that says again what another one says
 FROM_LIST, FROM_ROOT, BY_END, NOT = range(4)  # how well a row fits a file, by where the path that it names begins
 
 
@@ -39,7 +40,7 @@ class Labeled:
         self.path, content = find_list(source, place, file)
         self.list = LabelList(f"{self.path} in {place}", content, class_names)
         self.row_of_file = array("q")  # by position in the source, NONE for files without a row
-        self.file_of_row = np.full(len(self.list), NONE)
+        self.file_of_row = np.full(len(self.list), NONE)  # or REPEATED
         self.unlisted = 0  # images without a row
         self.unlisted_names: list[str] = []  # of the first ones
         self.match()
@@ -80,6 +81,18 @@ class Labeled:
             (name,) = islice(self.list.row_of, row, row + 1)
             problem = f"{name!r} may be {first!r} or {second!r}; expected more of its path"
             raise self.list.wrong(self.list.lines[row], problem)
+        if (self.file_of_row == NONE).any():
+            self.find_repeated()
+
+    def find_repeated(self) -> None:
+        """Mark rows that name, in other words, a file that has a row. Raises UserError where the two do not agree."""
+        for row, (item, _) in zip(self.row_of_file, self.source.read(), strict=True):
+            for key, _ in keys(item.path, self.path.rpartition("/")[0]) if row != NONE else ():
+                other = self.list.row_of.get(key, row)
+                if self.file_of_row[other] == NONE:
+                    self.list.check_same(row, other, item.path)
+                    self.file_of_row[other] = REPEATED
+                    self.list.repeated += 1
 
     def find(self, path: str) -> tuple[int, int]:
         """The row that fits a file, and how well."""

@@ -8,7 +8,7 @@ LONGEST_NAME, MOST_FOLDERS = 4096, 64  # characters of a path (file systems take
 SHOWN_OF_NAME = 60  # characters
 # Suffixes of archives, also of kinds that are not read and of parts of one
 ARCHIVE = re.compile(
-    r"\.((zip|7z|rar|tar(\.(gz|bz2|xz|lzma|zst|lz4|lz|z))?|tgz|tbz2?|txz|tlz|tzst)(\.\d{3})?|z\d\d|r\d\d)$",
+    r"\.((zip|7z|rar|tar(\.(gz|bz2|xz|lzma|zst|lz4|lz|z))?|tgz|tbz2?|txz|tlz|tzst)(\.(\d{3}|[a-h][a-z]))?|z\d\d|r\d\d)$",
     re.IGNORECASE,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -89,10 +90,13 @@ def prefixes(path: Path | UPath, archives: list[Top]) -> list[str]:
         return ["" if archive.names_its_split else f"{archive.name}/" for archive in archives]
     are_parts = all(archive.is_single and archive.is_deep for archive in archives)
     folders = [folder for archive in archives for folder in archive.folders]
-    if len(set(folders)) < len(folders) and not are_parts:
+    # images-1.zip, images-2.zip
+    are_numbered = len({re.sub(r"\d+", "", archive.name) for archive in archives}) == 1
+    hold_several = any(len(archive.folders) > 1 for archive in archives)
+    if (len(set(folders)) < len(folders) and not are_parts) or (are_numbered and hold_several):
         names = ", ".join(archive.reader.path.name for archive in archives)
         raise UserError(
-            f"{path} holds {len(archives)} archives with folders of one name, which may be parts or classes: {names};"
+            f"{path} holds {len(archives)} archives, whose folders may be parts or classes: {names};"
             " expected one archive, or one for each class or split"
         )
     return ["" if archive.is_single else f"{archive.name}/" for archive in archives]

@@ -10,11 +10,12 @@ import gzip
 import lzma
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import IO, cast
 
 BLOCK = tarfile.BLOCKSIZE
 LONGEST_HEADER = 1 << 20  # bytes of a long name or of the records of pax
-MOST_AFTER_THE_END = 512 * 1024**2  # bytes of padding in a compressed archive
+MOST_AFTER_THE_END = 512 * 1024**2  # bytes of padding
 FARTHEST = 1 << 62  # bytes; for compressed archives, whose length is not known
 IS_EXTENDED = 482, 504  # place of the flag that another one follows, in GNU's first sparse header and in later ones
 PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -67,8 +68,7 @@ def members(file: IO[bytes], is_plain: bool) -> Iterator[tarfile.TarInfo]:
             if not file.read(1):
                 raise tarfile.ReadError(f"it ends within member {count + 1}")
         count += 1
-    if not is_plain:
-        read_to_checksum(file)
+    read_to_end(file)
 
 
 def next_member(file: IO[bytes], count: int) -> tarfile.TarInfo | None:
@@ -158,10 +158,18 @@ def up_to_block(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def read_to_checksum(file: IO[bytes]) -> None:
-    """Read a compressed archive to its end, where the decompressor raises if the checksum is wrong."""
+def read_to_end(file: IO[bytes]) -> None:
+    """Read on behind the last member: there a decompressor raises if the checksum is wrong.
+
+    Raises tarfile.ReadError for another archive, as `cat` puts it there, whose members nobody would miss.
+    """
     left = MOST_AFTER_THE_END
     while chunk := file.read(1 << 20):
         left -= len(chunk)
         if left < 0:
             raise tarfile.ReadError(f"more than {MOST_AFTER_THE_END // 1024**2} MB after its last member")
+        if any(chunk):
+            at = (len(chunk) - len(chunk.lstrip(b"\0"))) // BLOCK * BLOCK
+            with suppress(tarfile.HeaderError):
+                tarfile.TarInfo.frombuf(chunk[at : at + BLOCK], "utf-8", "surrogateescape")
+                raise tarfile.ReadError("another archive begins behind its end: unpack both, and pack them as one")

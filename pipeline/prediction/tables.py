@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 from pipeline.prediction.classify import Answer
 from pipeline.system.console import UserError
 from pipeline.system.csv_cells import escape_formula
-from pipeline.system.outputs import atomic_write, json_text
+from pipeline.system.outputs import atomic_write, blocked, json_text
 
 ROWS = 10_000  # of a row group in Parquet
 Add = Callable[[Answer], None]
@@ -64,6 +64,8 @@ def check(path: Path) -> None:
         raise UserError(f"--output {path}: expected a name that ends in {', '.join(WRITERS)}")
     if path.is_dir():
         raise UserError(f"--output {path}: is a folder; expected a file")
+    if found := blocked(path):
+        raise UserError(f"--output {path}: {found} is no folder")
 
 
 def write(path: Path, columns: Columns) -> AbstractContextManager[Add]:

@@ -138,7 +138,7 @@ def compare(own: pd.DataFrame, standing: ModelVersion, theirs: pd.DataFrame | No
     first = both[["label", "predicted_theirs"]].set_axis(["label", "predicted"], axis=1)
     counts, _ = pair(first, both)
     low, high = (100 * side for side in counts.interval())
-    changed = "" if len(both) == len(own) == len(theirs) else ", those in val of both, as the split has changed"
+    changed = "" if len(both) == len(own) == len(theirs) else ", those that both were validated on"
     measured = (
         f"{100 * counts.difference:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}; McNemar's exact test,"
         f" p = {counts.p_value():.2g}) on {len(both):,} validation images{changed}"

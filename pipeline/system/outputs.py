@@ -59,6 +59,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
 
 
+def blocked(path: Path) -> Path | None:
+    """What would have to be a folder for `path` to be written, and is none; else None."""
+    first = next(parent for parent in path.absolute().parents if parent.exists())
+    return None if first.is_dir() else first
+
+
 def own_partial(path: Path) -> Path:
     """The temporary name under which this process writes what is to become `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -84,7 +84,7 @@ def read_result(name: str, stages: dict[str, Any]) -> Result | None:
         return None
     folder = Path("reports", name)
     if not ((folder / "metrics.json").exists() and (folder / "history.csv").exists()):
-        say(f"{name}: {folder} is not here; dvc repro or git checkout brings it")
+        say(f"{name}: {folder} is not here; git checkout brings it, or dvc repro while params.yaml has {name}")
         return None
     locked_params = stages[f"train@{name}"]["params"]["params.yaml"]
     config = locked_params[f"experiments.{name}"]
@@ -95,7 +95,7 @@ def read_result(name: str, stages: dict[str, Any]) -> Result | None:
         experiment=name,
         dataset=dataset,
         params={"seed": locked_params["seed"], **config},
-        history=rows_of(folder / "history.csv"),
+        history=read_history(folder / "history.csv", f"train@{name}"),
         metrics=readers.read_description(folder / "metrics.json", f"evaluate@{name}"),
         digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
         fingerprint=known.get("fingerprint"),
@@ -110,10 +110,13 @@ def is_result(file: Path) -> bool:
     return file.suffix != ".html" and not any(part.startswith(".") for part in file.parts)
 
 
-def rows_of(history: Path) -> list[dict[str, float]]:
-    """A row for each epoch of a history.csv. Raises ValueError, TypeError, AttributeError or csv.Error for others."""
-    with history.open(newline="", encoding="utf-8") as lines:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
+def read_history(file: Path, stage: str) -> list[dict[str, float]]:
+    """A row for each epoch of a history.csv. Raises UserError, which names the stage, where it is damaged."""
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:  # of a row with more or fewer fields, too
+        raise readers.damaged(file, error, stage) from None
 
 
 def locked_md5s(stage: dict[str, Any], kind: Literal["deps", "outs"] = "outs") -> dict[str, str]:

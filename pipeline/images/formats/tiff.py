@@ -23,7 +23,7 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # types of unsigned integers, and struct's letters for them
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR = 254, 256, 257, 258, 259, 262, 277, 284
 ORIENTATION, EXTRA_SAMPLES, SAMPLE_FORMAT = 274, 338, 339
-EXIF, GPS = 34665, 34853  # places of further directories
+EXIF, GPS, SUBPAGES = 34665, 34853, 330  # places of further directories
 STRIP_OFFSETS, STRIP_ROWS, STRIP_COUNTS = 273, 278, 279
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
 SMALLER_OR_MASK = 0b101  # bits of SUBFILE: the page is a thumbnail or a mask of another one
@@ -77,12 +77,18 @@ def inspect(content: bytes, most_pixels: float) -> list[str]:
 
     Raises ImageError if a page or some of its pixels are missing, or the first page is too large.
     """
-    pages, odd, damaged = 0, [], False
+    pages, odd, damaged, first_is_part = 0, [], False, False
     for page in directories(content):
+        is_part = bool(page.number(SUBFILE, 0) & SMALLER_OR_MASK)
         if not pages:
             limit_pixels(page.number(WIDTH, 0), page.number(HEIGHT, 0), most_pixels)
             odd = odd_orientation(page)  # Pillow turns the image and forgets it
-        pages += not pages or not page.number(SUBFILE, 0) & SMALLER_OR_MASK
+            first_is_part = is_part
+        if first_is_part and (SUBPAGES in page.fields or not is_part):
+            raise ImageError(
+                "unreadable", "its first page is a thumbnail, as in a camera's raw file: convert it to PNG"
+            )
+        pages += not pages or not is_part
         for tag, _, place in page.beyond:
             if tag in PIXELS or place <= len(content) + 1:  # values begin at even places
                 raise cut(f"before the value of tag {tag}")
