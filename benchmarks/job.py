@@ -33,6 +33,7 @@ class Job:
         self.config: Any = named(told["config"])
         self.config.compute.device = told["device"]
         self.config.normalization = lambda: self.config.normalize
+        self.config.network.builder = self.torchvision_builder
         self.seed: int = told["seed"]
         self.packed = Path(told["packed"])
         self.files = Path(told["files"]) if told["files"] else None
@@ -40,6 +41,12 @@ class Job:
         self.images: int | None = told["images"]
         self.device = torch.device(told["device"])
         self.workers: int = told["workers"]
+
+    def torchvision_builder(self) -> Any:
+        """What builds the network of an experiment with one of torchvision's, as in its config."""
+        from torchvision import models
+
+        return models.get_model_builder(self.config.network.model)
 
     @cached_property
     def data(self) -> PackedDataset:

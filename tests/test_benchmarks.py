@@ -16,13 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY, Project, Ran, class_folders, failed_in_one_line, run
 from packaging.requirements import Requirement
+from pydantic import TypeAdapter
 from torch import nn
 
 from benchmarks import document, side_by_side, startup, studies
 from benchmarks import train as train_benchmark
 from benchmarks.job import Job, named
+from pipeline.config.networks import Network
+from pipeline.networks import Shape, build
 
 BARE = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "tqdm", "xxhash")  # and what they require
 KEYS = {"usual_seconds", "seconds", "ratio", "limit_seconds", "accuracy", "usual_accuracy", "peak_mb"}
@@ -106,6 +110,14 @@ def test_thinned_images_are_spread_evenly(job: Path) -> None:
     few, many = (Job({**described, "images": images}).train_rows for images in (25, 120))
     assert len(set(few)) == 25 and max(np.diff(few)) <= 3
     assert list(many) == sorted(2 * list(range(60)))
+
+
+def test_a_job_builds_a_network_of_torchvision(job: Path) -> None:
+    described = {**json.loads(job.read_text()), "images": None, "device": "cpu", "workers": 0}
+    network = TypeAdapter(Network).validate_python({"name": "torchvision", "model": "squeezenet1_1"})
+    described["config"]["network"] = network.model_dump(mode="json")
+    model = build(Job(described).config.network, Shape(3, 32, 32, 2))
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 2)
 
 
 def needed_by(*packages: str) -> set[str]:
@@ -245,7 +257,6 @@ def test_every_measured_study_is_an_experiment() -> None:
 def test_the_usual_loop_trains_the_networks_of_the_studies() -> None:
     from benchmarks import usual_loops
     from pipeline.config import params
-    from pipeline.networks import Shape, build
     from pipeline.study import with_all_studies
 
     with pytest.MonkeyPatch.context() as patch:
