@@ -224,3 +224,15 @@ def test_folds_that_are_not_there(folded: Project, monkeypatch: pytest.MonkeyPat
     folded.dataset("things", "data/raw/things", [6, 5])
     with pytest.raises(UserError, match=r"experiments.things-folds.folds = 'all': datasets.things.split has no folds"):
         stage(folded, monkeypatch, "things-folds", folds="all")
+
+
+def test_one_with_all_folds_is_not_compared_with_one_without(folded: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, more in (("things-folds", {"folds": "all"}), ("things-one", {})):
+        folded.experiment(name, "things", **more)
+        (folded.root / "reports" / name).mkdir(parents=True)
+        (folded.root / "reports" / name / "metrics.json").write_text('{"val": {}, "test": {}, "parameters": 1}')
+    folded.command("compare")
+    monkeypatch.chdir(folded.root)
+    monkeypatch.setattr(sys, "argv", ["compare", "things-folds", "things-one"])
+    with pytest.raises(UserError, match="only one of things-folds and things-one has folds = all"):
+        compare.main()

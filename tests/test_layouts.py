@@ -425,3 +425,12 @@ def test_check_reads_an_old_zip(project: Project) -> None:
     found = summary(project)
     assert found["files"] == found["used"]["unassigned"] == 56
     assert found["classes"] == dict.fromkeys(sorted(JAPANESE), 14)
+
+
+def test_splits_that_are_empty_are_named(project: Project) -> None:
+    write(project.root / "in", {"train/cat": 6, "train/dog": 6})
+    for name in ("test", "val"):
+        (project.root / "in" / name).mkdir()
+    project.dataset("photos", "in", near_duplicates=False)
+    said = project.must_run("check", "photos").out.splitlines()
+    assert "of these named as splits: test, val; the stage split draws what is empty" in said
