@@ -63,9 +63,9 @@ def log_results(names: list[str], pages: str | None) -> None:
             if result := read_result(name, stages):
                 results.append(result)
         except UserError as error:  # the others are logged first
-            damaged.append(error)
+            damaged.append(str(error))
     if damaged and not results:
-        raise damaged[0]
+        raise UserError("; ".join(damaged))
     if not results:
         say("nothing to log: no experiment has both an entry in dvc.lock and its reports on disk")
         return
@@ -96,7 +96,7 @@ def log_results(names: list[str], pages: str | None) -> None:
         base = hide_in(tracking_uri().rstrip("/")) if server.is_server(tracking_uri()) else pages
         say(*(f"{dataset}: {view.page(base, number)}" for dataset, number in sorted(tracker.experiments.items())))
     if damaged:
-        raise damaged[0]
+        raise UserError("; ".join(damaged))
 
 
 def log(tracker: Tracker, result: Result) -> tuple[Run, bool]:
