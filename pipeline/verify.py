@@ -133,7 +133,6 @@ def reproduce(names: list[str], folder: Path) -> None:
         "DVC_SITE_CACHE_DIR": str(folder / "site"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
     }
-    sys.stdout.flush()
     # of a process group that is interrupted, DVC ends last: then nobody writes to the clone any more
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)
     try:

@@ -33,7 +33,8 @@ from pipeline.system.console import UserError
 REPOSITORY = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what the tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-NOT_PASSED_ON = ("DVC_", "MLFLOW_", "GIT_", "PYTHONDONTWRITEBYTECODE")  # the last costs each process a moment
+# the last but one costs each process a moment; the last hides lines that a pipe holds back
+NOT_PASSED_ON = ("DVC_", "MLFLOW_", "GIT_", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
 ENVIRONMENT = {
     **{key: value for key, value in os.environ.items() if not key.startswith(NOT_PASSED_ON)},
     "NO_PROXY": "127.0.0.1,localhost",

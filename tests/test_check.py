@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ from pipeline.images.sources import open_source
 from pipeline.system import memory, workers
 from pipeline.system.console import UserError
 from pipeline.system.memory import MOST_MEMORY, MOST_PIXELS
+from pipeline.system.workers import pool
 from pipeline.system.workers.pool import cores
 
 COLUMNS = [
@@ -741,6 +743,24 @@ def test_a_pool_that_breaks_while_it_starts_a_worker(monkeypatch: pytest.MonkeyP
     results = list(workers.ordered_map(partial(map, eval), tasks, len, crashed))
     assert results == [number * number for number in range(40)]
     assert len(set(started)) == 2
+
+
+def test_a_worker_that_nobody_told_to_end_when_another_crashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It started at that moment. The pool would wait for it for ever."""
+    monkeypatch.setattr(workers, "CHUNK_ITEMS", 1)
+    monkeypatch.setattr(pool, "SECONDS_TO_END", 0.2)
+    terminate: Callable[[BaseProcess], None] = BaseProcess.terminate
+    told: list[BaseProcess] = []
+
+    def when_told_again(process: BaseProcess) -> None:
+        if process in told:
+            terminate(process)
+        told.append(process)
+
+    monkeypatch.setattr(BaseProcess, "terminate", when_told_again)
+    tasks = ["__import__('time').sleep(1)", EXIT, "2", "3"]
+    assert list(workers.ordered_map(partial(map, eval), tasks, len, crashed)) == [None, "its decoder crashed", 2, 3]
+    assert len(told) > len(set(told)) or cores() == 1
 
 
 def test_a_decoder_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

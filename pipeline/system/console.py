@@ -43,9 +43,9 @@ def printable(text: str) -> str:
 
 
 def say(*lines: str, file: IO[str] | None = None) -> None:
-    """Print lines to stdout or `file`, without control characters and credentials, whatever they quote."""
+    """Print lines to stdout or `file`, at once, without control characters and credentials, whatever they quote."""
     for line in lines:
-        print(hide(printable(line)), file=file)
+        print(hide(printable(line)), file=file, flush=True)  # a pipe would hold it back
 
 
 class Terminated(KeyboardInterrupt):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -254,7 +253,6 @@ def print_row(row: Row, epochs: int, seconds: float) -> None:
     shown = {key.replace("_", " "): value for key, value in row.items() if key != "epoch" and value is not None}
     figures = ", ".join(f"{key} {value:.4f}" for key, value in shown.items())
     say(f"epoch {row['epoch']}/{epochs}: {figures}, {seconds:.1f} s")
-    sys.stdout.flush()  # a pipe would hold it back
 
 
 def unfreeze(model: nn.Module, weights: Sequence[Tensor], count: int) -> None:

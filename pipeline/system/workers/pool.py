@@ -13,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker, util
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 from pipeline.system import memory
 from pipeline.system.memory import MOST_MEMORY
@@ -23,6 +23,7 @@ R = TypeVar("R")  # its result
 Function: TypeAlias = Callable[[list[T]], Iterable[R]]  # of a chunk; gives one result for each of its items
 LONGEST = 70  # bytes of a folder for sockets: macOS allows 103 for the path of one, and multiprocessing adds 32
 KEPT = 64 * 1024**2  # bytes of freed memory that a worker keeps for the next image
+SECONDS_TO_END = 2  # of workers that were told to
 KILLED = (-signal.SIGKILL, 255)  # exit codes of a worker that was killed, and of all workers whose server was killed
 
 
@@ -89,7 +90,13 @@ class Pool:
         if self.pool is None:
             return False
         if self.pool._broken:
-            self.pool._executor_manager_thread.join()  # type: ignore[attr-defined]  # it asks for the exit codes too
+            # The pool's thread ends the workers that it knows and waits for them, asking for their exit codes. For one
+            # that started at that moment it would wait for ever.
+            thread = cast(threading.Thread, self.pool._executor_manager_thread)
+            while thread.is_alive():
+                thread.join(SECONDS_TO_END)
+                for process in list((self.pool._processes or {}).values()):
+                    process.terminate()
         return any(process.exitcode in KILLED for process in (self.pool._processes or {}).values())
 
     def is_lost(self, future: object) -> bool:
