@@ -58,7 +58,7 @@ parent.watch = lambda *process: (hanging.wait(), watch(*process))
 parent.GRACE = 2
 console.run(main)
 """
-EPOCHS = 150  # a second or more: long enough to be interrupted in the middle
+EPOCHS = 60  # half a second or more: long enough to be interrupted in the middle
 HERE = "127.0.0.1"
 TWO = {"device": "cpu", "threads": 1, "devices": 2}
 
@@ -409,7 +409,7 @@ def test_stage_whose_dvc_had_ended_before_it_looked(things: Project) -> None:
 def test_stage_that_hangs_ends_with_its_dvc_all_the_same(project: Project) -> None:
     (project.root / "hang.py").write_text(HANGING)
     ran = run(
-        ["setsid", "sh", "-c", f"{sys.executable} hang.py &"], project.root,
+        ["setsid", "sh", "-c", f"{shlex.quote(sys.executable)} hang.py &"], project.root,
         PYTHONPATH=str(REPOSITORY), DVC_STAGE="train@things-long",
     )  # fmt: skip
     assert (ran.out, ran.err) == ("not yet\n", "")
