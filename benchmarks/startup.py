@@ -32,11 +32,13 @@ ON_DATA, ON_EXPERIMENT = ("download", "check", "split", "report", "pack"), ("tra
 
 # Runs a stage as `python -m` does, then says what it has imported
 MODULES = """
-import atexit, json, pathlib, runpy, sys
+import json, pathlib, runpy, sys
 out, module = pathlib.Path(sys.argv[1]), sys.argv[2]
-atexit.register(lambda: out.write_text(json.dumps(sorted(sys.modules))))
 sys.argv[1:] = sys.argv[3:]
-runpy.run_module(module, run_name="__main__", alter_sys=True)
+try:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+finally:
+    out.write_text(json.dumps(sorted(sys.modules)))
 """
 
 # Runs the stage `train` as `python -m` does, and prints the seconds of its training alone

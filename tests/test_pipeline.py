@@ -35,7 +35,7 @@ INTERRUPTED = (130, -signal.SIGINT)
 
 # runs a stage and tells, at its end, which modules of the project it has imported
 IMPORTS = """
-import atexit, json, pathlib, runpy, sys
+import json, pathlib, runpy, sys
 here, name = pathlib.Path.cwd() / "pipeline", sys.argv[1]
 
 def tell():
@@ -44,9 +44,11 @@ def tell():
     heavy = [name for name in ("torch", "torchvision", "torch._dynamo", "mlflow", "pandas") if name in sys.modules]
     print(json.dumps([[path.relative_to(here.parent).as_posix() for path in own], heavy]))
 
-atexit.register(tell)
 sys.argv = sys.argv[1:]
-runpy.run_module(f"pipeline.{name}", run_name="__main__", alter_sys=True)
+try:
+    runpy.run_module(f"pipeline.{name}", run_name="__main__", alter_sys=True)
+finally:
+    tell()
 """
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
-from pipeline.system import parent
+from pipeline.system import entry, parent
 from pipeline.system.credentials import hide
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             raise
         say(f"error: {error.filename or 'standard output'}: {os.strerror(error.errno or 0)}", file=sys.stderr)
         status = 1
+    entry.status = status
     sys.exit(status)
 
 
