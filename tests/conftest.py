@@ -29,6 +29,7 @@ from pipeline.images.sources import open_source
 from pipeline.images.tables import CHECKED, write_tables
 from pipeline.system import console
 from pipeline.system.console import UserError
+from pipeline.system.workers.pool import cores
 
 REPOSITORY = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what the tests start would inherit it
@@ -48,14 +49,14 @@ ENVIRONMENT = {
 settings.register_profile("busy", deadline=None)  # beside other work any example may take long
 settings.load_profile("busy")
 
-# by the time they take, so that no process of pytest-xdist is left alone with one of them at the end; the second does
-# not need the clone that the first one makes (`digits`)
+# by the time they take, so that no process of pytest-xdist is left alone with one of them at the end; the second and
+# the third do not need the clone that the first one makes (`digits`)
 LONG = (
     "test_pipeline",
     "test_distributed",
-    "test_walk",
-    "test_tracking",
     "test_benchmarks",
+    "test_tracking",
+    "test_walk",
     "test_scale",
     "test_merge",
     "test_verify",
@@ -70,6 +71,11 @@ LONG = (
     "test_torture",
     "test_portable",
 )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, because some tests wait: for servers, DVC's queue, what they have killed."""
+    return cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
