@@ -58,7 +58,7 @@ parent.watch = lambda *process: (hanging.wait(), watch(*process))
 parent.GRACE = 2
 console.run(main)
 """
-EPOCHS = 60  # half a second or more: long enough to be interrupted in the middle
+EPOCHS = 30  # half a second or more: long enough to be interrupted in the middle
 HERE = "127.0.0.1"
 TWO = {"device": "cpu", "threads": 1, "devices": 2}
 
