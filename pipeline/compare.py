@@ -17,6 +17,7 @@ from tabulate import tabulate
 from pipeline.config import params
 from pipeline.config.patterns import matching
 from pipeline.evaluation import pictures
+from pipeline.evaluation.model import check_predictions
 from pipeline.evaluation.paired import Paired, pair
 from pipeline.system import readers
 from pipeline.system.console import UserError, run, say
@@ -73,17 +74,10 @@ def main() -> None:
 
 def read_metrics(name: str) -> dict[str, Any] | None:
     """The content of metrics.json; None where the experiment never ran. Raises UserError where it is damaged."""
-    file, stage = Path("reports", name, "metrics.json"), f"evaluate@{name}"
+    file = Path("reports", name, "metrics.json")
     if not file.exists():
         return None
-    metrics = readers.read_description(file, stage)
-    for side in ("val", "test"):
-        values = metrics.get(side, {})
-        if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
-            raise readers.damaged(file, f"{side} holds something else than numbers", stage)
-    if type(metrics.get("parameters")) is not int:
-        raise readers.damaged(file, "it has no number of parameters", stage)
-    return metrics
+    return readers.read_metrics(file, f"evaluate@{name}")
 
 
 def table(results: dict[str, dict[str, Any]]) -> list[str]:
@@ -111,6 +105,8 @@ def read_predictions(name: str, content: Path | None = None) -> pd.DataFrame:
     """
     import pyarrow.compute as pc
 
+    if content is None:
+        check_predictions(name)
     file = content or Path("reports", name, "predictions.parquet")
     predictions = readers.read_table(file, PREDICTIONS, f"evaluate@{name}")
     chosen: pd.DataFrame = predictions.filter(pc.equal(predictions["split"], "val")).to_pandas()

@@ -70,6 +70,7 @@ def measured(config: Experiment, model: Model, packed: PackedDataset, device: to
     """What all trainings say of val, if it says anything, and of test."""
     from pipeline.dataset.batches import Batches, resident_budget
     from pipeline.evaluation.predictions import predict
+    from pipeline.system.device import out_of_memory
 
     if not len(packed.rows("test")):
         raise UserError(f"{config.dataset} has no test images: raise datasets.{config.dataset}.split.test")
@@ -85,7 +86,13 @@ def measured(config: Experiment, model: Model, packed: PackedDataset, device: to
         for side in sides:
             rows = split.rows(side.split)
             data = Batches(packed, rows, model.mean, model.std, device, budget)
-            given = predict(network, data, rows, model.tta, model.temperature)
+            try:
+                given = predict(network, data, rows, model.tta, model.temperature)
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    raise UserError(f"not enough memory on {device} for the {side.split} images: free some") from None
+                raise
+            del data  # before the images of the next side come into memory
             if not math.isfinite(loss := given.loss()):
                 wrong = f"the loss of {file or model.folder} on {side.split} images is {loss}"
                 raise UserError(f"{wrong}: train it with a lower optimizer.lr")

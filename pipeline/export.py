@@ -30,13 +30,12 @@ def main() -> None:
         raise UserError(f"{out} is there already: give --out another name, or remove it")
     stop_without_packages()
 
-    from pipeline.evaluation.model import Model, check_evaluated
+    from pipeline.evaluation.model import Model, check_files
     from pipeline.exporting import graph
     from pipeline.exporting.card import card
-    from pipeline.tracking.commit import git_state
 
     model = Model(arguments.model)
-    check_evaluated(model.folder, model.about["experiment"])
+    check_files(model.folder, Path("reports", model.about["experiment"], "provenance.json"), model.stage)
     images, checked = test_images(model)
     with atomic_write(out) as folder:
         folder.mkdir()
@@ -45,7 +44,7 @@ def main() -> None:
         graph.write_onnx(folder / "model.onnx", program, preprocessing(model))
         difference = graph.check_onnx(folder / "model.onnx", model, images)
         shutil.copy(Path(__file__).parent / "exporting/classify.py", folder)
-        (folder / "README.md").write_text(card(model, git_state()[0], difference, checked), encoding="utf-8")
+        (folder / "README.md").write_text(card(model, difference, checked), encoding="utf-8")
     say(f"{out}: model.onnx, model.pt2, classify.py and README.md, the model card")
     say(f"on {checked}, ONNX Runtime and PyTorch differ by at most {difference:.1g} of a probability")
 

@@ -19,7 +19,7 @@ from pipeline.system.console import UserError, run, say
 from pipeline.system.credentials import hide_in, redacted
 from pipeline.tracking import database, origin, server, view
 from pipeline.tracking.connection import connected
-from pipeline.tracking.content import COUNTS, Content
+from pipeline.tracking.content import COUNTS, PARTIAL, Content
 from pipeline.tracking.description import description
 from pipeline.tracking.results import Result, locked_experiments, locked_stages, read_result
 from pipeline.tracking.server import tracking_uri
@@ -104,7 +104,7 @@ def log(tracker: Tracker, result: Result) -> tuple[Run, bool]:
     from mlflow import MlflowException
 
     run = tracker.claim(result)
-    if run.info.status == "FINISHED":
+    if run.info.status == "FINISHED" and not (PARTIAL in run.data.tags and result.is_whole):
         return run, False
     for last in (False, False, True):
         try:
@@ -120,7 +120,8 @@ def log(tracker: Tracker, result: Result) -> tuple[Run, bool]:
 def complete(tracker: Tracker, run: Run, result: Result) -> None:
     """Log what the run lacks. Others may do the same at this moment, or have died at it: all log the same."""
     content, trained = Content(tracker.client, run.info.run_id), result.origin.time
-    content.log_tags({**result.origin.tags(), "mlflow.note.content": description(result)})
+    partial = None if result.is_whole else "files that were not pulled"
+    content.log_tags({**result.origin.tags(), "mlflow.note.content": description(result), PARTIAL: partial})
     content.log_params({**result.params, **{key: result.metrics[key] for key in COUNTS}})
     content.log_history(result.history, trained.epochs if trained else [])
     content.log_results(result)
@@ -128,7 +129,7 @@ def complete(tracker: Tracker, run: Run, result: Result) -> None:
         content.log_dataset(result.dataset, result.digest)
     content.log_files(result.folder, result.files)
     content.log_images(result.folder)
-    content.finish(trained)
+    content.finish(trained, result.is_whole)
 
 
 def log_live(name: str, fingerprint: str, start: float) -> None:

@@ -71,7 +71,8 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     inputs = provenance.inputs(name, config, seed, packed, weights)
     identity = fingerprint(inputs)
     environment = [device.type, threads, config.compute.portable]
-    code = fingerprint(version("dataset", "networks", "training", "evaluation"), torch.__version__)
+    libraries = provenance.library_versions(config.network)
+    code = fingerprint(version("dataset", "networks", "training", "evaluation"), libraries)
     group.check_all_equal(fingerprint(identity, environment, code))
     made_of = [backbone_settings(config), inputs["data"], environment]  # what features depend on
 

@@ -264,6 +264,38 @@ def test_models_that_were_not_pulled_come_later(trained: Trained) -> None:
     assert trained.champion() == "a"
 
 
+def test_predictions_that_were_not_pulled_come_later(trained: Trained, tmp_path: Path) -> None:
+    trained.add("a", 60)
+    file = trained.root / "reports/a/predictions.parquet"
+    md5 = hashlib.md5(file.read_bytes()).hexdigest()
+    trained.stages["evaluate@a"]["outs"] = [{"path": "reports/a/predictions.parquet", "md5": md5}]
+    file.rename(tmp_path / "later")
+    trained.track()
+    (run,) = trained.client.search_runs([trained.client.get_experiment_by_name("letters").experiment_id])
+    assert run.info.status == "FINISHED" and not trained.client.list_artifacts(run.info.run_id, file.name)
+    (tmp_path / "later").rename(file)
+    assert trained.track().out.startswith("logged to")
+    assert file.name in [each.path for each in trained.client.list_artifacts(run.info.run_id)]
+    assert "has every result already" in trained.track().out
+
+    trained.add("b", 90)  # compared with what came later
+    trained.track()
+    assert trained.champion() == "b" and "better than version 1 (a)" in trained.versions()["b"]
+
+
+def test_what_a_person_makes_of_a_version_is_theirs(trained: Trained) -> None:
+    trained.add("a", 80)
+    trained.track()
+    trained.client.create_registered_model("another")
+    trained.client.copy_model_version("models:/letters/1", "another")
+    trained.client.delete_model_version("letters", "1")
+    trained.gates(accuracy=0.9)
+    trained.track()
+    assert not trained.versions()
+    (copied,) = trained.client.search_model_versions("name = 'another'")
+    assert "Champion" in copied.description and not trained.client.get_registered_model("another").aliases
+
+
 STEPS = (
     *("create_logged_model", "log_model_artifact", "finalize_logged_model", "log_outputs", "create_registered_model"),
     *("create_model_version", "set_tag", "update_model_version", "set_registered_model_alias", "set_model_version_tag"),

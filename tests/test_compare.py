@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
 
 import pandas as pd
 import pytest
-from conftest import Clone
+from conftest import Clone, failed_in_one_line
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -72,6 +73,20 @@ def test_two_experiments(digits: Clone, copy_of: Callable[[Clone], Clone]) -> No
     assert Image.open(grid).height > 5 * Image.open(grid).width / 6  # 30 tiles in five rows
     better = copy.must_run("python", "-m", "pipeline.compare", MLP, CNN).out
     assert f"{CNN} is better than {MLP} by these images." in better
+
+
+def test_predictions_of_another_training(digits: Clone, copy_of: Callable[[Clone], Clone]) -> None:
+    """As after `git pull` without `dvc pull`."""
+    copy = copy_of(digits)
+    file = copy.root / f"reports/{MLP}/provenance.json"
+    known = json.loads(file.read_text())
+    known["model"]["model.safetensors"] = "0" * 64
+    file.write_text(json.dumps(known))
+    told = f"reports/{MLP}/predictions.parquet is of another training than reports/{MLP}/provenance.json: run dvc"
+    failed_in_one_line(copy.run("python", "-m", "pipeline.compare", MLP, CNN), told)
+    tracked = copy.must_run("python", "-m", "pipeline.track", MLP).out
+    assert told in tracked and "nothing to log" in tracked
+    assert told in copy.must_run("python", "-m", "pipeline.index").err
 
 
 def test_before_and_after(digits: Clone, copy_of: Callable[[Clone], Clone]) -> None:

@@ -161,6 +161,15 @@ def test_accuracy_by_slices(project: Project, evaluated: Evaluate, capsys: pytes
     assert list(groups["slice"]) == [str(digit) for digit in range(10)] and set(groups["images"]) == {10}
 
 
+def test_groups_that_only_train_are_no_slices(project: Project, evaluated: Evaluate) -> None:
+    write_images(project.root, [("ant", "train", 0.1), *[("ant", "val", 0.1), ("bee", "test", 0.4)] * 3], CLASSES)
+    write_model(project.root, BRIGHTNESS)
+    change_checked(project)
+    project.params["datasets"]["grays"]["split"]["group_by"] = "000"
+    project.command("evaluate")
+    assert "group" not in set(pd.read_csv(evaluated() / "slices.csv")["attribute"])
+
+
 def test_many_values_are_cut_into_parts_with_as_many_images(
     project: Project, mixed: Rows, evaluated: Evaluate, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -16,7 +17,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import Clone, failed_in_one_line, picture
+from conftest import Clone, commit, failed_in_one_line, picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_networks import network
@@ -104,8 +105,20 @@ def test_a_model_with_another_ones_reports(digits: Clone, copy_of: Callable[[Clo
     file.unlink()  # it may be a link into DVC's cache
     save_file({name: 0.9 * values for name, values in weights.items()}, file)
     refused = copy.run("python", "-m", "pipeline.export", "--model", f"models/{MLP}", "--out", str(out))
-    failed_in_one_line(refused, f"reports/{MLP} is of other weights than models/{MLP}", f"dvc repro evaluate@{MLP}")
+    failed_in_one_line(refused, f"models/{MLP}/model.safetensors is not the file", f"dvc checkout models/{MLP}")
     assert not out.exists()
+
+
+def test_the_card_says_which_commit_has_the_result(
+    digits: Clone, copy_of: Callable[[Clone], Clone], tmp_path: Path
+) -> None:
+    copy, out = copy_of(digits), tmp_path / "out"
+    commit(copy)
+    result = copy.must_run("git", "log", "-1", "--format=%H", f"reports/{MLP}/metrics.json").out
+    (copy.root / "notes.txt").write_text("later")
+    commit(copy)
+    copy.must_run("python", "-m", "pipeline.export", "--model", f"models/{MLP}", "--out", str(out))
+    assert f"    git checkout {result[:10]}\n    dvc repro evaluate@{MLP}\n" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("fit", ["pad", "stretch"])
@@ -118,6 +131,10 @@ def test_an_image_gets_its_size_as_in_training(
     described["preprocessing"]["fit"] = fit
     about.unlink()  # it may be a link into DVC's cache
     about.write_text(json.dumps(described))
+    provenance = copy.root / f"reports/{MLP}/provenance.json"
+    known = json.loads(provenance.read_text())
+    known["model"]["model.json"] = hashlib.sha256(about.read_bytes()).hexdigest()
+    provenance.write_text(json.dumps(known))
     copy.must_run("python", "-m", "pipeline.export", "--model", f"models/{MLP}", "--out", str(out))
     files = [str(tmp_path / f"{number}.png") for number in range(4)]
     for number, file in enumerate(files):

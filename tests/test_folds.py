@@ -76,7 +76,7 @@ def test_each_fold_is_predicted_by_the_model_that_was_trained_on_the_others(
     counts = {"total": {"train": 64, "val": 33, "test": 3}}
     (folded.root / "reports/things").mkdir()
     (folded.root / "reports/things/split.json").write_text(json.dumps(counts))
-    written = card(Model(folder), None, 0.0, "1")
+    written = card(Model(folder), 0.0, "1")
     assert f"| val | 97 | {metrics['val']['accuracy']:.4f} |" in written and "val is what 3 trainings say" in written
 
     alone, accuracies = [], []
@@ -230,7 +230,7 @@ def test_one_with_all_folds_is_not_compared_with_one_without(folded: Project, mo
     for name, more in (("things-folds", {"folds": "all"}), ("things-one", {})):
         folded.experiment(name, "things", **more)
         (folded.root / "reports" / name).mkdir(parents=True)
-        (folded.root / "reports" / name / "metrics.json").write_text('{"val": {}, "test": {}, "parameters": 1}')
+        (folded.root / "reports" / name / "metrics.json").write_text('{"parameters": 1, "trainable_parameters": 1}')
     folded.command("compare")
     monkeypatch.chdir(folded.root)
     monkeypatch.setattr(sys, "argv", ["compare", "things-folds", "things-one"])

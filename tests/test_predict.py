@@ -11,7 +11,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import chdir
+from glob import glob
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,14 +24,17 @@ import pytest
 import torch
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, class_folders, failed_in_one_line, picture
 from PIL import Image
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from samples import ADOBE_RGB, rgb_profile, samples
 
 from pipeline import evaluate, predict, train
+from pipeline.config.networks import Network
 from pipeline.evaluation.model import Model
 from pipeline.images.decode import ORIENTATION, to_size
+from pipeline.networks import Shape, build
 from pipeline.prediction import classify, grids, tables
-from pipeline.prediction.explain import explainer, overlay
+from pipeline.prediction.explain import explainer, last_map, overlay
 from pipeline.prediction.pixels import preprocessing
 from pipeline.prediction.thresholds import Choice, choose
 from pipeline.system.console import run
@@ -198,7 +205,7 @@ def test_a_folder_with_links_and_clutter(asked: Predict, tmp_path: Path) -> None
     (line,) = ran.err.splitlines()
     assert line.startswith("left out: ") and len(line.split(", ")) == 5
     for name in (".DS_Store (hidden)", "more/deep/around (a link to a folder around it)", "Thumbs.db (no image)",
-                 "pipe (not a file)", "gone (not a file)"):  # fmt: skip
+                 "pipe (not a file)", "gone (No such file or directory)"):  # fmt: skip
         assert f"{folder}/{name}" in line
     assert len(json.loads(asked("--json", str(folder)).out)) == 8
 
@@ -580,6 +587,10 @@ def test_lists_of_files(asked: Predict, tmp_path: Path, monkeypatch: pytest.Monk
     typed(os.fsencode(f"{tmp_path}/a b\nc.png\0"))
     assert names(asked("-")) == [f"{tmp_path}/a b\\nc.png"]
 
+    shutil.copytree("photos/test/ant", "P1")  # as the first bytes of a portable bitmap
+    typed(b"P1\n")
+    assert len(names(asked("-"))) == 2
+
     listed.write_text(f"{PHOTOS[0]}\nmissing.png\n{'x' * 300}\n*.png\n{PHOTOS[1]}")
     ran = asked("--files-from", str(listed))
     assert (ran.status, names(ran)) == (1, PHOTOS[:2])
@@ -713,6 +724,8 @@ def test_the_score_of_folders(trained: Project, asked: Predict, tmp_path: Path) 
     assert ran.err == (
         f"not scored, as no folder above them has the name of a class: files in '{tmp_path}/more/test/bird' (2)\n"
     )
+    with chdir("photos/test/cat"):
+        assert " cat " in asked("--score", *sorted(glob("*.png")), model=str(trained.root / "models/photos-cnn")).out
     failed_in_one_line(
         asked("--score", str(tmp_path / "more/test/bird")), "no image lies in a folder of a class", "ant, bee"
     )
@@ -761,6 +774,24 @@ def test_where_the_network_looks(trained: Project, asked: Predict, tmp_path: Pat
     explained = explainer(model)(pixels, "bee").astype(int)
     assert np.abs(explained - expected).max() <= 1
     assert np.abs(explained - pixels.repeat(scale, 0).repeat(scale, 1)).max() > 50
+
+
+@pytest.mark.parametrize(
+    ("network", "explained"),
+    [
+        ({"name": "timm", "model": "swin_tiny_patch4_window7_224"}, False),  # channels last
+        ({"name": "torchvision", "model": "vit_b_32"}, False),  # tokens
+        ({"name": "torchvision", "model": "swin_t"}, True),  # channels first at its end
+        ({"name": "torchvision", "model": "convnext_tiny"}, True),  # channels last within its blocks
+    ],
+)
+def test_maps_that_tell_places_apart(network: dict[str, str], explained: bool) -> None:
+    shape = Shape(3, 224, 224, 2)
+    built = build(TypeAdapter(Network).validate_python(network), shape).eval()
+    model: Any = SimpleNamespace(
+        network=built, shape=shape, images=lambda pixels: torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    )
+    assert (last_map(model) is not None) == explained
 
 
 def test_what_can_not_be_explained(digits: Clone, tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ stages:
 EVALUATE = """
 test -z "$SLOW" || { touch started; sleep 60; }
 test -z "$BROKEN" || exit 3
-echo '{"val": {"loss": '${LOSS:-0.5}'}, "test": {"loss": 0.25}, "parameters": 7}' > $1/metrics.json
+counts='"parameters": 7, "trainable_parameters": 7'
+echo '{"val": {"loss": '${LOSS:-0.5}'}, "test": {"loss": 0.25}, '$counts'}' > $1/metrics.json
 echo '{"libraries": {"torch": "'${TORCH:-2}'"}, "requirements.lock": "'${LOCK:-1}'"}' > $1/provenance.json
 """
 

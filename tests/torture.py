@@ -38,10 +38,11 @@ from test_download import Server
 from pipeline.system.outputs import remove
 
 SIGNALS = ("SIGKILL", "SIGKILL to dvc", "SIGTERM to dvc", "Ctrl-C")
-TARGETS = ("--glob", "evaluate@*", "report@*")
+TARGETS = ("--glob", "evaluate@*", "report@*", "audit@*")
 STAGES = (
-    "download@digits", "weights@shapes-squeezenet", "check@shapes", "split@shapes", "report@shapes", "pack@shapes",
-    "train@digits-mlp", "train@digits-two", "train@shapes-squeezenet", "evaluate@digits-mlp",
+    "download@digits", "weights@shapes-squeezenet", "check@shapes", "decisions@shapes", "split@shapes",
+    "report@shapes", "pack@shapes", "features@shapes", "audit@shapes", "train@digits-mlp", "train@digits-two",
+    "train@shapes-squeezenet", "evaluate@digits-mlp",
 )  # fmt: skip
 DATABASE = "mlflow.db"
 LOST_BEFORE = {  # by the first two, what DVC would leave in its place, so that there were nothing to fetch
@@ -198,7 +199,10 @@ def prepared(root: Path, weights: str) -> Clone:
     params["datasets"]["shapes"] = {"source": "data/raw/shapes.zip", "check": {}, "split": {}, "pack": {"size": 32}}
     mlp = {**params["experiments"]["digits-mlp"], "epochs": 10}
     file = {"file": WEIGHTS, "sha256": hashlib.sha256(squeezenet()).hexdigest(), "mirrors": [weights]}
-    network = {"name": "torchvision", "model": "squeezenet1_1", "weights": file, "freeze": True}
+    backbone = {"name": "torchvision", "model": "squeezenet1_1"}
+    network = {**backbone, "weights": file, "freeze": True}
+    (clone.root / "data/raw" / WEIGHTS).write_bytes(squeezenet())
+    params["features"] = {"shapes": {"network": backbone, "weights": f"data/raw/{WEIGHTS}", "size": 64}}
     params["experiments"] = {
         "digits-mlp": {**mlp, "seeds": 3},
         "digits-two": {**mlp, "compute": {"devices": 2, "device": "cpu"}},

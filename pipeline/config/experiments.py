@@ -46,6 +46,9 @@ class Optimizer(Strict):
             raise ValueError(f"{min(of_muon)} is for muon; {self.name} has no such thing")
         if self.rest is not None and self.rest.name == "muon":
             raise ValueError("rest.name = 'muon': it trains what muon does not; expected sgd, adam or adamw")
+        of_rest = {"bias_lr", "decay_biases"} & self.model_fields_set
+        if self.rest is not None and of_rest:
+            raise ValueError(f"{min(of_rest)}: rest trains the biases; expected it there, rest.{min(of_rest)}")
         if self.name != "sgd" and self.nesterov:
             raise ValueError(f"nesterov is for sgd; {self.name} has its own momentum")
         if self.nesterov and not self.momentum:
@@ -213,6 +216,10 @@ class Experiment(Strict):
             raise ValueError(f"views = {self.views} is for a frozen backbone; expected network.freeze: true")
         if self.views and self.compute.world_size > 1:
             raise ValueError(f"views = {self.views} is for one device; compute has {self.compute.world_size}")
+        if self.views and (self.augment.mixup or self.augment.cutmix):
+            raise ValueError(
+                f"views = {self.views} keeps features, which can't be mixed; expected no mixup and no cutmix"
+            )
         if self.unfreeze_every and frozen:
             raise ValueError("unfreeze_every and network.freeze exclude each other; expected one of them")
         return self

@@ -53,7 +53,7 @@ class CNNConfig(LayersConfig):
     name: Literal["cnn"]
     convolutions: list[Positive]  # output channels of each block
     kernel: Positive = 3
-    padding: Annotated[int, Field(ge=0)] = 0
+    padding: Annotated[int, Field(ge=0, le=8192)] = 0
     pool: Positive = 2
 
     def incompatible_size(self, height: int, width: int) -> str | None:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.config.experiments import Experiment
+from pipeline.evaluation.model import check_predictions
 from pipeline.system import readers
 from pipeline.system.console import UserError
 from pipeline.tracking.results import flat, read_history
@@ -133,6 +134,7 @@ def read_metrics(file: Path, stage: str) -> dict[str, Any]:
 
 
 def read_validated(file: Path, stage: str) -> Validated | None:
+    check_predictions(file.parent.name)
     table = readers.read_table(file, PREDICTIONS, stage)
     table = table.filter(pc.equal(table["split"], "val")).drop_columns("split").sort_by("path")
     if not len(table):

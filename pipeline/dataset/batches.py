@@ -202,4 +202,7 @@ def resident_budget(device: torch.device, sharing: int = 1) -> int:
 
 def free_memory(device: torch.device) -> int:
     """Free bytes on a device; for the CPU, what this process may still take."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available()
+    if device.type != "cuda":
+        return memory.available()
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps what it has freed
+    return torch.cuda.mem_get_info(device)[0] + unused

@@ -186,18 +186,37 @@ def write_predictions(file: Path, predictions: pd.DataFrame, folder: Path) -> No
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), WEIGHTS: weights}), file)
 
 
-def check_evaluated(folder: Path, name: str) -> None:
-    """Raises UserError where the reports on an experiment are of other weights than those in a folder."""
+def weights_of(predictions: Path) -> str | None:
+    """The SHA-256 of the weights that predictions are by; None where the file doesn't tell, or can't be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = Path("reports", name, "predictions.parquet")
     try:
-        weights = (pq.read_schema(file).metadata or {}).get(WEIGHTS.encode())
+        weights = (pq.read_schema(predictions).metadata or {}).get(WEIGHTS.encode())
     except (OSError, pa.ArrowException):
-        return  # who reads it says what is wrong with it
-    if weights is not None and weights.decode() != checksum(folder / "model.safetensors").hex():
+        return None  # who reads it says what is wrong with it
+    return weights.decode(errors="replace") if weights else None
+
+
+def check_evaluated(folder: Path, name: str) -> None:
+    """Raises UserError where the predictions of an experiment are by other weights than those in a folder."""
+    weights = weights_of(Path("reports", name, "predictions.parquet"))
+    if weights is not None and weights != checksum(folder / "model.safetensors").hex():
         raise UserError(f"reports/{name} is of other weights than {folder}: run dvc repro evaluate@{name}")
+
+
+def check_predictions(name: str) -> None:
+    """Raises UserError where predictions and the reports in git are of two trainings, as after git pull alone."""
+    folder = Path("reports", name)
+    file, provenance = folder / "predictions.parquet", folder / "provenance.json"
+    weights = weights_of(file)
+    if weights is None or not provenance.exists():
+        return
+    known = readers.read_description(provenance, f"train@{name}").get("model")
+    if isinstance(known, dict) and known.get("model.safetensors") != weights:
+        raise UserError(
+            f"{file} is of another training than {provenance}: run dvc checkout, dvc pull or dvc repro evaluate@{name}"
+        )
 
 
 def normalization_fault(others: object, channels: int) -> str | None:

@@ -36,7 +36,8 @@ def attributes(packed: PackedDataset, rows: NDArray[np.int64], dataset: str, gro
     if positions.null_count:
         raise UserError(f"{file} lacks images of data/splits/{dataset}.parquet: run dvc repro split@{dataset}")
     properties = checked.take(positions).to_pandas().set_axis(packed.positions).loc[rows]
-    groups = pd.Series(path_keys(dataset, table["path"], group_by), rows, dtype=object)
+    keys = path_keys(dataset, packed.splits["path"].to_pandas(), group_by)  # there may be none in val and test
+    groups = pd.Series(keys, packed.positions, dtype=object).reindex(rows)
     return pd.DataFrame(
         {
             "pixels": parts(properties["width"].astype(int) * properties["height"].astype(int), "d"),

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.config import params
 from pipeline.system import readers
 from pipeline.system.csv_cells import unescape_formula
+from pipeline.tracking.description import commands
+from pipeline.tracking.origin import of_report
 
 if TYPE_CHECKING:
     from pipeline.evaluation.model import Model
@@ -19,7 +21,7 @@ WEAKEST = 3  # classes, among the limits
 SIDES = ("val", "test")
 
 
-def card(model: Model, commit: str | None, difference: float, checked: str) -> str:
+def card(model: Model, difference: float, checked: str) -> str:
     """The card in Markdown, from the model and the reports on it. Raises UserError where a report is missing.
 
     `difference` is the largest one of a probability between ONNX Runtime and PyTorch, on the images that are `checked`.
@@ -27,7 +29,8 @@ def card(model: Model, commit: str | None, difference: float, checked: str) -> s
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     name, dataset = model.about["experiment"], model.about["dataset"]
-    metrics = readers.read_description(Path("reports", name, "metrics.json"), f"evaluate@{name}")
+    metrics = readers.read_metrics(Path("reports", name, "metrics.json"), f"evaluate@{name}")
+    provenance = readers.read_description(Path("reports", name, "provenance.json"), f"train@{name}")
     split = readers.read_description(Path("reports", dataset, "split.json"), f"split@{dataset}")
     classes = model.classes
     environment = Environment(
@@ -51,7 +54,7 @@ def card(model: Model, commit: str | None, difference: float, checked: str) -> s
         metrics={"seeds": None, "folds": None, **metrics},
         images={side: sum(each.images for each in recalls if each.split == side) for side in SIDES if side in metrics},
         weakest=weakest(recalls),
-        commit=commit,
+        commands=commands(name, of_report(Path("reports", name), provenance.get("fingerprint"))),
     )
 
 

@@ -56,17 +56,30 @@ def explainer(model: Model) -> Explain:
 def last_map(model: Model) -> nn.Module | None:
     """The last module behind a convolution whose output still tells places apart; a global pooling's does not.
 
-    A block of several branches, as SqueezeNet ends with, counts as a whole.
+    A block of several branches, as SqueezeNet ends with, counts as a whole. None for a network that goes on with
+    tokens, or with channels last, as transformers do.
     """
     found: list[nn.Module] = []
+    convolved = False
+    shape = model.shape
 
     def remember(module: nn.Module, _: object, output: object) -> None:
-        tells_places_apart = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1
-        if tells_places_apart and (found or isinstance(module, nn.Conv2d)):
-            found.append(module)
+        nonlocal convolved
+        convolved |= isinstance(module, nn.Conv2d)
+        if not convolved or not isinstance(output, Tensor):
+            return
+        if output.ndim == 4 and is_map(output):
+            if output.shape[2] * output.shape[3] > 1:
+                found.append(module)
+        elif output.ndim > 2:
+            found.clear()
+
+    def is_map(output: Tensor) -> bool:
+        """Whether the last two of four sides are those of the image, on a smaller scale."""
+        height, width = output.shape[2:]
+        return abs(height * shape.width - width * shape.height) <= max(shape.height, shape.width)
 
     hooks = [module.register_forward_hook(remember) for module in model.network.modules()]
-    shape = model.shape
     with torch.no_grad():
         model.network(model.images(np.zeros((1, shape.height, shape.width, shape.channels), np.uint8)))
     for hook in hooks:

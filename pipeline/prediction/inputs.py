@@ -53,7 +53,8 @@ class Found:
         content = sys.stdin.buffer.read() if name == STDIN else read_list(Path(name))
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes
             content = content.decode("utf-16", "replace").encode()
-        if magic.image_format(content):
+        # P1 and P6 begin portable pixmaps, and may be names
+        if magic.image_format(content) and not os.path.exists(os.fsdecode(content.partition(b"\n")[0].strip())):
             raise UserError(f"{name}: is an image; expected a text file with one path a line")
         before = len(self.files)
         for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\0" if b"\0" in content else b"\n"):
@@ -118,7 +119,7 @@ def expand(pattern: str, left_out: list[str]) -> list[str]:
 
 def files_at(path: Path, above: list[Path], left_out: list[str]) -> Iterator[Path]:
     """A file, or the visible files of a folder, also behind links. `above` are the folders around it, without links."""
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib raises where a folder around it can't be read
         real = path.resolve()
         if real in above:
             left_out.append(f"{path} (a link to a folder around it)")
@@ -133,7 +134,16 @@ def files_at(path: Path, above: list[Path], left_out: list[str]) -> Iterator[Pat
                 yield from files_at(inside, [*above, real], left_out)
             else:
                 left_out.append(f"{inside} (hidden)")
-    elif path.is_file() or (path.is_symlink() and path.suffix.lower() in SUFFIXES):
+    elif os.path.isfile(path) or (os.path.islink(path) and path.suffix.lower() in SUFFIXES):
         yield path  # also a link that leads nowhere: an image is missing
     else:
-        left_out.append(f"{path} (not a file)")
+        left_out.append(f"{path} ({why_not(path)})")
+
+
+def why_not(path: Path) -> str:
+    """Why there is no file that can be read."""
+    try:
+        path.stat()
+    except OSError as error:
+        return str(error.strerror)
+    return "not a file"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from pipeline.prediction.classify import Answer
 from pipeline.system.console import UserError
@@ -26,7 +27,7 @@ class Score:
         self.unknown: Counter[str] = Counter()  # files by the folder that is no class
 
     def label_of(self, path: str) -> str | None:
-        for folder in PurePath(path).parents:
+        for folder in (Path(path).absolute() if os.sep not in path else PurePath(path)).parents:
             number = self.numbers.get(unicodedata.normalize("NFC", folder.name))
             if number is not None:
                 return self.classes[number]

@@ -33,8 +33,14 @@ class Classifier(PythonModel):
     model: Model
 
     def load_context(self, context: PythonModelContext) -> None:
-        sys.path.append(context.artifacts["code"])
-        from pipeline.evaluation.model import Model
+        sys.path.insert(0, context.artifacts["code"])
+        try:
+            from pipeline.evaluation.model import Model
+        except ModuleNotFoundError as error:
+            if not (error.name or "").startswith("pipeline."):
+                raise
+            other = sys.modules["pipeline"].__file__
+            raise ImportError(f"{other} is another package with the name pipeline: load the model without it") from None
 
         self.model = Model(Path(context.artifacts["weights"]).parent)
 

@@ -34,7 +34,7 @@ def version_of(client: MlflowClient, run: Run, result: Result) -> ModelVersion |
     Any number of processes may call this at once, and be killed at any point: the first version of a run stays. Raises
     UserError where the files of the model are missing, damaged or of another training.
     """
-    found = versions_of(client, run)
+    found = versions_of(client, run, result.dataset)
     if not found:
         if VERSION in run.data.tags:
             return None
@@ -49,7 +49,7 @@ def version_of(client: MlflowClient, run: Run, result: Result) -> ModelVersion |
                 await_creation_for=0,
                 model_id=model.model_id,
             )
-        found = versions_of(client, run)
+        found = versions_of(client, run, result.dataset)
         if new.version != found[0].version:
             client.delete_model_version(result.dataset, str(new.version))
     if run.data.tags.get(VERSION) != str(found[0].version):
@@ -57,10 +57,13 @@ def version_of(client: MlflowClient, run: Run, result: Result) -> ModelVersion |
     return found[0]
 
 
-def versions_of(client: MlflowClient, run: Run) -> list[ModelVersion]:
-    """The versions of a run's model, the first one first; more than one only while several processes log it."""
+def versions_of(client: MlflowClient, run: Run, dataset: str) -> list[ModelVersion]:
+    """The versions of a run's model, the first one first; more than one only while several processes log it.
+
+    Those that a person has made of it under other names are left alone.
+    """
     found = client.search_model_versions(f"run_id = '{run.info.run_id}'")
-    return sorted(found, key=lambda version: int(version.version))
+    return sorted((each for each in found if each.name == dataset), key=lambda version: int(version.version))
 
 
 def name_model(client: MlflowClient, dataset: str) -> None:

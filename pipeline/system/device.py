@@ -72,5 +72,6 @@ def make_deterministic(device: torch.device, threads: int, precision: str = "fp3
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch raised this error because the device, GPU or CPU, has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether torch raised this error because the device, GPU or CPU, has no memory left, or could never have it."""
+    too_much = ("can't allocate memory", "Storage size calculation overflowed")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in too_much)

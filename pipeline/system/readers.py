@@ -49,6 +49,19 @@ def read_description(file: Path, stage: str) -> dict[str, Any]:
     return value
 
 
+def read_metrics(file: Path, stage: str) -> dict[str, Any]:
+    """Read a metrics.json. Raises UserError unless it holds numbers for val and test, and counts of parameters."""
+    metrics = read_description(file, stage)
+    for side in ("val", "test"):
+        values = metrics.get(side, {})
+        if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
+            raise damaged(file, f"{side} holds something else than numbers", stage)
+    for count in ("parameters", "trainable_parameters"):
+        if type(metrics.get(count)) is not int:
+            raise damaged(file, f"it has no number of {count.replace('_', ' ')}", stage)
+    return metrics
+
+
 def size_fault(sizes: dict[str, object]) -> str | None:
     """Why sizes by name are wrong, or None: each has to be a whole number above 0."""
     for name, size in sizes.items():

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pipeline.training.times import TrainTime
 
+PARTIAL = "without"  # tag of a run: which files of its result were not there when it was logged
 COUNTS = ("parameters", "trainable_parameters")
 # The few that people compare; the rest of metrics.json is an artifact
 METRICS = ("accuracy", "macro_f1", "loss", "ece", "accuracy_mean", "accuracy_sd")
@@ -119,11 +120,11 @@ class Content:
                 with Image.open(file) as image:
                     self.client.log_image(self.run_id, image, key=key, step=0, timestamp=self.start)  # shown at first
 
-    def finish(self, time: TrainTime | None) -> None:
-        """Say that the run is complete, and when the training ended, if that is known."""
+    def finish(self, time: TrainTime | None, is_whole: bool) -> None:
+        """Say that the run is complete, with its files if it `is_whole`, and when training ended, if that is known."""
         from mlflow import MlflowException
 
-        for key in self.known.tags.keys() & {FOLDER, PROCESS}:
+        for key in self.known.tags.keys() & {FOLDER, PROCESS, *([PARTIAL] if is_whole else [])}:
             try:
                 self.client.delete_tag(self.run_id, key)
             except MlflowException as error:

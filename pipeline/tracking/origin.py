@@ -44,11 +44,15 @@ def here(start: float | None, time: times.TrainTime | None = None) -> Origin:
 
 
 def of_report(folder: Path, fingerprint: str | None) -> Origin:
-    """The origin of the result in `reports/<experiment>`: of a training here, else of the commit that has it."""
+    """The origin of the result in `reports/<experiment>`: the commit that has it, else the folder as it is.
+
+    Who trained it and when is known exactly of a training here.
+    """
     time = times.read(fingerprint) if fingerprint else None
-    if time is None and (change := last_change(folder / "metrics.json")):
-        return Origin(change.commit, "false", change.author, change.seconds, None)
-    return here(time.start if time else None, time)
+    start = time.start if time else None
+    if change := last_change(folder / "metrics.json"):
+        return Origin(change.commit, "false", user() if time else change.author, start or change.seconds, time)
+    return here(start, time)
 
 
 def user() -> str | None:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.evaluation.model import check_predictions
 from pipeline.system import readers
 from pipeline.system.console import UserError, say
 from pipeline.tracking.origin import Origin, of_report
@@ -39,6 +40,7 @@ class Result:
     fingerprint: str | None  # of the training, by which its live run is found
     hash: str  # see `result_hash`
     folder: Path  # of the report
+    is_whole: bool  # whether the files that DVC keeps of it are here, too
     files: list[Path]
 
     @cached_property
@@ -86,21 +88,28 @@ def read_result(name: str, stages: dict[str, Any]) -> Result | None:
     if not ((folder / "metrics.json").exists() and (folder / "history.csv").exists()):
         say(f"{name}: {folder} is not here; git checkout brings it, or dvc repro while params.yaml has {name}")
         return None
+    try:
+        check_predictions(name)
+    except UserError as error:
+        say(f"{name}: {error}")
+        return None
     locked_params = stages[f"train@{name}"]["params"]["params.yaml"]
     config = locked_params[f"experiments.{name}"]
     dataset = config["dataset"]
     provenance = folder / "provenance.json"
     known = readers.read_description(provenance, f"train@{name}") if provenance.exists() else {}
+    outs = [*locked_md5s(stages[f"train@{name}"]), *locked_md5s(evaluated)]
     return Result(
         experiment=name,
         dataset=dataset,
         params={"seed": locked_params["seed"], **config},
         history=read_history(folder / "history.csv", f"train@{name}"),
-        metrics=readers.read_description(folder / "metrics.json", f"evaluate@{name}"),
+        metrics=readers.read_metrics(folder / "metrics.json", f"evaluate@{name}"),
         digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
         fingerprint=known.get("fingerprint"),
         hash=result_hash(folder, locked_md5s(evaluated)),
         folder=folder,
+        is_whole=all(Path(out).exists() for out in outs if Path(out).is_relative_to(folder)),
         files=sorted(file for file in folder.rglob("*") if file.is_file() and is_result(file.relative_to(folder))),
     )
 
@@ -114,7 +123,10 @@ def read_history(file: Path, stage: str) -> list[dict[str, float]]:
     """A row for each epoch of a history.csv. Raises UserError, which names the stage, where it is damaged."""
     try:
         with file.open(newline="", encoding="utf-8") as lines:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
+            rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
+            if not all("epoch" in row for row in rows):
+                raise ValueError("it has no column epoch")
+            return rows
     except (ValueError, TypeError, AttributeError, csv.Error) as error:  # of a row with more or fewer fields, too
         raise readers.damaged(file, error, stage) from None
 

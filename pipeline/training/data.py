@@ -76,6 +76,7 @@ class TrainingData:
             if self.val is None:
                 return model.head, features, None
             return model.head, features, Features(model.backbone, self.val, config, seed, folder / "val").unchanged()
-        if alone and config.batch_size == "full" and not self.train.draw(config.augment, seed, 1).numel():
+        in_order = config.batch_size == "full" and config.grad_accum_steps == 1
+        if alone and in_order and not self.train.draw(config.augment, seed, 1).numel():
             self.train.normalize_once()
         return model, self.train, self.val

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 def class_weights(config: Experiment, labels: Tensor, classes: int) -> Tensor | None:
     """Weights (classes,) float32 of the classes in the loss, or None where all count alike.
 
-    Balanced weights are N / (number of classes with images × images of the class), as in scikit-learn.
+    Balanced weights are N / (number of classes with images × images of the class), as in scikit-learn; 0 for a class
+    without images, which label smoothing would count, too.
     """
     if config.class_weights == "none":
         return None
     counts = torch.bincount(labels, minlength=classes)
-    return (len(labels) / ((counts > 0).sum() * counts.clamp(min=1))).float()
+    used = counts > 0
+    return (used * len(labels) / (used.sum() * counts.clamp(min=1))).float()
 
 
 def cross_entropy(

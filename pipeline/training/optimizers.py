@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.networks.layers import BackboneClassifier
 from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ def make_optimizers(model: nn.Module, config: Config, capturable: bool = False) 
     UserError where Muon finds nothing to train.
     """
     without_compiler()
+    if isinstance(model, BackboneClassifier) and model.frozen:
+        model = model.head  # as where the backbone's features are kept
     groups = parameter_groups(model, config)
     if config.name != "muon":
         return [elementwise(groups, config, capturable)]
-    inner = {id(weight) for weight in model.parameters() if weight.ndim > 1}
-    inner -= {id(weight) for weight in ends(model)}
+    inner = {id(weight) for weight in layer_weights(model)[1:-1]}
     matrices = only(groups, lambda weight: id(weight) in inner)
     if not matrices:
         raise UserError(
@@ -127,10 +129,12 @@ def only(groups: list[dict[str, Any]], wanted: Callable[[Tensor], bool]) -> list
     return [group for group in chosen if group["params"]]
 
 
-def ends(model: nn.Module) -> list[Tensor]:
-    """The weights that meet the images, and those that give the logits."""
-    weights = [weight for weight in model.parameters() if weight.ndim > 1]
-    return [weights[0], weights[-1]]
+def layer_weights(model: nn.Module) -> list[Tensor]:
+    """The matrices and filters of all layers, from those that meet the images to those that give the logits.
+
+    Not a vision transformer's class token and position embedding, nor ConvNeXt's scales of layers.
+    """
+    return [weight for name, weight in model.named_parameters() if weight.ndim > 1 and name.endswith("weight")]
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

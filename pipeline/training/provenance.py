@@ -37,15 +37,19 @@ def inputs(name: str, config: Experiment, seed: int, packed: PackedDataset, weig
 
 def write(name: str, network: Network, **known: Any) -> None:
     """Write what is `known` of a training, such as its inputs, with code, packages and the files of its model."""
-    packages = ["numpy", "torch", *({"torchvision", "timm"} & {network.name})]
     description = {
         **known,
         "code": {part: code_sha256(ROOT / part) for part in code_of(network)},
         "requirements.lock": sha256(ROOT / "requirements.lock"),
-        "libraries": {package: metadata.version(package) for package in packages},
+        "libraries": library_versions(network),
         "model": {file.name: sha256(file) for file in sorted(Path("models", name).iterdir())},
     }
     write_json(Path("reports", name, "provenance.json"), description)
+
+
+def library_versions(network: Network) -> dict[str, str]:
+    packages = ["numpy", "torch", *({"torchvision", "timm"} & {network.name})]
+    return {package: metadata.version(package) for package in packages}
 
 
 def code_of(network: Network) -> list[str]:

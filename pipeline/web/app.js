@@ -50,9 +50,15 @@ function complain(card, reason) {
 
 async function ask(file, card) {
   if (file.size > mostBytes) return complain(card, `too_large: more than ${mostBytes / 1024 ** 2} MB`);
+  let body;
+  try {
+    body = await file.arrayBuffer();
+  } catch {
+    return complain(card, "can't be read: expected a photo, not a folder");
+  }
   try {
     const headers = { "Content-Type": "application/octet-stream" };
-    const response = await fetch("classify", { method: "POST", headers, body: file });
+    const response = await fetch("classify", { method: "POST", headers, body });
     const answer = await response.json();
     return response.ok ? show(card, answer) : complain(card, answer.error);
   } catch {
