@@ -131,10 +131,11 @@ class Project:
         self.command(stage)
         main = import_module(f"pipeline.{stage}").main
         out, err = io.StringIO(), io.StringIO()
-        handler = signal.getsignal(signal.SIGTERM)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with chdir(self.root), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
             console.run(lambda: main(name))
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if ended.value.code == console.INTERRUPTED:
             raise KeyboardInterrupt  # it was meant for the tests
         return Ran(ended.value.code, out.getvalue(), err.getvalue())

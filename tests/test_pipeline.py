@@ -174,6 +174,23 @@ def test_only_programs_change_how_python_ends() -> None:
     assert run([sys.executable, "-c", hooked], REPOSITORY).out.splitlines()[-1] == "end_quietly"
 
 
+@pytest.mark.parametrize(("number", "status", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_an_interruption_that_a_library_makes_an_error_of(number: str, status: int, word: str) -> None:
+    """As pandas does where it is just being imported."""
+    script = f"""
+import signal
+from pipeline.system import console
+def main():
+    try:
+        signal.raise_signal(signal.{number})
+    except KeyboardInterrupt:
+        raise AttributeError("partially initialized module") from None
+console.run(main)
+"""
+    ran = run([sys.executable, "-c", script], REPOSITORY)
+    assert (ran.status, ran.out) == (status, "") and ran.err.startswith(f"{word}: nothing half-written is left")
+
+
 # --- what runs again ---
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 T = TypeVar("T")
+stopped: KeyboardInterrupt | None = None  # what `stop` has raised
 INTERRUPTED = 128 + signal.SIGINT  # exit codes, as shells report signals
 TERMINATED = 128 + signal.SIGTERM
 # What a person can mend: a full disk, a missing permission, a file in the wrong place
@@ -52,8 +53,24 @@ class Terminated(KeyboardInterrupt):
     """The process got SIGTERM, which ends a stage as Ctrl-C does."""
 
 
-def terminate(*_: object) -> NoReturn:
-    raise Terminated
+def stop(number: int, _: object) -> NoReturn:
+    """Handles Ctrl-C and SIGTERM."""
+    global stopped
+    stopped = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    raise stopped
+
+
+def stoppable(main: Callable[[], int | None]) -> int | None:
+    """Call `main`. Raises what `stop` has raised also where a library has made an error of its own of that.
+
+    An extension module that is being imported at that moment does.
+    """
+    try:
+        return main()
+    except Exception:
+        if stopped is not None:
+            raise stopped from None
+        raise
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -61,18 +78,22 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
     None of these prints a traceback. If DVC has started this process, it ends when DVC does.
     """
+    global stopped
+    stopped = None
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may be ASCII
     try:
-        signal.signal(signal.SIGTERM, terminate)
+        signal.signal(signal.SIGTERM, stop)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else Ctrl-C is not for this process
+            signal.signal(signal.SIGINT, stop)
         parent.end_with_dvc()
-        status = main() or 0
+        status = stoppable(main) or 0
     except UserError as error:
         say(f"error: {error}", file=sys.stderr)
         status = 1
-    except KeyboardInterrupt as stop:
+    except KeyboardInterrupt as stopping:
         status, why = INTERRUPTED, "interrupted"
-        if isinstance(stop, Terminated):
+        if isinstance(stopping, Terminated):
             status, why = TERMINATED, "stopped, as DVC has ended" if parent.ENDED.is_set() else "terminated"
         with suppress(OSError):  # the reader of stderr may have ended too
             say(f"{why}: nothing half-written is left; run it again to go on", file=sys.stderr)
