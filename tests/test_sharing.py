@@ -68,8 +68,11 @@ def test_a_colleague_gets_everything_without_running_it(
     assert pages[0] == pages[1] and "digits-cnn" in pages[0]
     assert theirs.must_run("git", "status", "--porcelain").out == ""
 
-    ran = theirs.must_run("python", "-m", "pipeline.track")
-    assert "has every result already" in ran.out and runs_in(database) == from_git
+    assert "digits-cnn, digits-mlp" in theirs.must_run("python", "-m", "pipeline.track").out  # what was pulled
+    pulled = runs_in(database)
+    for name, files in from_git.items():
+        assert {*files, "samples.png", "predictions.parquet"} <= {*pulled[name]}
+    assert "has every result already" in theirs.must_run("python", "-m", "pipeline.track").out
     another = f"sqlite:///{theirs.root}/another.db"
     secret = uuid4().hex
     theirs.must_run("git", "remote", "set-url", "origin", f"https://me:{secret}@host/x")
