@@ -191,6 +191,25 @@ console.run(main)
     assert (ran.status, ran.out) == (status, "") and ran.err.startswith(f"{word}: nothing half-written is left")
 
 
+@pytest.mark.parametrize(("number", "status", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_an_interruption_that_python_drops(number: str, status: int, word: str) -> None:
+    """As where an object is just being freed."""
+    script = f"""
+import signal, time
+from pipeline.system import console
+class Freed:
+    def __del__(self):
+        signal.raise_signal(signal.{number})
+def main():
+    Freed()
+    time.sleep(30)
+    print("went on")
+console.run(main)
+"""
+    ran = run([sys.executable, "-c", script], REPOSITORY)
+    assert (ran.status, ran.out) == (status, "") and ran.err.startswith(f"{word}: nothing half-written is left")
+
+
 # --- what runs again ---
 
 

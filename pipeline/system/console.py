@@ -57,7 +57,22 @@ def stop(number: int, _: object) -> NoReturn:
     """Handles Ctrl-C and SIGTERM."""
     global stopped
     stopped = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    sys.unraisablehook = stop_again
     raise stopped
+
+
+def stop_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Python drops what `stop` raises during a `__del__` or a weak reference's callback: raise it again after that."""
+    if dropped.exc_value is not stopped:
+        sys.__unraisablehook__(dropped)
+        return
+
+    def repeat(*_: object) -> NoReturn:
+        assert stopped is not None
+        raise stopped
+
+    signal.signal(signal.SIGALRM, repeat)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
 
 
 def stoppable(main: Callable[[], int | None]) -> int | None:
