@@ -1,6 +1,6 @@
-# `make help` lists the targets. Everything is installed into .venv; nothing else on the machine is changed.
+# `make help` lists the targets. Everything is installed into .venv; beside it, pip and uv keep what they download in
+# their caches (UV_CACHE_DIR names another place). No recipe needs more than the make 3.81 of macOS.
 SHELL := bash
-.SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -18,8 +18,8 @@ setup: $(INSTALLED) drivers ## install the locked packages into .venv
 # Compiled at once: every stage is a process of its own, and imports are most of a short one
 $(INSTALLED): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than Python 3.11; say PYTHON=python3.12 or alike" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@command -v $(BIN)/uv >/dev/null || $(BIN)/python -m pip install --quiet uv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	@rm -f .venv/installed-*; touch $@
 
@@ -28,18 +28,19 @@ LINES := git merge-file -L ours -L base -L theirs %A %O %B
 .PHONY: drivers
 drivers:
 	@test ! -e .git || { \
-		git config merge.by-key.driver '$(BIN)/python -m pipeline.merge %O %A %B %P || $(LINES)'; \
-		git config merge.dvc.driver '$(BIN)/dvc git-hook merge-driver --ancestor %O --our %A --their %B || $(LINES)'; }
+		git config merge.by-key.driver '$(BIN)/python -m pipeline.merge %O %A %B %P || $(LINES)' && \
+		git config merge.dvc.driver '$(BIN)/dvc git-hook merge-driver --ancestor %O --our %A --their %B || $(LINES)'; } || \
+		echo "note: git can't be told how to merge results; \`make drivers\` tries again" >&2
 
 .PHONY: repro
 repro: $(INSTALLED) drivers ## run the embedded example, digits, through all stages
-	@$(BIN)/dvc repro --glob 'evaluate@digits-*' 'report@digits' | tee .venv/repro.log
+	@set -o pipefail; $(BIN)/dvc repro --glob 'evaluate@digits-*' 'report@digits' | tee .venv/repro.log
 	@grep -q '^Data and pipelines are up to date' .venv/repro.log || $(MAKE) --silent --no-print-directory results
 
 .PHONY: results
 results: $(INSTALLED)
 	@$(BIN)/python -m pipeline.index >/dev/null
-	@echo; $(BIN)/python -m pipeline.compare 'digits-*'; echo
+	@echo && $(BIN)/python -m pipeline.compare 'digits-*' && echo
 	@if git diff --quiet HEAD -- dvc.lock data/splits reports 2>/dev/null; then echo "The same results as published, to the byte."; echo; fi
 	@echo "Where to look next:"
 	@echo "  reports/index.html             all experiments: leader board, learning curves; open it in a browser"
@@ -86,8 +87,8 @@ ui: $(INSTALLED) ## show the runs in MLflow: its page opens at the printed addre
 	@$(BIN)/python -m pipeline.track --pages http://127.0.0.1:$(PORT)
 	@case "$${MLFLOW_TRACKING_URI:-}" in http*) ;; *) \
 		MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_LOGGING_LEVEL=WARNING PYTHONWARNINGS=ignore \
-			exec $(BIN)/mlflow ui --port $(PORT) --workers 1 \
-			--uvicorn-opts '--log-level warning' --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; esac
+			MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
+			exec $(BIN)/mlflow ui --port $(PORT) --workers 1 --uvicorn-opts '--log-level warning' ;; esac
 
 .PHONY: page
 page: $(INSTALLED) ## write reports/index.html: data, leader boards and learning curves of all experiments

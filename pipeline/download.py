@@ -1,14 +1,17 @@
 """Stage `download`: published files of a data set, or an experiment's pretrained weights, byte for byte and verified.
 
-The environment variable DATA_MIRROR names a folder or URL to look in first: it holds DATASET/FILE and weights/FILE.
+The environment variable DATA_MIRROR names a folder or URL to look in first: it holds DATASET/FILE and weights/FILE,
+and of the Hugging Face hub weights/OWNER/REPOSITORY/FILE.
 """
 
 from __future__ import annotations
 
 from pipeline.system.entry import command_line, name_in
 
+import itertools
 import re
 import shutil
+import sys
 from pathlib import Path, PurePosixPath
 
 from pipeline.config import params
@@ -22,6 +25,7 @@ from pipeline.system.outputs import atomic_write, remove
 
 RAW = Path("data/raw")
 WEIGHTS = Path("data/weights")
+OF_SYSTEMS = (".DS_Store", "desktop.ini", "Thumbs.db")  # which the file managers of macOS and Windows leave
 WAITING = Path("data/.downloads")  # outside the outputs, which DVC deletes when a stage starts again
 CHECKSUM_IN_NAME = re.compile(r"-([0-9a-f]{8,64})$")  # of the stem: torchvision's rule
 
@@ -54,10 +58,31 @@ def fetch_dataset(name: str, files: list[Wanted], mirrors: list[str]) -> None:
     if holds_just(folder, files):
         say(f"{folder} is complete")
         return
-    remove(folder)
     waiting = WAITING / name
+    keep(folder, files, waiting)
     publish(fetch_all(files, user_mirror(name) + mirrors, waiting, name), folder)
     remove(waiting)
+
+
+def keep(folder: Path, files: list[Wanted], waiting: Path) -> None:
+    """Copy what `folder` has of the published files to where `fetch_all` collects them; set other files aside."""
+    complete, others = waiting / "complete", waiting.with_name(f"{waiting.name}.others")
+    complete.mkdir(parents=True, exist_ok=True)
+    by_name = {wanted.name: wanted for wanted in files}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name in by_name:
+            if by_name[path.name].is_at(path):
+                shutil.copyfile(path, complete / path.name)
+        elif path.name not in OF_SYSTEMS:
+            others.mkdir(exist_ok=True)
+            shutil.move(path, unused(others / path.name))
+            say(f"warning: {path} is not among the published files: moved to {others}", file=sys.stderr)
+
+
+def unused(path: Path) -> Path:
+    """This path, or one like it at which nothing is."""
+    numbered = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+    return path if not path.exists() else next(other for other in numbered if not other.exists())
 
 
 def download_weights(experiment: str) -> None:
@@ -86,7 +111,8 @@ def fetch_weights(experiment: str, network: Network) -> None:
                 remove(path)
         return
     others = [str(path.parent) for path in sorted(WEIGHTS.glob(f"*/{wanted.name}")) if path.parent != folder]
-    publish(fetch_all([wanted], others + user_mirror("weights") + mirrors, waiting, "weights"), folder)
+    held_as = f"weights/{network.weights.repo_id}" if isinstance(network.weights, HubWeights) else "weights"
+    publish(fetch_all([wanted], others + user_mirror(held_as) + mirrors, waiting, held_as), folder)
     remove(waiting)
 
 
@@ -98,7 +124,7 @@ def weights_file(network: BackboneConfig, waiting: Path) -> tuple[Wanted, list[s
     if isinstance(weights, HubWeights):
         from pipeline.fetching.hub import hub_file
 
-        return hub_file(weights.repo_id, weights.revision, "model.safetensors", waiting)
+        return hub_file(weights, "model.safetensors", waiting)
     assert isinstance(network, TorchvisionConfig) and weights is not None, "others name a file or a hub"
     return torchvision_file(network, weights)
 

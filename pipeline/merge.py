@@ -143,8 +143,8 @@ def merge_lines(base: str | None, ours: str | None, theirs: str | None, where: s
         with TemporaryDirectory() as folder:
             files = [Path(folder, name) for name in ("ours", "base", "theirs")]
             for file, text in zip(files, (ours, base, theirs), strict=True):
-                file.write_text(text)
-            done = subprocess.run(["git", "merge-file", "-p", *files], capture_output=True, text=True)
+                file.write_text(text, encoding="utf-8")
+            done = subprocess.run(["git", "merge-file", "-p", *files], capture_output=True, encoding="utf-8")
         if done.returncode == 0:
             return done.stdout
         if content(ours) == content(base):

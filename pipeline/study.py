@@ -33,11 +33,11 @@ def main() -> None:
     from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update  # the form that `dvc exp run -S` writes
 
     names = [name for one in wanted for name in matching([one], studies["experiments"], "studies/ has no study")]
-    document = parse_yaml_for_update(params.FILE.read_text(), params.FILE)
+    document = parse_yaml_for_update(params.FILE.read_text(encoding="utf-8"), params.FILE)
     added = [key for name in names for key in add(document, name, studies)]
     if added:
         with atomic_write(params.FILE.resolve()) as partial:  # it may be a link
-            partial.write_text(dumps_yaml(document))
+            partial.write_text(dumps_yaml(document), encoding="utf-8")
             shutil.copymode(params.FILE, partial)
     say(f"added to {params.FILE}: {', '.join(added)}" if added else f"{params.FILE} has them already")
     say(f"run: dvc repro {' '.join(f'evaluate@{name}' for name in names)}")

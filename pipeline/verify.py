@@ -27,6 +27,7 @@ from tabulate import tabulate
 from pipeline.compare import read_metrics
 from pipeline.config import params
 from pipeline.config.patterns import matching
+from pipeline.fetching.mirrors import absolute
 from pipeline.system.console import UserError, run, say
 from pipeline.system.portable import has_avx2
 from pipeline.system.readers import read_description
@@ -45,6 +46,8 @@ def main() -> int:
     parser.add_argument("--tolerance", type=float, default=0.01, help="by how much a metric may differ (default: 0.01)")
     arguments = parser.parse_args()
     packages = Path(".venv").resolve()
+    if mirror := os.environ.get("DATA_MIRROR"):
+        os.environ["DATA_MIRROR"] = absolute(mirror)
     with TemporaryDirectory(prefix="verify-") as temporary:
         clone = fresh_clone(Path(temporary))
         cache = dvc("cache", "dir")

@@ -73,6 +73,7 @@ LONG = (
 )
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores, because some tests wait: for servers, DVC's queue, what they have killed."""
     return cores() + 1

@@ -308,6 +308,8 @@ def app(root: Path, *arguments: str) -> Ran:
 def test_mistakes_in_the_command(server: Server, digits: Clone) -> None:
     ran = app(digits.root, "--model", "models/digits-cnn", "--port", str(server.port))
     failed_in_one_line(ran, f"can't listen at 127.0.0.1:{server.port}", "give another --port")
+    ran = app(digits.root, "--model", "models/digits-cnn", "--host", "no such host")
+    failed_in_one_line(ran, "can't listen at no such host:8000", "expected as --host an IPv4 address of this machine")
     failed_in_one_line(app(digits.root, "--model", "models/none", "--port", "0"), "models/none/model.json is not there")
     failed_in_one_line(app(digits.root, "--model", "models/digits-cnn", "--port", "99999"), "can't listen at")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import struct
 import tarfile
 import zipfile
@@ -12,11 +14,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from conftest import Project, failed_in_one_line, picture, refusal
+from samples import replaced
 
 from pipeline import check
 from pipeline.images.items import Item
 from pipeline.images.sources import open_source
-from pipeline.images.stored import read_all
+from pipeline.images.stored import Problem, read_all
 
 
 def png(seed: int) -> bytes:
@@ -162,6 +165,65 @@ def test_an_archive_past_the_first_files_of_a_folder(tmp_path: Path) -> None:
     assert "is an archive among other files" in refusal(tmp_path / "in")
 
 
+def test_an_archive_past_other_files(tmp_path: Path) -> None:
+    folder = make(tmp_path / "in", {f"{number}.xml": [] for number in range(120)})
+    for number in range(20):  # whichever of them the disk lists first
+        make(folder, {f"{number}.zip": [f"{number}/1.png"]})
+    assert {item.label for item in items(folder)} == {*map(str, range(20)), None}
+
+
+def test_a_pipe_is_never_opened(tmp_path: Path) -> None:
+    folder = make(tmp_path / "in", {"cats.zip": ["cats/1.png"], "dogs.zip": ["dogs/1.png"]})
+    os.mkfifo(folder / "notes")
+    (content,) = (content for item, content in open_source(folder).read() if item.path == "notes")
+    assert content == Problem("not_an_image", "not a regular file")
+    os.mkfifo(folder / "cows.zip")
+    assert refusal(folder) == f"{folder / 'cows.zip'} is not a regular file; expected an archive"
+
+
+def test_folders_that_are_named_as_images(tmp_path: Path) -> None:
+    """As slides are that were cut into tiles; a tar has a member for each."""
+    names = [
+        "a/",
+        "a/1.tif/",
+        "a/1.tif/0.png",
+        "a/1.tif/1.png",
+        "b/",
+        "b/2.png",
+        "b/3.png/",
+        "b/4.png/",
+        "b/4.png/.keep",
+    ]
+    archive(tmp_path / "tiles.tar", names)
+    found = {item.path: content for item, content in open_source(tmp_path / "tiles.tar").read()}
+    rows = {"a/1.tif/0.png", "a/1.tif/1.png", "b/2.png", "b/3.png", "b/4.png", "b/4.png/.keep"}
+    assert set(found) == rows
+    for empty in ("b/3.png", "b/4.png"):
+        (read,) = read_all([found[empty]])
+        assert read == Problem("not_an_image", "not a regular file (a folder)")
+
+
+def test_a_zip_of_more_than_4_gb_by_macos(tmp_path: Path) -> None:
+    """Its offsets have 32 bits and begin anew; what is between the first two members here is a hole."""
+    archive(tmp_path / "a.zip", ["cat/1.png", "dog/1.png", "dog/2.png"])
+    data = (tmp_path / "a.zip").read_bytes()
+    second, directory, end = data.index(b"PK\3\4", 1), data.index(b"PK\1\2"), data.index(b"PK\5\6")
+    hole = (1 << 32) - 100 - second
+    with (tmp_path / "large.zip").open("wb") as file:
+        file.write(data[:second])
+        file.seek(hole, os.SEEK_CUR)
+        file.write(data[second:directory])
+        entries = data[directory:end]
+        for at in (match.start() for match in re.finditer(b"PK\1\2", entries)):
+            (offset,) = struct.unpack_from("<I", entries, at + 42)
+            if offset:
+                entries = replaced(entries, at + 42, struct.pack("<I", (offset + hole) % (1 << 32)))
+        file.write(entries)
+        file.write(replaced(data[end:], 16, struct.pack("<I", (directory + hole) % (1 << 32))))
+    found = {item.path: content for item, content in open_source(tmp_path / "large.zip").read()}
+    assert list(read_all(found.values())) == list(read_all(c for _, c in open_source(tmp_path / "a.zip").read()))
+
+
 @pytest.mark.parametrize(
     ("name", "beginning", "words"),
     [
@@ -201,7 +263,7 @@ def test_a_zip_that_is_split_or_locked(project: Project, monkeypatch: pytest.Mon
     monkeypatch.chdir(project.root)
     for name, words in {
         "split.zip": "split.zip: not a whole zip or tar archive (the last of 3 parts of a split zip: zip -s 0 joins",
-        "001.zip.001": "001.zip.001: not a whole zip",
+        "001.zip.001": "001.zip.001 is a part of a split archive; expected a whole one: join its parts with cat",
         "locked.zip": "locked.zip: all 2 files in it are encrypted: unpack it, or zip it anew",
         "windows.zip": "windows.zip: all 2 files in it are compressed by method 9 of zip, which is not read",
     }.items():

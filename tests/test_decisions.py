@@ -76,7 +76,7 @@ def test_keep_drop_and_another_class(tmp_path: Path) -> None:
 
 
 def test_what_changes_nothing_is_not_counted(tmp_path: Path) -> None:
-    text = "cat/1.png,keep,cat,\nloose.png,,dog,\ncat/cut.png,drop,,\ndog/dark.png,,,only a note\n"
+    text = "cat/1.png,keep,cat,\ncat/cut.png,drop,,\ndog/dark.png,,,only a note\n"
     labels, counts = decided(tmp_path, text)
     assert labels == decided(tmp_path, "")[0] and set(counts.values()) == {0}
 
@@ -114,6 +114,11 @@ def test_rows_carry_their_notes_and_lines(tmp_path: Path) -> None:
         ('"cat/a,b.png",drop,,\n\ncat/1.png,,,"a\nb"\ncat/1.png,drop,,\n', 6, ["'cat/1.png' is on line 4 already"]),
         ("cat/cut.png,keep,,\n", 2, ["'cat/cut.png' can't be kept", "can't be decoded (truncated)"]),
         ("loose.png,keep,,\n", 2, ["'loose.png' can't be kept without a class", "expected a label"]),
+        (
+            "loose.png,,dog,\n",
+            2,
+            ["'loose.png' is left out, because it has no class; expected keep, to use it as 'dog'"],
+        ),
         ("cat/1.png,drop,,a,b\n", 2, ["5 fields; expected 4", "quotes"]),
         ('cat/1.png,drop,,"never closed\ndog/ñ.png,drop,,\n', 2, ["not CSV"]),
     ],

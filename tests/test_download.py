@@ -46,6 +46,14 @@ def identified(content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "md5": hashlib.md5(content).hexdigest(), "sha256": sha256(content)}
 
 
+REDIRECTS = {
+    "circles": "",
+    "to-a-file": "file:///etc/hostname",
+    "nowhere": "http://[x/",
+    "latin": "http://host/caf\xe9",
+}
+
+
 class Handler(BaseHTTPRequestHandler):
     """Serves `server.files`; the first folder of the path names the fault."""
 
@@ -56,8 +64,8 @@ class Handler(BaseHTTPRequestHandler):
         _, fault, name = self.path.split("/")
         self.server.requests.append((fault, name, self.headers["Range"]))
         body = self.server.files.get(name)
-        if fault in ("circles", "to-a-file"):
-            return self.answer(302, b"", location=self.path if fault == "circles" else "file:///etc/hostname")
+        if fault in REDIRECTS:
+            return self.answer(302, b"", location=REDIRECTS[fault] or self.path)
         if fault in ("trickles", "trickles-in-header", "trickles-in-size", "bit-by-bit"):
             return self.trickle(fault, self.headers["Range"])
         if fault == "changes" and len(self.server.requests) == 1 and body:
@@ -355,6 +363,8 @@ def test_names_cannot_leave_the_folder(project: Project) -> None:
         ("wrong", "md5 is [0-9a-f]{12}…, expected [0-9a-f]{12}…"),
         ("hang", "no answer within 0.3 s"),
         ("circles", "Exceeded 30 redirects"),
+        ("nowhere", "a redirect to what is no address"),
+        ("latin", "a redirect to what is no address"),
         ("to-a-file", "No connection adapters were found for 'file:///etc/hostname'"),
     ],
 )
@@ -468,7 +478,47 @@ def test_checksum_decides_for_data_mirror_too(
     project.publish([], images_gz=b"another")
     with pytest.raises(UserError, match=r"own/toy/images.gz: too large: 1500000 bytes, expected 7"):
         download.download_dataset("toy")
-    assert project.is_absent()
+    assert project.raw("images.gz") == BODY  # nothing is lost where nothing comes in its place
+
+
+def test_what_lies_in_the_folder_is_not_lost(
+    project: Project, server: Server, closed_port: str, impatient: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.publish([closed_port], images_gz=BODY, labels_gz=LABELS)
+    folder = project.root / "data/raw/toy"
+    folder.mkdir(parents=True)
+    (folder / "images.gz").write_bytes(BODY)  # placed by hand
+    (folder / "notes.txt").write_text("mine")
+    (folder / ".DS_Store").write_bytes(b"of macOS")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"toy/labels\.gz can't be fetched"):
+            download.download_dataset("toy")
+    assert (folder / "images.gz").read_bytes() == BODY
+    (folder / "notes.txt").write_text("more")
+    project.publish([server.mirror("ok")], images_gz=BODY, labels_gz=LABELS)
+    download.download_dataset("toy")
+    assert sorted(path.name for path in folder.iterdir()) == ["images.gz", "labels.gz"]
+    assert [name for _, name, _ in server.requests] == ["labels.gz"]
+    others = project.root / "data/.downloads/toy.others"
+    assert {path.name: path.read_text() for path in others.iterdir()} == {"notes.txt": "mine", "notes.txt.1": "more"}
+    assert "notes.txt is not among the published files: moved to data/.downloads/toy.others" in capsys.readouterr().err
+
+
+def test_data_mirror_from_the_projects_root(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: Server
+) -> None:
+    """Also in a queued experiment, which runs elsewhere; and a folder may have a colon in its name."""
+    (project.root / "own:files/toy").mkdir(parents=True)
+    (project.root / "own:files/toy/images.gz").write_bytes(BODY)
+    project.publish([], images_gz=BODY)
+    monkeypatch.setenv("DATA_MIRROR", "./own:files")
+    monkeypatch.setenv("DVC_ROOT", str(project.root))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(project.root / "params.yaml", copy)
+    monkeypatch.chdir(copy)
+    download.download_dataset("toy")
+    assert (copy / "data/raw/toy/images.gz").read_bytes() == BODY
 
 
 def test_published_sets_from_data_mirror(project: Project, monkeypatch: pytest.MonkeyPatch, request: Any) -> None:
@@ -701,6 +751,22 @@ def test_weights_of_a_hub_at_a_pinned_revision(
         folder = project.root / "data/weights/toy-net"
         assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
         assert (folder / "model.safetensors").read_bytes() == BODY
+
+        # with the checksum in params.yaml, the hub is not asked, and needn't be there
+        shutil.rmtree(folder)
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        with pytest.raises(UserError, match="without the hub, name the file's checksum too"):
+            download.download_weights("toy-net")
+        project.experiment(name="timm", model="resnet18", weights={**weights, "sha256": sha256(BODY)})
+        own = project.root / "own/weights/timm/resnet18"
+        own.mkdir(parents=True)
+        (own / "model.safetensors").write_bytes(BODY)
+        monkeypatch.setenv("DATA_MIRROR", str(project.root / "own"))
+        download.download_weights("toy-net")
+        assert (folder / "model.safetensors").read_bytes() == BODY
+        monkeypatch.delenv("DATA_MIRROR")
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
+        project.experiment(name="timm", model="resnet18", weights=weights)
 
         shutil.rmtree(folder)
         file.write_bytes(BODY[::-1])

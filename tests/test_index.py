@@ -247,6 +247,8 @@ def test_ticks_on_doubted_labels_become_lines_of_the_decision_file(
 ) -> None:
     browser.find("a[href='things/labels.html']").click()
     assert browser.errors() == [] and browser.script("return window.hacked ?? null") is None
+    links = browser.script("return [...document.querySelectorAll('header a[href]')].map((a) => a.getAttribute('href'))")
+    assert links and all((project.root / "reports/things" / link.partition("#")[0]).exists() for link in links)
     assert browser.listed() == {"wrong_label": [WRONG]}  # the others are wrong in one model of four
     assert browser.texts(".measure") == ["probability 0.97"]
     assert browser.script("return document.querySelector('.card img').naturalWidth") == 8

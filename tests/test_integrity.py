@@ -214,6 +214,7 @@ def made() -> dict[str, tuple[bytes, str, str]]:
     told = {"exif": tiff([(270, 2, 4, 0x41424344)]), "icc_profile": profile}
     avif, heic = encoded(photo(), "AVIF", **told), encoded(photo(), "HEIF", **told)
     return {
+        "comments.html": (b"<!---->" * 60 + b"x", "not_an_image", "not in a known"),  # to be parted in many ways
         # sizes that lie
         "narrower.jpg": (jpeg_of(48, 32), "corrupt", "extraneous"),
         "wider.jpg": (jpeg_of(48, 128), "truncated", "last row"),

@@ -179,6 +179,27 @@ def test_splits_of_the_list_and_of_the_folders(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("above", ["", "images/"])
+def test_folders_that_are_named_as_splits_beside_others(tmp_path: Path, above: str) -> None:
+    photos(tmp_path, [f"{above}train/1.png", f"{above}train/deep/test/2.png", f"{above}evaluation/3.png", "docs/4.png"])
+    write(tmp_path, ["id,label", "1,x", "2,y", "3,x", "4,y"])
+    assert {path: split for path, (_, split, _) in labeled(tmp_path).items()} == {
+        f"{above}train/1.png": "train",
+        f"{above}train/deep/test/2.png": "train",
+        f"{above}evaluation/3.png": "test",
+        "docs/4.png": None,
+    }
+
+
+def test_a_list_whose_name_is_decomposed(tmp_path: Path) -> None:
+    """As a zip of macOS has it. A row means the file beside the list first."""
+    folder, name = unicodedata.normalize("NFD", "imágenes"), unicodedata.normalize("NFD", "español.csv")
+    photos(tmp_path, ["1.png", f"{folder}/1.png"])
+    write(tmp_path, ["id,label", "1,x"], f"{folder}/{name}")
+    for named in ("español.csv", name, "imágenes/español.csv"):
+        assert labeled(tmp_path, named) == {"1.png": (None, None, None), f"{folder}/1.png": ("x", None, None)}
+
+
 def test_the_nearest_file_is_meant(tmp_path: Path) -> None:
     """What the path says from the list's folder on counts more than a file of the same name elsewhere."""
     photos(tmp_path, ["1.png", "train/1.png", "train/b/2.png", "test/1.png", "test/2.jpg", "test/2.png"])

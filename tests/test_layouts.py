@@ -144,6 +144,10 @@ def test_what_a_folder_is(folders: list[str], expected: list[str | None]) -> Non
         (["cat/train", "cat/test", "dog/train", "dog/test"], ["splits in 'cat', and in 'dog' too"]),
         (["one/train/a", "one/test/a", "two/train/a", "two/test/a"], ["splits in 'one', and in 'two' too"]),
         (["Cat", "cat"], ["'Cat' and 'cat' differ in case or blanks alone"]),
+        # a set that was unpacked into itself, and images to be labeled beside classes in a folder
+        (["in/a", "in/b", "in/in/a", "in/in/b"], ["'in/in' holds folders of the same names as those beside it"]),
+        (["train/a", "train/b", "train/train/a", "train/train/b", "test/a"], ["'train/train' holds folders"]),
+        (["pictures/a", "pictures/b", "test"], ["'test' is named as a test split, and 'pictures' beside it holds"]),
         (["train/Cat", "train/cat", "test/cat"], ["'train/Cat' and 'train/cat' differ in case or blanks alone"]),
     ],
 )  # fmt: skip

@@ -40,7 +40,7 @@ MINIMAL: dict[str, Any] = {
 }
 FULL: dict[str, Any] = {
     **MINIMAL,
-    "downloads": {"mnist": {"mirrors": ["https://example.com/"], "files": {"a.gz": {"bytes": 3, "md5": "ab"}}}},
+    "downloads": {"mnist": {"mirrors": ["https://example.com/"], "files": {"a.gz": {"bytes": 3, "md5": "ab" * 16}}}},
     "features": {
         "mnist": {
             "network": {"name": "torchvision", "model": "alexnet", "replace": "classifier"},
@@ -63,7 +63,7 @@ FULL: dict[str, Any] = {
         },
         "mnist-transfer": {
             "dataset": "mnist",
-            "network": {"name": "torchvision", "model": "alexnet", "weights": {"file": "w.pth", "sha256": "0"}},
+            "network": {"name": "torchvision", "model": "alexnet", "weights": {"file": "w.pth", "sha256": "0" * 64}},
             "optimizer": {"name": "adamw", "lr": 1},
             "epochs": 1,
             "batch_size": 1,
@@ -216,7 +216,11 @@ def test_values_arrive_as_written(here: Path) -> None:
         ("experiments mnist-mlp train_fraction", 1.5, ["train_fraction = 1.5", "less than or equal to 1"]),
         ("experiments mnist-mlp epochs", 0, ["epochs = 0", "greater than 0"]),
         ("experiments mnist-mlp epochs", 2**31, ["epochs = 2147483648", "less than 2147483648"]),
-        ("downloads x", {"mirrors": [], "files": {"a": {"bytes": -5, "md5": "b"}}}, ["bytes = -5", "or equal to 0"]),
+        (
+            "downloads x",
+            {"mirrors": [], "files": {"a": {"bytes": -5, "md5": "ab" * 16}}},
+            ["bytes = -5", "or equal to 0"],
+        ),
         ("experiments mnist-mlp batch_size", "half", ["batch_size = 'half'", "'full'"]),
         ("experiments mnist-mlp optimizer lr", 0, ["lr = 0", "greater than 0"]),
         ("experiments mnist-mlp network dropout", 1, ["network.dropout = 1", "less than 1"]),

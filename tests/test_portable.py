@@ -21,6 +21,8 @@ ELSEWHERE = {
     "OPENBLAS_NUM_THREADS": "2",
     "TZ": "Asia/Tokyo",
     "LC_ALL": "C",
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",  # text is ASCII, if nobody says otherwise
 }
 
 

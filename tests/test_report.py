@@ -520,6 +520,11 @@ def test_tick_many(browser: Browser) -> None:
     browser.find("#decisions .clear").click()
     browser.find("#exact_duplicate .tick").click()
     assert [line[0] for line in browser.lines()[1:]] == ["cat/same2.png", "cat/same3.png"]
+    browser.find("#decisions .clear").click()
+    # one of them stays also where the first is dropped
+    browser.script("document.querySelector('[title=\"cat/same1.png\"] input').click()")
+    browser.script("document.querySelector('#exact_duplicate .tick').click()")
+    assert sorted(line[0] for line in browser.lines()[1:]) == ["cat/same1.png", "cat/same3.png"]
     assert browser.texts("#label_conflict .tick") == []  # which label is wrong is for a person to say
 
 

@@ -634,6 +634,33 @@ def test_a_new_label_takes_no_image_out_of_test() -> None:
         assert all(is_[path] == "test" for path, side in was.items() if side == "test")
 
 
+def test_an_image_that_is_brought_back_from_an_unlabeled_test_set_is_drawn() -> None:
+    rows = [*rows_of({"a": 50, "b": 31}, "train"), row("test/1.png", None, "new", "test")]
+    table = as_table(rows)
+    before = table.assign(used=table.label.notna())
+    after = table.assign(label=table.label.fillna("a"))
+    cuts: Cuts = {}
+    was, is_ = (side_of(made(each, options_of(test=0.25), 1, cuts)) for each in (before, after))
+    assert sum(side == "test" for side in was.values()) >= 20
+    assert {path: side for path, side in is_.items() if path in was} == was and is_["test/1.png"] in SIDES
+
+
+def test_folds_put_no_official_val_image_into_test() -> None:
+    rows = [*rows_of({"a": 50, "b": 31}, "train"), *rows_of({"a": 20, "b": 20}, "val")]
+    cuts: Cuts = {}
+    folds = made(as_table(rows), options_of(folds=4, test=0.25), 1, cuts)
+    assert folds.fold[folds.official_split == "val"].between(0, 3).all()
+    assert within_one(folds[folds.split == "test"].label.value_counts().to_dict(), {"a": 12.5, "b": 7.75})
+    plain = side_of(made(as_table(rows), options_of(test=0.25), 1, cuts))
+    tested = {path for path, side in plain.items() if side == "test"}
+    assert tested == set(folds.path[folds.split == "test"])
+    assert all(plain[path] == "val" for path in folds.path[folds.official_split == "val"])
+
+
+def within_one(counts: dict[str, int], expected: dict[str, float]) -> bool:
+    return all(abs(counts[label] - number) <= 1 for label, number in expected.items())
+
+
 def test_patients_with_images_of_every_class() -> None:
     rows = [
         row(f"{label}/patient{patient}/{n}.png", label, f"{label}{patient}/{n}")

@@ -55,18 +55,21 @@ class Validation:
         """Number the groups of equal and nearly equal images by first appearance, and record their issues.
 
         Where a group is in several official splits, only its images in the last of SPLITS among them stay in use.
+        Images without a label are numbered too, since a decision can give them one, but change nothing else.
         """
-        usable = np.flatnonzero(~self.unusable)
-        hashes = inspected.column("pixel_hash").combine_chunks().take(pa.array(usable))
+        decodable = np.flatnonzero(~self.any_of(BROKEN))
+        hashes = inspected.column("pixel_hash").combine_chunks().take(pa.array(decodable))
         # arrow stores the 32 digits of each hash one after the other; Python strings would take three times the memory
         content, first = by_first_appearance(np.frombuffer(hashes.buffers()[2] or b"", "S32", len(hashes)))
         pairs = np.zeros((0, 2), np.int64)
         if options.near_duplicates:
-            pairs = duplicates.near_pairs(inspected.fingerprints(usable[first]), options.near_duplicates)
+            pairs = duplicates.near_pairs(inspected.fingerprints(decodable[first]), options.near_duplicates)
         component = duplicates.components(len(first), pairs)[content]
         alike = np.bincount(component)[component] > 1
-        self.group[usable[alike]] = by_first_appearance(component[alike])[0]
+        self.group[decodable[alike]] = by_first_appearance(component[alike])[0]
 
+        is_usable = ~self.unusable[decodable]
+        usable, content, component = decodable[is_usable], content[is_usable], component[is_usable]
         split = self.split[usable]
         found = {
             "exact_duplicate": np.bincount(content)[content] > 1,

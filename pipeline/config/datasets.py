@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from pipeline.config.fields import Address, Fraction, Strict, shown
+from pipeline.config.fields import Address, Fraction, Md5, Sha256, Strict, shown
 from pipeline.system.memory import MOST_PIXELS
 
 # The protocols of fsspec that read over a network. Its others read this machine's own files, or chain addresses
@@ -22,9 +22,9 @@ class PublishedFile(Strict):
     """One file of a data set as its publisher made it; at least one of the checksums must be known."""
 
     bytes: Annotated[int, Field(ge=0)] | None = None
-    md5: str | None = None
-    sha256: str | None = None
-    content_sha256: str | None = None  # of what is inside the gzip file, for mirrors that compressed it again
+    md5: Md5 | None = None
+    sha256: Sha256 | None = None
+    content_sha256: Sha256 | None = None  # of what is inside the gzip file, for mirrors that compressed it again
 
     @model_validator(mode="after")
     def has_a_checksum(self) -> PublishedFile:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -30,6 +32,14 @@ def without_password(address: str) -> str:
     return address
 
 
+def hexadecimal(digits: int, text: str) -> str:
+    if not re.fullmatch(f"[0-9a-fA-F]{{{digits}}}", text):
+        raise ValueError(f"{shown(text)}: expected {digits} hexadecimal digits")
+    return text
+
+
+Md5 = Annotated[str, AfterValidator(partial(hexadecimal, 32))]
+Sha256 = Annotated[str, AfterValidator(partial(hexadecimal, 64))]
 Address = Annotated[str, Field(min_length=1), AfterValidator(without_password)]  # DVC writes it into dvc.lock
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from pipeline.config.fields import Address, Fraction, Positive, Strict, hint, shown
+from pipeline.config.fields import Address, Fraction, Positive, Sha256, Strict, hint, shown
 from pipeline.system.console import MissingExtra, UserError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class WeightsFile(Strict):
     """A file of pretrained weights: a state dict, checked before it is loaded."""
 
     file: str
-    sha256: str
+    sha256: Sha256
     mirrors: list[Address] = []
 
 
@@ -119,6 +119,7 @@ class HubWeights(Strict):
 
     repo_id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]  # e.g. timm/resnet50.a1_in1k
     revision: Annotated[str, AfterValidator(a_commit)]
+    sha256: Sha256 | None = None  # for those who can't always ask the hub
 
 
 def kind_of_weights(value: object) -> str | None:

@@ -88,7 +88,7 @@ def read() -> dict[str, Any]:
 
     try:
         yaml = YAML(typ="safe", pure=True)
-        document = yaml.compose(FILE.read_text())
+        document = yaml.compose(FILE.read_text(encoding="utf-8"))
         if document is not None and values_of(document, {}) > MOST_VALUES:
             raise UserError(
                 f"{FILE}: with every alias (*name) written out, it has more than {MOST_VALUES} values;"

@@ -31,7 +31,7 @@ class DataSummary(NamedTuple):
     issues: dict[str, int]
     classes: dict[str, int]  # images of each
     splits: dict[str, int]
-    pages: dict[str, str]  # titles of those that are there, by file
+    pages: dict[str, str]  # as `pages` returns them
     samples: list[tuple[str, str]]  # class and thumbnail, an image of each class
 
 
@@ -49,9 +49,14 @@ def summarize(name: str, notes: list[str]) -> DataSummary:
         counts(check, "issues"),
         counts(check, "classes"),
         counts(split, "total"),
-        {file: title for file, title in PAGES.items() if (folder / file).exists()},
+        pages(name),
         samples,
     )
+
+
+def pages(name: str) -> dict[str, str]:
+    """Titles of the pages of a data set that are there, by file."""
+    return {file: title for file, title in PAGES.items() if Path("reports", name, file).exists()}
 
 
 def read(file: Path, stage: str, notes: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.dashboard.datasets import pictures
+from pipeline.dashboard.datasets import pages, pictures
 from pipeline.dashboard.doubts import PICTURED, Doubts
 from pipeline.page.findings import Section
 from pipeline.page.issues import Issue
@@ -56,6 +56,7 @@ def write_labels(name: str, doubts: Doubts) -> None:
         **page_script(),
         data=script_data(classes, listed, columns, shown + [None] * (len(paths) - len(shown)), sections),
         judges=doubts.judges,
+        pages=pages(name),
         labels=classes,
         sections=sections,
         whole=[],

@@ -40,7 +40,7 @@ def write_classification_report(folder: Path, given: Predictions, classes: list[
     absent = [printable(classes[number]) for number in np.setdiff1d(np.arange(len(classes)), truth)]
     if absent:
         text += f"\nno test images: {', '.join(absent)}\n"
-    (folder / "classification_report.txt").write_text(text)
+    (folder / "classification_report.txt").write_text(text, encoding="utf-8")
     return absent
 
 

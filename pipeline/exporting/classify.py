@@ -31,7 +31,9 @@ def probabilities(path: str) -> np.ndarray:
     photo = Image.open(path)
     if photo.mode.startswith(("I", "F")):
         raise ValueError("has more than 8 bits a channel, which this script does not scale as in training")
-    image = ImageOps.exif_transpose(photo).convert("RGBA")
+    # many programs leave the fourth sample of a BMP at 0, as unused
+    is_unused = photo.format == "BMP" and photo.mode == "RGBA" and not photo.getchannel("A").getbbox()
+    image = ImageOps.exif_transpose(photo.convert("RGB") if is_unused else photo).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(about["mode"])
     return model.run(None, {"images": np.asarray(resized(image)).reshape(1, *about["shape"])})[0][0]
 

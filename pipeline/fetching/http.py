@@ -29,7 +29,8 @@ PATIENCE = 10.0  # seconds without progress after which no new try begins
 WINDOW = 60.0  # seconds over which the speed is averaged
 SLOWEST = 1000.0  # bytes a second; a slower server is given up
 CHUNK = 1 << 16  # most bytes of one read
-CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d+/(\d+|\*)")
+LENGTH = re.compile(r"\d{1,18}", re.ASCII)  # more digits than any file has bytes
 
 
 class TransientError(FetchError):
@@ -106,7 +107,7 @@ def request(url: str, wanted: Wanted, part: Path) -> bool:
     if have:
         headers["Range"] = f"bytes={have}-"
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT)) as response:
+        with answer(url, headers) as response:
             if have and not resumes(response, have):
                 part.unlink()
                 have = 0
@@ -123,6 +124,20 @@ def request(url: str, wanted: Wanted, part: Path) -> bool:
     if wanted.bytes and size(part) < wanted.bytes:
         raise TransientError(f"truncated: {size(part)} of {wanted.bytes} bytes")
     return have > 0
+
+
+def answer(url: str, headers: dict[str, str]) -> Response:
+    """The answer to a request, its body not yet read. Raises FetchError where requests lets other errors through."""
+    import requests
+
+    try:
+        return requests.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
+    except requests.RequestException:
+        raise
+    except ValueError:  # the address in a `Location`
+        raise FetchError("a redirect to what is no address") from None
+    except OSError as error:  # REQUESTS_CA_BUNDLE names a file that is not there
+        raise FetchError(str(error)) from None
 
 
 def resumes(response: Response, have: int) -> bool:
@@ -153,7 +168,7 @@ def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
     Raises FetchError for an HTML page or a wrong length, and urllib3's HTTPError when the connection breaks.
     """
     length = response.headers.get("Content-Length", "")
-    total = have + int(length) if length.isdecimal() else None
+    total = have + int(length) if LENGTH.fullmatch(length) else None
     # read1 returns what has come; read would wait for a whole chunk, and lose it when the connection breaks
     chunks = iter(lambda: response.raw.read1(CHUNK, decode_content=False), b"")
     name = printable(wanted.name)

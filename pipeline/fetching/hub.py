@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.fetching import http
 from pipeline.fetching.checksums import FetchError, Wanted
@@ -12,18 +13,25 @@ from pipeline.system.console import UserError
 from pipeline.system.credentials import hide_in, redacted
 from pipeline.system.outputs import remove
 
+if TYPE_CHECKING:
+    from pipeline.config.networks import HubWeights
+
 HUB = "https://huggingface.co"
 POINTER = re.compile(r"version https://git-lfs\S+\noid sha256:([0-9a-f]{64})\nsize (\d+)\n?")  # Git LFS's format
 
 
-def hub_file(repo_id: str, revision: str, name: str, waiting: Path) -> tuple[Wanted, list[str]]:
+def hub_file(weights: HubWeights, name: str, waiting: Path) -> tuple[Wanted, list[str]]:
     """A large file at a commit of a repository, and the URL of its folder.
 
-    The environment variable HF_ENDPOINT names another hub, as for the package huggingface_hub. `waiting` is a folder
-    for what is being downloaded. Raises UserError where the hub does not answer or has no such file.
+    The environment variable HF_ENDPOINT names another hub, as for the package huggingface_hub. It is asked for the
+    checksum where `weights` have none. `waiting` is a folder for what is being downloaded. Raises UserError where the
+    hub does not answer or has no such file.
     """
-    hub = f"{os.environ.get('HF_ENDPOINT', HUB).rstrip('/')}/{repo_id}"
-    url, pointer = f"{hub}/raw/{revision}/{name}", waiting / f"{name}.pointer"
+    hub = f"{os.environ.get('HF_ENDPOINT', HUB).rstrip('/')}/{weights.repo_id}"
+    mirror = f"{hub}/resolve/{weights.revision}"
+    if weights.sha256:
+        return Wanted(name, sha256=weights.sha256), [mirror]
+    url, pointer = f"{hub}/raw/{weights.revision}/{name}", waiting / f"{name}.pointer"
     waiting.mkdir(parents=True, exist_ok=True)
     remove(pointer)
     try:
@@ -31,10 +39,15 @@ def hub_file(repo_id: str, revision: str, name: str, waiting: Path) -> tuple[Wan
         found = POINTER.fullmatch(pointer.read_text(errors="replace"))
         if not found:
             raise FetchError("expected the pointer of Git LFS that names the file's checksum")
+    except http.UnreachableError as failure:
+        raise UserError(
+            f"{hide_in(url)}: {redacted(failure, url)}; without the hub, name the file's checksum too: weights:"
+            " {repo_id, revision, sha256}, and place the file in DATA_MIRROR"
+        ) from None
     except FetchError as failure:
         raise UserError(
             f"{hide_in(url)}: {redacted(failure, url)}; expected a repository of the hub and one of its commits, or"
             " weights: {file, sha256, mirrors}"
         ) from None
     remove(pointer)
-    return Wanted(name, bytes=int(found[2]), sha256=found[1]), [f"{hub}/resolve/{revision}"]
+    return Wanted(name, bytes=int(found[2]), sha256=found[1]), [mirror]

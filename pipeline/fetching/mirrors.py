@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 
 from pipeline.fetching import http
 from pipeline.fetching.checksums import FetchError, Wanted
+from pipeline.system import project
 from pipeline.system.console import UserError, say
 from pipeline.system.credentials import hide_in, redacted
 from pipeline.system.outputs import atomic_write, named, remove
@@ -26,13 +27,22 @@ APT = "apt:"
 APT_PATIENCE = 10  # seconds until apt gives up a server
 # A Debian package's name, and a version in apt's form
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9+.~:-]+)?")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # by RFC 3986, but of two signs at least
 CHUNK = 1 << 20  # bytes
 
 
 def user_mirror(folder: str) -> list[str]:
-    """The folder of this name in the mirror of the environment variable DATA_MIRROR; an empty list if it is not set."""
+    """The folder of this name in the mirror of the environment variable DATA_MIRROR; an empty list if it is not set.
+
+    A relative path begins at the project's root.
+    """
     mirror = os.environ.get("DATA_MIRROR")
-    return [f"{mirror.rstrip('/')}/{folder}"] if mirror else []
+    return [f"{absolute(mirror).rstrip('/')}/{folder}"] if mirror else []
+
+
+def absolute(mirror: str) -> str:
+    """The mirror as it is named from everywhere: a queued experiment runs in a copy of the project."""
+    return mirror if scheme_of(mirror) else str(project.root() / Path(mirror).expanduser())
 
 
 def fetch_all(files: Iterable[Wanted], mirrors: list[str], waiting: Path, held_as: str) -> Path:
@@ -98,8 +108,8 @@ def address_of(mirror: str, name: str) -> str:
 
 def scheme_of(mirror: str) -> str:
     """The part before the colon, in lower case; empty for paths, also with a drive letter."""
-    scheme, colon, _ = mirror.partition(":")
-    return scheme.lower() if colon and len(scheme) > 1 else ""
+    found = SCHEME.match(mirror)
+    return found[1].lower() if found else ""
 
 
 def fetch(mirror: str, wanted: Wanted, waiting: Path) -> Path:

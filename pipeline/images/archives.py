@@ -16,7 +16,7 @@ from pipeline.images.errors import BROKEN_ARCHIVE, archive_errors, in_one_line
 from pipeline.images.files import problem, utf8
 from pipeline.images.formats import SUFFIXES
 from pipeline.images.items import Entry, is_visible
-from pipeline.images.paths import LONGEST_NAME, MOST_FOLDERS, SHOWN_OF_NAME, placed
+from pipeline.images.paths import LONGEST_NAME, MOST_FOLDERS, PART, SHOWN_OF_NAME, placed
 from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, address, too_large, why_unread
 from pipeline.system.console import UserError
 
@@ -35,6 +35,8 @@ def open_archive(path: Path | UPath) -> Zip | Tar:
     """The reader for what a file begins with: the end of a tar may be that of a zip in it."""
     with path.open("rb") as file:
         beginning = file.read(6)
+    if PART.search(path.name):
+        raise UserError(f"{path} is a part of a split archive; expected a whole one: join its parts with cat")
     for signature, what in NOT_READ.items():
         if beginning.startswith(signature):
             raise UserError(f"{path} is {what}, which is not read; expected a zip or tar: unpack it, or pack it anew")
@@ -86,19 +88,25 @@ class Tar:
         status = self.path.stat()
         identity = (status.st_size, getattr(status, "st_mtime", None))
         links = []
+        empty: dict[str, Entry] = {}  # folders that are named as images, until a file is seen in them
         for number, (member, content) in enumerate(self.members()):
             self.is_cifar |= PurePosixPath(member.name).name == "data_batch_1.bin"
-            looks_like_image = PurePosixPath(member.name).suffix.lower() in SUFFIXES
-            if member.isreg() or not member.isdir() or looks_like_image:
+            if not member.isdir():
                 entry = member_entry(member.name, identity, content)
+                for folder in PurePosixPath(entry.path).parents if empty and is_visible(entry.path) else ():
+                    empty.pop(str(folder), None)
                 if (member.issym() or member.islnk()) and entry.content is content:
                     links.append(tar_links.Link.of(number, entry.path, member))
                     if len(links) > tar_links.MOST_LINKS:
                         raise UserError(f"{self.path}: more than {tar_links.MOST_LINKS:,} links; archive it without")
                 else:
                     yield entry
+            elif PurePosixPath(member.name).suffix.lower() in SUFFIXES:
+                entry = member_entry(member.name, identity, content)
+                empty[entry.path] = entry
             else:
                 yield from member_folder(member.name)
+        yield from empty.values()
         if links:
             yield from self.linked(links, identity)
         if not self.encoding and self.candidates.best != "utf-8":

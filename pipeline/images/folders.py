@@ -120,6 +120,20 @@ class Folders:
 
     # --- splits ---
 
+    def named_splits(self) -> dict[Parts, str]:
+        """Every folder whose name says a split, beside one that says another.
+
+        This is what counts where a list has the labels: then no folder means a class.
+        """
+        found: dict[Parts, str] = {}
+        for parent, names in self.children.items():
+            said = {name: split for name in names if (split := split_of(name))}
+            either = "val" if "test" in said.values() else "test"
+            splits = {(*parent, name): either if split == EITHER else split for name, split in said.items()}
+            if len(set(splits.values())) > 1:
+                found |= splits
+        return found
+
     def splits_in(self, folder: Parts) -> dict[str, str]:
         """The splits directly in a folder, by name; none where its folders mean something else."""
         names = self.inside(folder)
@@ -186,6 +200,7 @@ class Folders:
             yield from self.classes_beside_splits()
         else:
             yield from self.unnoticed_splits()
+        yield from self.copies_among_classes()
         yield from self.names_of_other_case()
 
     def ambiguous_splits(self) -> Iterator[str]:
@@ -231,6 +246,12 @@ class Folders:
                         f"{told(named)} holds folders as a {split_of(named[-1])} split, and {told(other)} lies beside"
                         f" it; {EXPECTED}: rename {told(other)}, or take it out of the source"
                     )
+                is_flat = not self.inside(named) and len(folders) == 2
+                if other != named and is_flat and len(self.inside(other)) > 1:
+                    yield (
+                        f"{told(named)} is named as a {split_of(named[-1])} split, and {told(other)} beside it holds"
+                        f" folders; {EXPECTED}: rename {told(other)} to train, or {told(named)} if it is a class"
+                    )
         for first, second in pairwise(folder for folder in folders if PART.fullmatch(folder[-1])):
             if len(self.class_keys(first) & self.class_keys(second)) > 1:
                 yield (
@@ -240,6 +261,17 @@ class Folders:
         inside = [folder for folder in folders if self.splits_in(self.unwrapped(folder))]
         if len(inside) > 1:
             yield f"there are splits in {told(inside[0])}, and in {told(inside[1])} too; expected train/CLASS/FILE"
+
+    def copies_among_classes(self) -> Iterator[str]:
+        """Folders among the classes that hold what is called as the others, as where a set was unpacked into itself."""
+        for above in self.above_classes.values():
+            for name in sorted(self.inside(above)):
+                folder = (*above, name)
+                if len(self.class_keys(folder) & (self.class_keys(above) - {class_key(name)})) > 1:
+                    yield (
+                        f"{told(folder)} holds folders of the same names as those beside it; expected one folder for"
+                        f" each class: take {told(folder)} out of the source"
+                    )
 
     def names_of_other_case(self) -> Iterator[str]:
         for folder in self.above_classes.values():

@@ -58,7 +58,7 @@ def is_clutter(path: str, issues: Iterable[str]) -> bool:
     if not is_visible(path):
         return True
     named_as_image = PurePosixPath(path).suffix.lower() in SUFFIXES
-    return not named_as_image and bool({"not_an_image", "empty_file"}.intersection(issues))
+    return not named_as_image and bool({"not_an_image", "empty_file", "too_large"}.intersection(issues))
 
 
 class Listing:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images import stored
-from pipeline.images.folders import Folders
+from pipeline.images.folders import Folders, to_parts
 from pipeline.images.formats import SUFFIXES
 from pipeline.images.items import Item, is_visible, sort_classes
 from pipeline.images.label_lists import NONE, LabelList, plain_path
@@ -36,8 +36,10 @@ class Labeled:
 
     def __init__(self, source: Source, place: str, file: str, class_names: list[str] | None) -> None:
         self.source = source
-        self.folders = Folders()  # they mean nothing
+        self.folders = Folders()  # they mean no class
+        self.splits = source.folders.named_splits()
         self.path, content = find_list(source, place, file)
+        self.folder = plain_path(self.path).rpartition("/")[0]
         self.list = LabelList(f"{self.path} in {place}", content, class_names)
         self.row_of_file = array("q")  # by position in the source, NONE for files without a row
         self.file_of_row = np.full(len(self.list), NONE)  # or REPEATED
@@ -87,7 +89,7 @@ class Labeled:
     def find_repeated(self) -> None:
         """Mark rows that name, in other words, a file that has a row. Raises UserError where the two do not agree."""
         for row, (item, _) in zip(self.row_of_file, self.source.read(), strict=True):
-            for key, _ in keys(item.path, self.path.rpartition("/")[0]) if row != NONE else ():
+            for key, _ in keys(item.path, self.folder) if row != NONE else ():
                 other = self.list.row_of.get(key, row)
                 if self.file_of_row[other] == NONE:
                     self.list.check_same(row, other, item.path)
@@ -97,7 +99,7 @@ class Labeled:
     def find(self, path: str) -> tuple[int, int]:
         """The row that fits a file, and how well."""
         if path != self.path and is_visible(path):
-            for key, fit in keys(path, self.path.rpartition("/")[0]):
+            for key, fit in keys(path, self.folder):
                 if (row := self.list.row_of.get(key)) is not None:
                     return row, fit
         return NONE, NOT
@@ -113,12 +115,20 @@ class Labeled:
 
     def labeled(self, item: Item, row: int) -> Item:
         if row == NONE:
-            return Item(item.path, None, item.split, unlabeled=f"not in {self.path}")
-        label, split, group = self.label(row), item.split, self.list.group[row]
-        if self.list.has_splits:
+            return Item(item.path, None, self.named_split(item.path), unlabeled=f"not in {self.path}")
+        label, group = self.label(row), self.list.group[row]
+        if not self.list.has_splits:
+            split = self.named_split(item.path)
+        else:
             split = None if self.list.split[row] == NONE else self.list.splits[self.list.split[row]]
         unlabeled = None if label else f"no label in {self.path}"
         return Item(item.path, label, split, None if group == NONE else self.list.groups[group], unlabeled)
+
+    def named_split(self, path: str) -> str | None:
+        """The split that the outermost of a file's folders says."""
+        folders = to_parts(path.rpartition("/")[0]) if self.splits else ()
+        above = (folders[: depth + 1] for depth in range(len(folders)))
+        return next((self.splits[folder] for folder in above if folder in self.splits), None)
 
 
 def keys(path: str, folder: str) -> Iterator[tuple[str, int]]:
@@ -141,8 +151,8 @@ def find_list(source: Source, place: str, file: str) -> tuple[str, bytes]:
     file = plain_path(file).removeprefix(f"{plain_path(place)}/")
     tables: list[str] = []
     found: dict[str, Content] = {}
-    for item, content in source.read(lambda path: path.endswith((file, *TABLES))):
-        if item.path == file or item.path.endswith(f"/{file}"):
+    for item, content in source.read(lambda path: plain_path(path).endswith((file, *TABLES))):
+        if f"/{plain_path(item.path)}".endswith(f"/{file}"):
             found[item.path] = content
         elif is_visible(item.path) and len(tables) < NAMED:
             tables.append(item.path)
@@ -152,8 +162,9 @@ def find_list(source: Source, place: str, file: str) -> tuple[str, bytes]:
             f"{place} holds no {file!r}, which check.labels names{has}; expected the list among the images, where DVC"
             " follows both"
         )
-    path = file if file in found else next(iter(found))
-    if path != file and len(found) > 1:
+    exactly = [path for path in found if plain_path(path) == file]
+    path = exactly[0] if exactly else next(iter(found))
+    if len(exactly or found) > 1:
         first, second, *_ = found
         raise UserError(f"check.labels = {file!r} may be {first!r} or {second!r} in {place}; expected more of its path")
     read = stored.read(found[path])

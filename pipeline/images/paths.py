@@ -6,11 +6,11 @@ import re
 
 LONGEST_NAME, MOST_FOLDERS = 4096, 64  # characters of a path (file systems take no more), folders
 SHOWN_OF_NAME = 60  # characters
+WHOLE = r"\.(zip|7z|rar|tar(\.(gz|bz2|xz|lzma|zst|lz4|lz|z))?|tgz|tbz2?|txz|tlz|tzst)"
+NUMBERED = r"\.(\d{3}|(?!gz)[a-h][a-z])"  # of the parts that 7-Zip and `split` make
 # Suffixes of archives, also of kinds that are not read and of parts of one
-ARCHIVE = re.compile(
-    r"\.((zip|7z|rar|tar(\.(gz|bz2|xz|lzma|zst|lz4|lz|z))?|tgz|tbz2?|txz|tlz|tzst)(\.(\d{3}|[a-h][a-z]))?|z\d\d|r\d\d)$",
-    re.IGNORECASE,
-)
+ARCHIVE = re.compile(rf"({WHOLE}({NUMBERED})?|\.z\d\d|\.r\d\d)$", re.IGNORECASE)
+PART = re.compile(rf"{WHOLE}{NUMBERED}$", re.IGNORECASE)
 
 
 def is_archive(name: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.images.archives import open_archive
-from pipeline.images.files import Reader, utf8
+from pipeline.images.files import Reader, problem, utf8
 from pipeline.images.folders import split_of
 from pipeline.images.formats import SUFFIXES
 from pipeline.images.items import Entry, is_visible
@@ -30,6 +30,9 @@ class SideBySide:
 
     def __init__(self, path: Path | UPath, files: list[Path]) -> None:
         self.path = path
+        for file in files:
+            if is_archive(file.name) and not file.is_file():
+                raise UserError(f"{file} is not a regular file; expected an archive")
         self.beside = [file for file in files if not is_archive(file.name)]
         archives = [Top.of(file) for file in files if is_archive(file.name)]
         self.prefixes = prefixes(path, archives)
@@ -40,6 +43,9 @@ class SideBySide:
             for entry in reader.entries():
                 yield entry._replace(path=prefix + entry.path)
         for file in self.beside:
+            if not file.is_file():
+                yield problem(utf8(file.name), "not_an_image", "not a regular file")
+                continue
             status = file.stat()
             identity = (status.st_size, getattr(status, "st_mtime", None))
             yield Entry(utf8(file.name), identity, Stored(address(file), 0, status.st_size))

@@ -62,6 +62,8 @@ def open_path(path: Path, class_names: list[str] | None) -> Source:
     if not path.is_dir():
         return read_archive(path)
     files = visible_in(path, MOST_FILES)  # arrays are a few files; a folder of images may hold a million
+    if len(files) == MOST_FILES and not any(map(is_image_or_folder, files)):
+        files = visible_in(path)  # there may be an archive among them
     if arrays.is_idx(files):
         return arrays.IdxFiles(files, class_names)
     if len(files) == 1 and files[0].is_file() and files[0].suffix.lower() not in SUFFIXES:

@@ -20,6 +20,7 @@ END = struct.Struct("<4s6xHIIH")  # magic, members, size and offset of the direc
 END64_PLACE = struct.Struct("<4s4xQ4x")  # magic, offset of END64
 END64 = struct.Struct("<4s28xQQQ")  # magic, members, size and offset of the directory
 MEMBER = struct.Struct("<4s4xHH4xIIIHHH8xI")  # magic, flags, method, CRC, sizes, lengths of the fields, offset
+WRAP = 1 << 32  # what an offset of 32 bits can't tell from 0
 IN_EXTRA = 0xFFFFFFFF  # stands for a number of 64 bits in the extra field
 UTF8 = 0x800  # flag: the name is in UTF-8
 MAKER = 5  # in the entry of a member: place of the system that wrote it
@@ -36,6 +37,7 @@ class CentralDirectory(NamedTuple):
     start: int
     size: int
     shift: int  # bytes in front of the archive, which its offsets do not count
+    wraps: bool  # whether its offsets begin anew at 4 GiB, as macOS writes them
 
 
 class Naming(NamedTuple):
@@ -67,9 +69,14 @@ def members(file: IO[bytes], place: str, naming: Naming | None = None) -> Iterat
     """
     naming = naming or find_naming(file)
     directory = find_directory(file)
+    last = wrapped = 0
     for header, flags, name, extra, (method, crc, compressed, size, offset) in records(file, directory):
         if extra:
             size, compressed, offset = wide(extra, size, compressed, offset)
+        if directory.wraps:  # members are in the order of their offsets
+            wrapped += WRAP * (offset < last)
+            last = offset
+            offset += wrapped
         member = ZipMember(compressed, size, method, flags, crc)
         length = LOCAL_HEADER.size + len(name) + compressed
         start = offset + directory.shift
@@ -154,7 +161,9 @@ def find_directory(file: IO[bytes]) -> CentralDirectory:
         raise zipfile.BadZipFile("Bad offset for central directory")
     if not size and count:
         raise zipfile.BadZipFile("Bad size of central directory")
-    return CentralDirectory(start, size, start - offset)
+    shift = start - offset
+    wraps = shift > 0 and shift % WRAP == 0  # nothing in front of an archive has just that size
+    return CentralDirectory(start, size, 0 if wraps else shift, wraps)
 
 
 def wide(extra: bytes, *numbers: int) -> list[int]:

@@ -210,11 +210,18 @@ const escapeFormula = (text) => (/^'*[=+\-@＝＋－＠\t\r\n]/.test(text) ? `'$
 const quoted = (text) => (/[",\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 const cell = (text) => quoted(escapeFormula(text));
 
+// Of copies, one stays: the first that is not dropped already
+function butOne(copies) {
+  const stays = copies.find((image) => image.decision?.[0] !== "drop" && marked.get(image) !== "drop");
+  return copies.filter((image) => image !== stays);
+}
+
 function start() {
   for (const section of sections) {
     const button = section.element.querySelector(".tick");
     button.addEventListener("click", () => {
-      mark(section.matching.flatMap((entry) => entry.images.slice(section.groups ? 1 : 0)), true, section.action);
+      const ticked = (entry) => (section.groups ? butOne(entry.images) : entry.images);
+      mark(section.matching.flatMap(ticked), true, section.action);
     });
     section.element.querySelector(".more").addEventListener("click", () => {
       section.limit += step(section);

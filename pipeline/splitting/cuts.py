@@ -42,7 +42,7 @@ def write_cuts(path: Path, cuts: Cuts) -> None:
     """Write one line for each class, in alphabetical order."""
     lines = (f"  {json.dumps(label)}: {json.dumps(cuts[label], sort_keys=True)}" for label in sorted(cuts))
     with atomic_write(path) as partial:
-        partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def choose_cuts(

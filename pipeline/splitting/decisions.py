@@ -112,6 +112,8 @@ def refuse_impossible(file: Path, row: dict[str, Any], metadata: dict[Any, Any],
         raise wrong(
             file, line, f"no class {label!r}{hint(label, classes)}; there are: {', '.join(classes[:LISTED])}{more}"
         )
+    if label and not decision and metadata["label"] is None:
+        raise wrong(file, line, f"{path!r} is left out, because it has no class; expected keep, to use it as {label!r}")
     if decision == "keep" and metadata["pixel_hash"] is None:
         problem = f"{path!r} can't be kept: it can't be decoded ({', '.join(metadata['issues'])})"
         if "too_large" in metadata["issues"]:

@@ -45,6 +45,7 @@ class Groups:
     used: int  # how many classes have usable images
     images: csc_array  # (G, C): how many images of each class are drawn with a group
     holds: tuple[NDArray[np.int64], NDArray[np.int64]]  # groups and classes (P,): a group is cut by these classes' cuts
+    tests: NDArray[np.bool_]  # (G,): not those with an official val image, which is in val again without folds
 
     @classmethod
     def of(cls, table: pd.DataFrame, kept: NDArray[np.bool_], seed: int, remembered: Iterable[str]) -> Groups:
@@ -65,7 +66,9 @@ class Groups:
         images = csc_array(counted, shape=(len(position), len(classes)))
         pairs = np.stack([np.tile(number, 2), np.concatenate([label, first_label])])
         group, held = pairs[:, (pairs >= 0).all(axis=0)]
-        return cls(number, position, classes, len(used), images, (group, held))
+        tests = np.ones(len(position), bool)
+        tests[number[drawn & (table.official_split == "val").to_numpy()]] = False
+        return cls(number, position, classes, len(used), images, (group, held), tests)
 
     def members(self, label: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The M groups that have drawn images of a class, (M,), and how many each has, (M,)."""
@@ -73,12 +76,15 @@ class Groups:
         return self.images.indices[of_class], self.images.data[of_class]
 
     def bins(self, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The number of each group's bin, (G,) from 0 to E, between the edges (C, E) of the classes."""
+        """The number of each group's bin, (G,) from 0 to E, between the edges (C, E) of the classes.
+
+        The first two edges end what is or was in test; a group that never `tests` is in a later bin.
+        """
         of_group = np.zeros((len(self.position), edges.shape[1]))
         groups, classes = self.holds
         np.maximum.at(of_group, groups, edges[classes])
         bins: NDArray[np.int64] = (self.position[:, None] >= of_group).sum(axis=1)
-        return bins
+        return np.where(self.tests, bins, np.maximum(bins, 2))
 
 
 def positions(table: pd.DataFrame, seed: int) -> NDArray[np.float64]:
@@ -136,6 +142,7 @@ def cut_test(groups: Groups, records: list[Record], test: float) -> NDArray[np.f
     key = f"test {test}"
     for label, record in enumerate(records):
         members, images = groups.members(label)
+        members, images = members[groups.tests[members]], images[groups.tests[members]]
         position = groups.position[members]
         if test and len(position) and not (key in record and position.min() < record[key][0]):
             target = test * images.sum(keepdims=True)

@@ -116,7 +116,7 @@ def together(folder: Path) -> Iterator[Path]:
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, with keys in their own order."""
     with atomic_write(path) as partial:
-        partial.write_text(json_text(value) + "\n")
+        partial.write_text(json_text(value) + "\n", encoding="utf-8")
 
 
 def json_text(value: object) -> str:

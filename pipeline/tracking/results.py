@@ -62,7 +62,7 @@ def locked_stages() -> dict[str, Any]:
     if not LOCK.exists():
         raise UserError(f"{LOCK} is not here: run this in the project's root folder, after dvc repro")
     try:
-        stages: dict[str, Any] = YAML(typ="safe").load(LOCK.read_text())["stages"]
+        stages: dict[str, Any] = YAML(typ="safe").load(LOCK.read_text(encoding="utf-8"))["stages"]
     except (YAMLError, TypeError, KeyError):  # DVC writes it in place, at this moment or until it was killed
         raise ValueError(f"{LOCK} is cut off: `git checkout {LOCK}`, then dvc repro") from None
     return stages

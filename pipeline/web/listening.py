@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from pipeline.system.console import UserError
@@ -17,7 +18,8 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listening.close()
         said = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"can't listen at {host}:{port} ({said}): give another --port, or end what listens there"
-        ) from None
+        advice = "give another --port, or end what listens there"
+        if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+            advice = "expected as --host an IPv4 address of this machine, or 0.0.0.0 for all of them"
+        raise UserError(f"can't listen at {host}:{port} ({said}): {advice}") from None
     return listening

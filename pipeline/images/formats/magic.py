@@ -43,7 +43,8 @@ OTHER_IMAGES = {
 MANGLED = re.compile(rb"\xc3\xbf\xc3\x98|(?:\xef\xbf\xbd){2}|(?:\x89|\xc2\x89|\xef\xbf\xbd)PNG[\r\n]")
 HEADLESS = re.compile(rb".{6}(?:JFIF|Exif)\0|.{12}IHDR|.{8}WEBPVP8", re.DOTALL)  # without the signature
 BEGINNING = rb"(?:\xef\xbb\xbf)?\s*"  # text may begin with a byte order mark and blanks
-XML = BEGINNING + rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
+# possessive, because a row of comments could be parted in as many ways as it has subsets
+XML = BEGINNING + rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*+"
 OTHERS = {
     "an HTML page": XML + rb"<(?:!doctype html|html|head|body|title|script|meta)\b",
     "an SVG drawing": XML + rb"(?:<!doctype svg[^>]*>\s*)?<svg\b",
