@@ -26,7 +26,7 @@ from PIL import Image, ImageEnhance
 from PIL.Image import Transpose
 
 from pipeline.checking import hashing, properties
-from pipeline.checking.duplicates import components, near_pairs
+from pipeline.checking.duplicates import near_pairs, pair_components
 from pipeline.config.datasets import NearDuplicates
 from pipeline.images import decode, stored
 from pipeline.images.errors import ImageError
@@ -87,7 +87,9 @@ def constructed(photos: list[tuple[str, bytes]], params: NearDuplicates) -> dict
     recall: dict[str, Any] = {}
     for name, changed in zip(names, versions, strict=True):
         if name in changes():
-            group = components(2 * len(alone), near_pairs(np.concatenate([untouched[alone], changed[alone]]), params))
+            group = pair_components(
+                2 * len(alone), near_pairs(np.concatenate([untouched[alone], changed[alone]]), params)
+            )
             found = group[: len(alone)] == group[len(alone) :]
             recall[name] = {"pictures": len(found), "recall": float(found.mean())}
 
@@ -286,7 +288,7 @@ def leaked(folder: Path) -> dict[str, Any]:
         fingerprints.append(hashing.fingerprint(properties.reduced(seen)))
     test = np.array(sides)
     _, first, content_number = np.unique(hashes, return_index=True, return_inverse=True)
-    group = components(len(first), near_pairs(np.stack(fingerprints)[first], NearDuplicates()))[content_number]
+    group = pair_components(len(first), near_pairs(np.stack(fingerprints)[first], NearDuplicates()))[content_number]
     in_train = test & np.isin(content_number, content_number[~test])
     near_train = test & np.isin(group, group[~test]) & ~in_train
     return {

@@ -1,1 +1,1 @@
-"""Clasificador: from a set of images to a classifier, one module per DVC stage."""
+"""Clasificador: from a set of images to a classifier, as stages and commands; their code is in the rooms."""

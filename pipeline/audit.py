@@ -22,7 +22,7 @@ from pipeline.config import params
 from pipeline.dataset.packed import PackedDataset
 from pipeline.images.tables import SPLITS, read_columns
 from pipeline.page.audited import write_audit
-from pipeline.splitting.groups import components, path_keys
+from pipeline.splitting.groups import path_keys, value_components
 from pipeline.system import readers
 from pipeline.system.console import UserError, say
 from pipeline.system.outputs import atomic_write, write_json
@@ -37,7 +37,7 @@ DIGITS = 4  # after the point, of what is written: later ones depend on the proc
 def main(name: str) -> None:
     everything = params.load()
     model = everything.features_of(name).network.model
-    packed = PackedDataset(Path("data/packed", name), Path("data/splits", f"{name}.parquet"))
+    packed = PackedDataset.of(name)
     rows = np.sort(packed.positions)
     images = packed.table.loc[rows, ["path", "label", "split"]].reset_index(drop=True)
     groups = group(name, images.path, everything.dataset(name).split)
@@ -89,7 +89,7 @@ def group(name: str, paths: pd.Series, split: Split) -> NDArray[np.int64]:
     checked, _ = read_columns(Path("data/checked", f"{name}.parquet"), columns)
     table = checked.to_pandas()
     keys = pd.Series(path_keys(name, table.path, split.group_by), dtype=object)
-    numbers = pd.Series(components(table.pixel_hash, table.group, table.listed_group, keys), table.path)
+    numbers = pd.Series(value_components(table.pixel_hash, table.group, table.listed_group, keys), table.path)
     return numbers.loc[paths].to_numpy()
 
 

@@ -177,7 +177,7 @@ def draw(path: Path, dataset: str, sides: dict[str, pd.DataFrame], changed: pd.D
     from pipeline.dataset.packed import PackedDataset
     from pipeline.evaluation import grid
 
-    packed = PackedDataset(Path("data/packed", dataset), Path("data/splits", f"{dataset}.parquet"))
+    packed = PackedDataset.of(dataset)
     position = {path: row for row, path in enumerate(packed.index["path"].to_pylist())}
     if missing := [each for each in changed.path if each not in position]:
         raise UserError(f"{missing[0]} is not in data/packed/{dataset}: run dvc repro pack@{dataset}")

@@ -124,7 +124,7 @@ def weights_file(network: BackboneConfig, waiting: Path) -> tuple[Wanted, list[s
     if isinstance(weights, HubWeights):
         from pipeline.fetching.hub import hub_file
 
-        return hub_file(weights, "model.safetensors", waiting)
+        return hub_file(weights, waiting)
     assert isinstance(network, TorchvisionConfig) and weights is not None, "others name a file or a hub"
     return torchvision_file(network, weights)
 

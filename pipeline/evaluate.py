@@ -38,7 +38,7 @@ def main(name: str) -> None:
 
     device, threads = select_device(config.compute)
     make_deterministic(device, threads, portable=config.compute.portable)
-    packed = PackedDataset(Path("data/packed", config.dataset), Path("data/splits", f"{config.dataset}.parquet"))
+    packed = PackedDataset.of(config.dataset)
     packed.verify()
     model = Model(Path("models", name))
     check_model(name, config, model, packed)
@@ -62,7 +62,7 @@ def main(name: str) -> None:
     say(*(f"{name}: worst slice of {sides[0].split}: {told}" for told in slices.worst(sliced[sides[0].split])))
     if absent:
         say(f"{name}: no test images of {', '.join(absent)}")
-    if any(side.predictions.scores is None for side in sides):
+    if any(side.predictions.probabilities is None for side in sides):
         say(f"{name}: no AUC and no curves: the probabilities of all classes would take too much memory")
 
 

@@ -41,7 +41,7 @@ def main() -> None:
         folder.mkdir()
         program = graph.trace(model)
         graph.write_torch(folder / "model.pt2", program)
-        graph.write_onnx(folder / "model.onnx", program, preprocessing(model))
+        graph.write_onnx(folder / "model.onnx", program, onnx_metadata(model))
         difference = graph.check_onnx(folder / "model.onnx", model, images)
         shutil.copy(Path(__file__).parent / "exporting/classify.py", folder)
         (folder / "README.md").write_text(card(model, difference, checked), encoding="utf-8")
@@ -61,7 +61,7 @@ def stop_without_packages() -> None:
             )
 
 
-def preprocessing(model: Model) -> dict[str, object]:
+def onnx_metadata(model: Model) -> dict[str, object]:
     """What a program has to know to make an input of an image and a class of an output."""
     shape = model.shape
     return {

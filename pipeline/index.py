@@ -17,23 +17,22 @@ from pipeline.dashboard.board import COLUMNS, make_board
 from pipeline.dashboard.experiment import FOLDER, write_experiment
 from pipeline.images.files import utf8
 from pipeline.page.template import page_script, write_page
-from pipeline.system.console import run, say
+from pipeline.system.console import one_line, run, say
 
 PAGE = Path("reports/index.html")
 
 
-def main() -> int:
+def main() -> None:
     command_line("index", __doc__).parse_args()
     if "DVC_STAGE" not in os.environ:
         notes = write()
         say(*notes, file=sys.stderr)
         say(f"open {PAGE} in a browser")
-        return 0
+        return
     try:  # the view of a result fails no stage, and says what it has to say on the page
         write()
     except Exception as error:
-        say(f"warning: {PAGE} is not written: {' '.join(str(error).split())[:200]}", file=sys.stderr)
-    return 0
+        say(f"warning: {PAGE} is not written: {one_line(error)}", file=sys.stderr)
 
 
 def write() -> list[str]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pipeline.config import params
 from pipeline.config.datasets import Pack
 from pipeline.images import stored
-from pipeline.images.decode import decode, lost_by_cropping, to_size, upright
+from pipeline.images.decode import Preprocessing, decode, lost_by_cropping
 from pipeline.images.errors import ImageError
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Content, Problem
@@ -42,7 +42,7 @@ RESIZE = {
 }
 
 
-class Packed(NamedTuple):
+class PackedImage(NamedTuple):
     pixels: NDArray[np.uint8]  # (height, width, channels)
     lost: float  # fraction of the image that cropping cuts off
 
@@ -104,15 +104,7 @@ def write_images(
     """
     image_size = int(np.prod(shape[1:]))
     _, height, width, channels = shape
-    to_pixels = partial(
-        pixels,
-        height=height,
-        width=width,
-        channels=channels,
-        interpolation=options.interpolation,
-        fit=options.fit,
-        color_profile=options.color_profile,
-    )
+    how = Preprocessing(height, width, channels, options.interpolation, options.fit, options.color_profile)
     lost = np.empty(shape[0], np.float32)
     sums, sums_of_squares = np.empty((2, shape[3], shape[0]), np.int64)
     digest = hashlib.sha256()
@@ -121,7 +113,7 @@ def write_images(
             file, {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         )
         images = workers.ordered_map(
-            to_pixels,
+            partial(pixels, how=how),
             contents(source, wanted),
             lambda task: stored.size(task[1]) + image_size,  # a small file can become a large array
             crashed,
@@ -156,25 +148,15 @@ def source_changed(path: str) -> str:
     return f"{path} is no longer as `check` saw it: the source has changed; run dvc repro"
 
 
-def pixels(
-    tasks: list[tuple[str, Content]],
-    height: int,
-    width: int,
-    channels: int,
-    interpolation: str,
-    fit: str,
-    color_profile: str,
-) -> Iterator[Packed | Problem]:
+def pixels(tasks: list[tuple[str, Content]], how: Preprocessing) -> Iterator[PackedImage | Problem]:
     """Each image as (height, width, channels) uint8. Runs in a worker process."""
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
         try:
-            decoded = decode(content, path, inf)  # `check` has limited their size
-            image = upright(decoded.image, channels, color_profile)
+            image = how.upright(decode(content, path, inf))  # `check` has limited their size
         except ImageError as error:
             yield Problem(error.code, error.reason)
         else:
-            fitted = np.ascontiguousarray(to_size(image, height, width, interpolation, fit))
-            yield Packed(fitted, lost_by_cropping(image, height, width))
+            yield PackedImage(how.scaled(image), lost_by_cropping(image, how.height, how.width))
 
 
 def crashed(task: tuple[str, Content], reason: str) -> Problem:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.system.console import UserError, run, say
+from pipeline.system.console import UserError, one_line, run, say
 from pipeline.system.credentials import hide_in, redacted
 from pipeline.tracking import database
 from pipeline.tracking.connection import connected
@@ -79,7 +79,7 @@ def download(name: str, out: Path) -> None:
             download_artifacts(f"models:/{name}", dst_path=str(out), tracking_uri=uri)
     except Exception as raised:  # whatever a server, a network or a database does
         error = database.complaint(raised)
-        reason = " ".join(redacted(error, uri).split())[:200] or type(error).__name__
+        reason = one_line(redacted(error, uri)) or type(error).__name__
         raise UserError(f"{name} can't be had from {hide_in(uri)}: {reason}") from None
 
 
@@ -92,7 +92,7 @@ def load(name: str, folder: Path) -> PyFuncModel:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{name} can't be loaded: {type(error).__name__}: {reason}") from None
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import params
 from pipeline.registry.register import register
-from pipeline.system.console import UserError, run, say
+from pipeline.system.console import UserError, one_line, run, say
 from pipeline.system.credentials import hide_in, redacted
 from pipeline.tracking import database, origin, server, view
 from pipeline.tracking.connection import connected
@@ -47,7 +47,7 @@ def main() -> int:
         raise
     except Exception as raised:  # whatever a server, a network or a database does
         error = database.complaint(server.complaint(raised))
-        reason = " ".join(redacted(error, tracking_uri()).split())[:200] or type(error).__name__
+        reason = one_line(redacted(error, tracking_uri())) or type(error).__name__
         say(
             f"warning: not logged to {hide_in(tracking_uri())}: {reason}; `python -m pipeline.track` logs it later",
             file=sys.stderr,

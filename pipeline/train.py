@@ -16,6 +16,7 @@ from pipeline.system import portable
 from pipeline.system.console import UserError, run, say
 from pipeline.system.lock import alone
 from pipeline.system.outputs import atomic_write, remove, write_json
+from pipeline.system.project import CHECKPOINTS
 from pipeline.system.version import version
 from pipeline.training import live
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from pipeline.training.data import TrainingData
     from pipeline.training.distributed import Group
     from pipeline.training.trainer import Row
-
-CHECKPOINTS = Path(".checkpoints")
 
 
 def main() -> None:
@@ -60,7 +59,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     from pipeline.training.trainings import trainings
 
     stopwatch = times.Stopwatch()
-    packed = PackedDataset(Path("data/packed", config.dataset), Path("data/splits", f"{config.dataset}.parquet"))
+    packed = PackedDataset.of(config.dataset)
     weights = pretrained(name, config)
     if not group.local_rank:  # one process on each machine
         packed.verify()

@@ -30,9 +30,8 @@ from pipeline.config.patterns import matching
 from pipeline.fetching.mirrors import absolute
 from pipeline.system.console import UserError, run, say
 from pipeline.system.portable import has_avx2
-from pipeline.system.readers import read_description
 from pipeline.tracking.commit import git
-from pipeline.tracking.results import flat, locked_stages
+from pipeline.tracking.results import flat, locked_stages, provenance_of
 
 DVC = (sys.executable, "-m", "dvc")
 FETCHING = ("download@", "weights@")  # stages that fetch only what is not there yet
@@ -165,12 +164,6 @@ def metrics_of(name: str) -> dict[str, Any]:
     if metrics is None:
         raise UserError(f"the last commit has no reports/{name}/metrics.json: commit reports with dvc.lock")
     return dict(flat(metrics))
-
-
-def provenance_of(name: str) -> dict[str, Any]:
-    """What an experiment was made of, as its provenance.json tells; empty where there is none."""
-    file = Path("reports", name, "provenance.json")
-    return read_description(file, f"train@{name}") if file.exists() else {}
 
 
 def other_packages(name: str, then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:

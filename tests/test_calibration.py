@@ -114,7 +114,7 @@ def predictions(labels: np.ndarray, scores: np.ndarray) -> Predictions:
     best = scores.max(1)
     return Predictions(
         rows=np.arange(len(labels)), labels=labels, predicted=scores.argmax(1), log_truth=best, uncalibrated=best,
-        probability=best, in_top=labels == 0, scores=scores,
+        probability=best, in_top=labels == 0, probabilities=scores,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from PIL.Image import Transpose
 
 from pipeline.checking import alignment, hamming, hashing, properties
-from pipeline.checking.duplicates import NEAREST, components, near_pairs
+from pipeline.checking.duplicates import NEAREST, near_pairs, pair_components
 from pipeline.checking.hamming import Index
 from pipeline.config.datasets import NearDuplicates
 from pipeline.images import decode, stored
@@ -159,7 +159,7 @@ def test_a_crowd_of_one_picture_is_one_group(regions: list[Image.Image]) -> None
     crowd = (one.astype(int) + noise).clip(0, 255).astype(np.uint8)
     pairs = near_pairs(np.concatenate([crowd, fingerprints(regions[1:])]), PARAMS)
     assert len(pairs) < 2 * NEAREST * count
-    group = components(count + len(regions) - 1, pairs)
+    group = pair_components(count + len(regions) - 1, pairs)
     assert (group[:count] == 0).all()
     assert (group[count:] != 0).all()
 
@@ -228,7 +228,7 @@ def test_pixel_hash_is_of_pixels_and_size() -> None:
 @given(st.integers(1, 30).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2)))))
 def test_components_are_numbered_by_first_appearance(graph: tuple[int, list[tuple[int, int]]]) -> None:
     count, edges = graph
-    group = components(count, np.array(edges, np.int64).reshape(-1, 2))
+    group = pair_components(count, np.array(edges, np.int64).reshape(-1, 2))
     expected = list(range(count))
     for one, other in edges * count:
         expected[one] = expected[other] = min(expected[one], expected[other])

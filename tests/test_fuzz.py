@@ -78,7 +78,7 @@ def pixels_or_a_reason(content: bytes) -> None:
         assert set(issues) < CODES
         assert reason and len(reason.splitlines()) == 1 and len(reason) < 300
     else:
-        assert set(decoded.warnings) <= WARNINGS and len(set(decoded.warnings)) == len(decoded.warnings)
+        assert set(decoded.issues) <= WARNINGS and len(set(decoded.issues)) == len(decoded.issues)
         height, width, _ = upright_pixels(decoded).shape
         assert (width, height) in (decoded.image.size, decoded.image.size[::-1])
         assert (upright_pixels(decoded) == np.asarray(upright(decoded.image, 3))).all()

@@ -30,7 +30,7 @@ SAMPLES = samples()
 def verdict(content: bytes, path: str = "x") -> tuple[set[str], str]:
     """Issue codes and the reason, which only unusable ones have."""
     try:
-        return set(decode(content, path).warnings), ""
+        return set(decode(content, path).issues), ""
     except ImageError as error:
         return {error.code}, error.reason
 

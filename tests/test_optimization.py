@@ -20,7 +20,7 @@ from things import packed as packed
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
-from pipeline.config.experiments import Experiment, Optimizer, Schedule
+from pipeline.config.experiments import Experiment, OptimizerConfig, Schedule
 from pipeline.config.networks import Network
 from pipeline.dataset.augmentation import mix
 from pipeline.dataset.packed import PackedDataset
@@ -57,7 +57,7 @@ def rates(model: nn.Module, described: Any) -> dict[str, float]:
 
 
 def test_layer_decay_lowers_the_rate_from_block_to_block() -> None:
-    found = rates(three_layers(), Optimizer(name="sgd", lr=0.8, layer_decay=0.5))
+    found = rates(three_layers(), OptimizerConfig(name="sgd", lr=0.8, layer_decay=0.5))
     assert found["4.weight"] == found["4.bias"] == 0.8
     assert found["3.weight"] == 0.4
     assert found["2.weight"] == 0.2
@@ -68,7 +68,7 @@ def test_biases_and_norms_decay_only_where_they_are_told_to() -> None:
     model = three_layers()
     names = {id(weight): name for name, weight in model.named_parameters()}
     for decays in (True, False):
-        (made,) = make_optimizers(model, Optimizer(name="adamw", lr=0.1, weight_decay=0.3, decay_biases=decays))
+        (made,) = make_optimizers(model, OptimizerConfig(name="adamw", lr=0.1, weight_decay=0.3, decay_biases=decays))
         decay = {names[id(each)]: group["weight_decay"] for group in made.param_groups for each in group["params"]}
         small = {name for name in decay if name.endswith("bias") or name.startswith("3.")}
         assert {name for name, value in decay.items() if value == 0.3} == set(decay) - (set() if decays else small)
@@ -78,14 +78,16 @@ def test_biases_and_norms_decay_only_where_they_are_told_to() -> None:
 def test_biases_have_a_rate_of_their_own_and_decay_no_faster() -> None:
     model = three_layers()
     names = {id(weight): name for name, weight in model.named_parameters()}
-    (made,) = make_optimizers(model, Optimizer(name="sgd", lr=0.1, bias_lr=0.8, weight_decay=0.4, layer_decay=0.5))
+    (made,) = make_optimizers(
+        model, OptimizerConfig(name="sgd", lr=0.1, bias_lr=0.8, weight_decay=0.4, layer_decay=0.5)
+    )
     found = {names[id(each)]: group for group in made.param_groups for each in group["params"]}
     assert (found["4.weight"]["lr"], found["4.bias"]["lr"], found["3.weight"]["lr"]) == (0.1, 0.8, 0.4)
     assert {
         group["lr"] * group["weight_decay"] * 2 ** {"0": 3, "2": 2, "3": 1, "4": 0}[name[0]]
         for name, group in found.items()
     } == {0.1 * 0.4}
-    spared = Optimizer(name="sgd", lr=0.1, bias_lr=0.8, weight_decay=0.4, decay_biases=False)
+    spared = OptimizerConfig(name="sgd", lr=0.1, bias_lr=0.8, weight_decay=0.4, decay_biases=False)
     assert {group["lr"]: group["weight_decay"] for group in make_optimizers(model, spared)[0].param_groups} == {
         0.1: 0.4,
         0.8: 0.0,
@@ -94,7 +96,7 @@ def test_biases_have_a_rate_of_their_own_and_decay_no_faster() -> None:
 
 def test_muon_takes_the_matrices_between_the_first_and_the_last() -> None:
     model = three_layers()
-    muon, adamw = make_optimizers(model, Optimizer(name="muon", lr=0.02, weight_decay=0.1, momentum=0.9))
+    muon, adamw = make_optimizers(model, OptimizerConfig(name="muon", lr=0.02, weight_decay=0.1, momentum=0.9))
     assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
     assert [weight.shape for group in muon.param_groups for weight in group["params"]] == [(6, 5)]
     assert sum(len(group["params"]) for group in adamw.param_groups) == 7
@@ -103,7 +105,7 @@ def test_muon_takes_the_matrices_between_the_first_and_the_last() -> None:
 def test_muon_leaves_tokens_and_embeddings_to_the_rest() -> None:
     network = {"name": "timm", "model": "vit_tiny_patch16_224"}
     model = build(TypeAdapter(Network).validate_python(network), Shape(3, 224, 224, 2))
-    found = make_optimizers(model, Optimizer(name="muon", lr=0.02))
+    found = make_optimizers(model, OptimizerConfig(name="muon", lr=0.02))
     assert isinstance(found[0], Muon)
     taken = {id(weight) for weight, _ in found[0].weights}
     names = {name for name, weight in model.named_parameters() if id(weight) in taken}
@@ -116,7 +118,7 @@ def test_the_head_of_a_frozen_backbone_trains_alike_with_and_without_kept_featur
     network = {"name": "torchvision", "model": "squeezenet1_1", "freeze": True, "head": {"hidden": [9, 7]}}
     model = build(TypeAdapter(Network).validate_python(network), Shape(3, 64, 64, 2))
     assert isinstance(model, BackboneClassifier)
-    described = Optimizer(name="adamw", lr=0.8, layer_decay=0.5)
+    described = OptimizerConfig(name="adamw", lr=0.8, layer_decay=0.5)
     whole, head = rates(model, described), rates(model.head, described)
     assert whole == {f"head.{name}": lr for name, lr in head.items()} and set(head.values()) == {0.2, 0.4, 0.8}
 
@@ -137,7 +139,7 @@ def test_the_order_within_one_batch_is_drawn_where_it_matters(
 def test_rest_trains_what_muon_does_not() -> None:
     model = three_layers()
     sgd = {"name": "sgd", "lr": 1.5, "bias_lr": 3.0, "momentum": 0.85, "nesterov": True}
-    described = Optimizer.model_validate({"name": "muon", "lr": 0.2, "ns_steps": 3, "rest": sgd})
+    described = OptimizerConfig.model_validate({"name": "muon", "lr": 0.2, "ns_steps": 3, "rest": sgd})
     muon, rest = make_optimizers(model, described)
     assert isinstance(rest, torch.optim.SGD) and rest.defaults["nesterov"] and rest.defaults["momentum"] == 0.85
     assert muon.param_groups[0]["ns_steps"] == 3
@@ -151,7 +153,7 @@ def test_rest_trains_what_muon_does_not() -> None:
 def test_normalized_weights_make_the_rate_of_muon_the_relative_size_of_a_step(packed: PackedDataset) -> None:
     """Whatever the scale of the weights, which batch norm cancels."""
     network = {"name": "cnn", "convolutions": [6, 6, 6], "padding": 1, "pool": 1, "batch_norm": True}
-    described = Optimizer(name="muon", lr=0.1, momentum=0.6, normalize_weights=True)
+    described = OptimizerConfig(name="muon", lr=0.1, momentum=0.6, normalize_weights=True)
     images, labels = everything(batches(packed, "train"))
     stepped = []
     for scale in (1, 100):
@@ -214,7 +216,7 @@ def test_muon_steps_as_torchs_own(
 
 def test_muon_does_not_depend_on_the_order_in_memory(packed: PackedDataset) -> None:
     """On a GPU, filters are in channels_last order."""
-    described = Optimizer(name="muon", lr=0.02)
+    described = OptimizerConfig(name="muon", lr=0.02)
     network = {"name": "cnn", "convolutions": [3, 4, 5], "padding": 1, "pool": 1}
     images, labels = everything(batches(packed, "train"))
     trained = []
@@ -234,7 +236,7 @@ def test_muon_does_not_depend_on_the_order_in_memory(packed: PackedDataset) -> N
 
 def test_rates_that_a_graph_reads_outlive_a_resumption() -> None:
     """It would go on reading the tensor that it has captured."""
-    model, described = three_layers(), Optimizer(name="adam", lr=0.5)
+    model, described = three_layers(), OptimizerConfig(name="adam", lr=0.5)
     (held,) = make_optimizers(model, described)
     set_lr([held], 0.1)
     (resumed,) = make_optimizers(model, described, capturable=True)
@@ -250,7 +252,7 @@ def test_what_is_in_no_block_counts_to_the_first() -> None:
     model.token = nn.Parameter(torch.zeros(1))
     behind = blocks_behind(model)
     assert behind[id(model.token)] == behind[id(model[0].weight)] == 3
-    assert rates(model, Optimizer(name="sgd", lr=0.8, layer_decay=0.5))["token"] == 0.1
+    assert rates(model, OptimizerConfig(name="sgd", lr=0.8, layer_decay=0.5))["token"] == 0.1
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def test_what_is_in_no_block_counts_to_the_first() -> None:
 )
 def test_optimizers_refuse_what_is_not_theirs(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        Optimizer.model_validate(wrong)
+        OptimizerConfig.model_validate(wrong)
 
 
 # --- Schedules -------------------------------------------------------------------------------------------------------
@@ -285,7 +287,7 @@ def test_optimizers_refuse_what_is_not_theirs(wrong: dict[str, Any]) -> None:
 def test_schedules_are_torchs(schedule: Any, usual: Callable[[Any], Any]) -> None:
     model = three_layers()
     theirs = torch.optim.SGD(model.parameters(), lr=0.3)
-    ours = make_optimizers(model, Optimizer(name="sgd", lr=0.3))
+    ours = make_optimizers(model, OptimizerConfig(name="sgd", lr=0.3))
     scheduler = usual(theirs)
     for step in range(STEPS):
         set_lr(ours, lr_factor(schedule, step / STEPS))

@@ -35,7 +35,7 @@ from pipeline.images.decode import ORIENTATION, to_size
 from pipeline.networks import Shape, build
 from pipeline.prediction import classify, grids, tables
 from pipeline.prediction.explain import explainer, last_map, overlay
-from pipeline.prediction.pixels import preprocessing
+from pipeline.prediction.pixels import pixels_of, preprocessing
 from pipeline.prediction.thresholds import Choice, choose
 from pipeline.system.console import run
 
@@ -368,7 +368,7 @@ def test_mistakes_in_the_command(asked: Predict, arguments: list[str], words: li
 
 def seen(file: Path, model: Path) -> np.ndarray:
     """The pixels of a file as a model takes them."""
-    pixels = preprocessing(Model(model)).apply(file.read_bytes(), file.name)
+    pixels = pixels_of(file.read_bytes(), file.name, preprocessing(Model(model)))
     assert isinstance(pixels, np.ndarray)
     return pixels
 

@@ -48,7 +48,7 @@ from things import packed as packed
 from torch import Tensor, nn
 
 from pipeline import train
-from pipeline.config.experiments import Compute, Normalization, Optimizer
+from pipeline.config.experiments import Compute, Normalization, OptimizerConfig
 from pipeline.dataset.batches import Batches, Rows
 from pipeline.dataset.packed import PackedDataset
 from pipeline.evaluation import inference
@@ -621,7 +621,7 @@ def test_threads_are_as_many_as_the_recipe_says() -> None:
 
 def test_optimizer_leaves_frozen_weights_alone() -> None:
     model = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2))
-    (optimizer,) = make_optimizers(model, Optimizer(name="adam", lr=0.1, weight_decay=0.5))
+    (optimizer,) = make_optimizers(model, OptimizerConfig(name="adam", lr=0.1, weight_decay=0.5))
     assert [id(each) for each in optimizer.param_groups[0]["params"]] == [id(each) for each in model[1].parameters()]
 
 

@@ -21,7 +21,9 @@ class Judged(NamedTuple):
 
     suggested: NDArray[np.int64]  # (N,) the class that suits the image best, its own apart
     margin: NDArray[np.float64]  # (N,) the lower, the likelier its label is wrong
-    wrong: NDArray[np.bool_]  # (N,) whether that class is as likely as for images that have it, and its own is not
+    wrong: NDArray[
+        np.bool_
+    ]  # (N,) whether `suggested` passes its class's threshold, and by more than the label does its own
     accuracy: float  # of the heads on images that they have not seen, by the labels as they are
 
 

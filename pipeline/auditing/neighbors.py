@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.checking.outliers import TO_SIGMA
 from pipeline.system.console import progress
 
 COUNT = 10  # neighbors by which an image is judged
 FAR = 3.0  # robust standard deviations above the median: images that are an outlier
-TO_SIGMA = 1.4826  # the median absolute deviation of a normal distribution, times this, is its standard deviation
 BLOCK = 4096  # images between two steps of the progress bar
 
 

@@ -114,7 +114,7 @@ def stratified(codes: NDArray[np.int64], groups: list[str | None]) -> NDArray[np
     return folds[unit_of]
 
 
-def binned(values: NDArray[np.float64], cuts: int) -> NDArray[np.int64]:
+def quantile_bins(values: NDArray[np.float64], cuts: int) -> NDArray[np.int64]:
     """The bin of each number (M,): the quantile that it equals, as sizes often do, or those between which it is."""
     ordered = np.sort(values)
     edges = np.unique(ordered[np.arange(1, cuts + 1) * len(ordered) // (cuts + 1)])
@@ -136,7 +136,7 @@ def of_attribute(
     count = len(classes)
     values = attribute.values[rows]
     cuts = int(min(CUTS, max(2, np.median(sizes) // PER_BIN)))
-    bins = values.astype(np.int64) if attribute.levels else binned(values, cuts)
+    bins = values.astype(np.int64) if attribute.levels else quantile_bins(values, cuts)
     width = int(bins.max()) + 1
     cells = (folds * count + codes) * width + bins
     histograms = np.bincount(cells, minlength=FOLDS * count * width).reshape(FOLDS, count, width)

@@ -54,7 +54,7 @@ def near_pairs(fingerprints: NDArray[np.uint8], params: NearDuplicates) -> NDArr
     return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
 
 
-def components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int32]:
+def pair_components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int32]:
     """(count,) int32: the number of the connected component of each position, given pairs (M, 2) of positions."""
     if not len(pairs):  # importing scipy would take longer than the rest
         return np.arange(count, dtype=np.int32)

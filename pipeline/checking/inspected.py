@@ -26,9 +26,9 @@ from pipeline.system import workers
 from pipeline.system.checksummed import checksummed_write, is_intact, remove_checksummed
 from pipeline.system.console import UserError, progress, say
 from pipeline.system.outputs import named, remove
+from pipeline.system.project import CHECKPOINTS
 from pipeline.system.version import version
 
-CHECKPOINTS = Path(".checkpoints")  # outside DVC's outputs, which are deleted at every start
 PART_ROWS = 1024
 PARTS_AT_ONCE = 16  # that are read together
 METADATA = pa.schema(
@@ -43,7 +43,7 @@ METADATA = pa.schema(
 class Inspected:
     """The table of metadata, in the order of the source: numbered parquet files of PART_ROWS rows each.
 
-    What has no valid part yet is inspected at once. Parts of another source or by other code are removed.
+    The constructor inspects what has no valid part yet. Parts of another source or by other code are removed.
     """
 
     def __init__(self, name: str, source: Source, max_pixels: int) -> None:
@@ -131,7 +131,7 @@ class Inspected:
         positions = np.from_dlpack(pc.fill_null(encoded.indices, -1)).astype(np.int32, copy=False)
         return positions, encoded.dictionary.to_pylist()
 
-    def has_issue(self) -> dict[str, NDArray[np.bool_]]:
+    def issues(self) -> dict[str, NDArray[np.bool_]]:
         """For each issue code that was found, a bool array (rows,) of which rows have it."""
         issues = self.column("issues").combine_chunks()
         rows, codes = np.from_dlpack(pc.list_parent_indices(issues)), pc.list_flatten(issues).dictionary_encode()

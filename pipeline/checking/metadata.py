@@ -51,7 +51,7 @@ def inspect_one(task: Task, content: Read, max_pixels: int) -> dict[str, Any]:
         decoded = decode.decode(content, task.item.path, max_pixels)
     except ImageError as error:
         return {**metadata, "issues": [error.code], "reason": error.reason}
-    issues = decoded.warnings
+    issues = decoded.issues
     seen = decode.upright_pixels(decoded)
     gray = properties.reduced(seen)
     measured = properties.measure(gray, seen)._asdict()

@@ -27,7 +27,7 @@ class Validation:
     """The issues, the group of duplicates and the status of every image, as arrays in the order of the source."""
 
     def __init__(self, inspected: Inspected, options: Check) -> None:
-        self.issues = inspected.has_issue()
+        self.issues = inspected.issues()
         self.labels, self.classes = inspected.codes("label")
         codes, names = inspected.codes("official_split")
         self.has_official_splits = bool(names)
@@ -64,7 +64,7 @@ class Validation:
         pairs = np.zeros((0, 2), np.int64)
         if options.near_duplicates:
             pairs = duplicates.near_pairs(inspected.fingerprints(decodable[first]), options.near_duplicates)
-        component = duplicates.components(len(first), pairs)[content]
+        component = duplicates.pair_components(len(first), pairs)[content]
         alike = np.bincount(component)[component] > 1
         self.group[decodable[alike]] = by_first_appearance(component[alike])[0]
 

@@ -43,7 +43,7 @@ class RandAugment(Strict):
 
 
 class Augment(Strict):
-    """Random changes to training images, drawn anew for every image and epoch; what draws are of is uniform."""
+    """Random changes to training images, drawn anew for every image and epoch. Amounts are uniform in their range."""
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, ± this
     interpolation: Literal["nearest", "bilinear"] = "bilinear"  # where pixels of a moved image are between others

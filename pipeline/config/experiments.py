@@ -15,12 +15,14 @@ LearningRate = Annotated[float, Field(gt=0, le=1e38)]  # what a float32 holds
 TTA = bool | Literal["flip_and_shift"]
 
 
-class Optimizer(Strict):
-    """The arguments of torch.optim's class of that name."""
+class OptimizerConfig(Strict):
+    """Arguments of torch.optim's class of that name, and some of this project's own."""
 
     name: Literal["sgd", "adam", "adamw", "muon"]
     lr: LearningRate
-    bias_lr: LearningRate | None = None  # of biases and the weights of norms; they decay as fast as with `lr`
+    bias_lr: LearningRate | None = (
+        None  # of biases and the weights of norms; for them, lr · weight_decay stays the same
+    )
     momentum: Fraction = 0.0  # muon: 0.95
     nesterov: bool = False
     weight_decay: Decay = 0.0
@@ -28,7 +30,9 @@ class Optimizer(Strict):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # the rate of each block, against the one behind it
     ns_steps: Annotated[int, Field(gt=0, lt=100)] = 5  # muon: Newton-Schulz iterations
     normalize_weights: bool = False  # muon: before each step; `lr` is then the size of a step relative to the weights
-    rest: Optimizer | None = None  # muon: of the weights that it does not train; adamw with its lr and weight_decay
+    rest: OptimizerConfig | None = (
+        None  # muon: of the weights that it does not train; adamw with its lr and weight_decay
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -38,7 +42,7 @@ class Optimizer(Strict):
         return value
 
     @model_validator(mode="after")
-    def every_key_is_for_its_optimizer(self) -> Optimizer:
+    def every_key_is_for_its_optimizer(self) -> OptimizerConfig:
         if self.name in ("adam", "adamw") and self.momentum:
             raise ValueError(f"momentum is for sgd and muon; {self.name} has its own")
         of_muon = {"ns_steps", "normalize_weights", "rest"} & self.model_fields_set
@@ -120,7 +124,7 @@ class Experiment(Strict):
 
     dataset: str
     network: Network
-    optimizer: Optimizer
+    optimizer: OptimizerConfig
     epochs: Positive
     batch_size: Positive | Literal["full"]
     shuffle: bool = True  # false: in file order

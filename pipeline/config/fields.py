@@ -60,7 +60,7 @@ class Strict(BaseModel):
     """A section of `params.yaml`: no coercion, no unknown keys, no change after validation."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-    elsewhere: ClassVar[dict[str, str]] = {}  # for a key that people may look for here: its name and section
+    elsewhere: ClassVar[dict[str, str]] = {}  # keys that people put here by mistake, and where they belong
 
     @model_validator(mode="before")
     @classmethod

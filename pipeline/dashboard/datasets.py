@@ -63,7 +63,7 @@ def read(file: Path, stage: str, notes: list[str]) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        return readers.read_description(file, stage)
+        return readers.read_json(file, stage)
     except UserError as error:
         notes.append(str(error))
         return {}

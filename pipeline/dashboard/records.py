@@ -112,7 +112,7 @@ def read(name: str, config: Experiment, notes: list[str]) -> Record | None:
         return nothing
 
     nothing: dict[str, Any] = {}
-    provenance = attempt("provenance.json", readers.read_description, "train", nothing)
+    provenance = attempt("provenance.json", readers.read_json, "train", nothing)
     trained_on = as_mapping(provenance.get("params")).get("dataset", config.dataset)
     if trained_on != config.dataset:
         instead = f"params.yaml trains {name} on {config.dataset}"
@@ -127,7 +127,7 @@ def read(name: str, config: Experiment, notes: list[str]) -> Record | None:
 
 
 def read_metrics(file: Path, stage: str) -> dict[str, Any]:
-    metrics = readers.read_description(file, stage)
+    metrics = readers.read_json(file, stage)
     if all(number_in(metrics, split, "accuracy") is None for split in ("val", "test")):
         raise readers.damaged(file, "it has no accuracy of val or test", stage)
     return metrics

@@ -29,7 +29,7 @@ NORMALIZATIONS = {
     "symmetric": ([0.5], [0.5]),  # in [-1, 1]
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # torchvision's pretrained models
 }
-SPLITS: dict[str, type] = {"path": str, "label": str, "split": str, "train_order": float}
+SPLIT_COLUMNS: dict[str, type] = {"path": str, "label": str, "split": str, "train_order": float}
 VERIFIED = 2**31  # bytes of images that are compared with their checksum: one or two seconds
 
 
@@ -44,7 +44,7 @@ class PackedImages:
         if not folder.exists():
             raise readers.missing(folder, self.stage)
         about = folder / "meta.json"
-        self.meta = readers.read_description(about, self.stage)
+        self.meta = readers.read_json(about, self.stage)
         sizes: dict[str, Any] = {key: self.meta.get(key) for key in ("images", "height", "width", "channels")}
         if reason := readers.size_fault(sizes):
             raise readers.damaged(about, reason, self.stage)
@@ -87,8 +87,8 @@ class PackedDataset(PackedImages):
     def __init__(self, folder: Path, splits_file: Path) -> None:
         super().__init__(folder)
         self.splits_file = splits_file
-        stage = f"split@{splits_file.stem}"
-        self.splits = readers.read_table(splits_file, SPLITS, stage)
+        self.split_stage = stage = f"split@{splits_file.stem}"
+        self.splits = readers.read_table(splits_file, SPLIT_COLUMNS, stage)
         self.classes = readers.read_classes(splits_file, stage)
         numbers = {name: number for number, name in enumerate(self.classes)}
         try:
@@ -107,10 +107,15 @@ class PackedDataset(PackedImages):
         self.labels = np.full(len(self.images), -1)
         self.labels[self.positions] = labels
 
+    @classmethod
+    def of(cls, name: str) -> PackedDataset:
+        """The project's data set of that name."""
+        return cls(Path("data/packed", name), Path("data/splits", f"{name}.parquet"))
+
     @cached_property
     def fold(self) -> NDArray[np.int64]:
         """The fold of each row of `splits`, (rows,); -1 for those that test, and where there are no folds."""
-        column = readers.read_table(self.splits_file, {"fold": int}, f"split@{self.splits_file.stem}", nullable=True)
+        column = readers.read_table(self.splits_file, {"fold": int}, self.split_stage, nullable=True)
         return np.from_dlpack(column["fold"].fill_null(-1).combine_chunks()).astype(np.int64)
 
     @property
@@ -118,8 +123,7 @@ class PackedDataset(PackedImages):
         """The number of folds. Raises UserError where the images were split without."""
         if count := int(self.fold.max()) + 1:
             return count
-        stage = f"split@{self.splits_file.stem}"
-        raise UserError(f"{self.splits_file} has no folds: run dvc repro {stage}")
+        raise UserError(f"{self.splits_file} has no folds: run dvc repro {self.split_stage}")
 
     def with_fold(self, fold: int) -> PackedDataset:
         """The same images, of which this fold validates, whichever does now; the other folds train."""

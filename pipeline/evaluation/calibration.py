@@ -26,11 +26,11 @@ class Bins(NamedTuple):
         return float(np.average(np.abs(self.accuracy - self.probability), weights=self.images))
 
 
-def binned(probability: NDArray[np.float32], right: NDArray[np.bool_]) -> Bins:
+def binned(probability: NDArray[np.float32], correct: NDArray[np.bool_]) -> Bins:
     """Put images, (N,), into bins (0, 1/15], (1/15, 2/15], … by the probability of their predicted class."""
     edges = np.arange(1, BINS) / BINS
     number = np.digitize(probability.astype(np.float64), edges, right=True)
     count = np.bincount(number, minlength=BINS)
     some = count > 0
-    means = (np.bincount(number, values, BINS)[some] / count[some] for values in (probability, right))
+    means = (np.bincount(number, values, BINS)[some] / count[some] for values in (probability, correct))
     return Bins(count[some], *means)

@@ -27,7 +27,7 @@ def draw_reliability(path: Path, sides: list[Side]) -> None:
     for (above, below), side in zip(axes.T, sides, strict=True):
         given = side.predictions
         for when, probability in (("before", given.uncalibrated), ("after", given.probability)):
-            bins = binned(probability, given.right)
+            bins = binned(probability, given.correct)
             name = f"{when} temperature scaling, ECE {bins.error():.4f}"
             CalibrationDisplay(bins.accuracy, bins.probability, probability).plot(ax=above, name=name)
             below.hist(probability, bins=50, range=(0, 1), histtype="step", log=True)
@@ -53,8 +53,9 @@ def draw_curves_of(side: Side, row: tuple[Axes, Axes], classes: list[str]) -> No
     given, areas = side.predictions, side.table["auc"].dropna().sort_values(kind="stable")
     shown = areas[:CURVES].sort_index()
     for number, area in zip(shown.index.to_numpy(int), shown, strict=True):
-        assert given.scores is not None  # else no class had an area
-        own, scores, name = given.labels == number, given.scores[:, number], short(printable(classes[number]), 24)
+        assert given.probabilities is not None  # else no class had an area
+        own, scores = given.labels == number, given.probabilities[:, number]
+        name = short(printable(classes[number]), 24)
         false_positives, true_positives, _ = roc_curve(own, scores)
         row[0].plot(false_positives, true_positives, label=f"{area:.4f}  {name}")
         precision, recall, _ = precision_recall_curve(own, scores, drop_intermediate=True)

@@ -29,7 +29,7 @@ def draw_samples(path: Path, packed: PackedDataset, side: Side) -> None:
 def draw_worst(path: Path, packed: PackedDataset, side: Side) -> None:
     """The images that are classified wrong, those with the highest probability first."""
     given = side.predictions
-    wrong = np.flatnonzero(~given.right)
+    wrong = np.flatnonzero(~given.correct)
     chosen = wrong[np.argsort(-given.probability[wrong], kind="stable")[:SHOWN]]
     heading = f"{side.split}: the most confident of {len(wrong):,} wrong images"
     grid.draw_grid(path, tiles(packed, given, chosen, paths=True), heading)
@@ -47,7 +47,7 @@ def tiles(packed: PackedDataset, given: Predictions, chosen: NDArray[np.int64], 
     """Titled green where the prediction is right and red where it is wrong."""
     found = []
     for position in chosen:
-        row, right = given.rows[position], given.right[position]
+        row, right = given.rows[position], given.correct[position]
         predicted, label = (short(packed.classes[of[position]], 18) for of in (given.predicted, given.labels))
         title = f"{predicted} {given.probability[position]:.0%}" + ("" if right else f"\nis {label}")
         if paths:

@@ -1,4 +1,4 @@
-"""A grid of images with titles. Training draws one too, so that what is only of results is not in this module."""
+"""A grid of images with titles. `train` depends on this module too, so what only results need is in others."""
 
 from __future__ import annotations
 

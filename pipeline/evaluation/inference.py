@@ -90,8 +90,9 @@ def mean_loss(log_truth: Tensor) -> float:
 def mean_logits(model: nn.Module, images: Tensor, tta: TTA) -> Tensor:
     """The mean logits (B, classes) over the views of each image.
 
-    With `tta`, these are the image and its mirror image; with `flip_and_shift` also both moved by a pixel to either
-    side along the diagonal and continued by reflection, which together count as much as those that are not moved.
+    With `tta`, these are the image and its mirror image. `flip_and_shift` adds both, shifted one pixel down and
+    right and one up and left, with borders by reflection: the pair in place has half of the weight, the shifted ones a
+    quarter each.
     """
     given = mirrored_logits(model, images) if tta else model(images)
     if tta == "flip_and_shift":

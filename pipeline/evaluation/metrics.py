@@ -25,7 +25,7 @@ def measure(given: Predictions, table: pd.DataFrame) -> dict[str, float]:
     from pipeline.evaluation.predictions import TOP
 
     found = {
-        "accuracy": float(given.right.mean()),
+        "accuracy": float(given.correct.mean()),
         "loss": given.loss(),
         "macro_f1": float(f1_score(given.labels, given.predicted, average="macro", zero_division=0.0)),
     }
@@ -33,8 +33,8 @@ def measure(given: Predictions, table: pd.DataFrame) -> dict[str, float]:
         found[f"top{TOP}_accuracy"] = float(given.in_top.mean())
     if table["auc"].notna().any():
         found["macro_auc"] = float(table["auc"].mean())  # over the classes that have one
-    found["ece_uncalibrated"] = binned(given.uncalibrated, given.right).error()
-    found["ece"] = binned(given.probability, given.right).error()
+    found["ece_uncalibrated"] = binned(given.uncalibrated, given.correct).error()
+    found["ece"] = binned(given.probability, given.correct).error()
     return found
 
 
@@ -73,7 +73,7 @@ class Side:
         for key, value in measure(given, self.table).items() if self.pools else self.trainings[0].items():
             found[key] = value
             if key == "accuracy":
-                around = wilson(given.right.sum(), len(given.labels))
+                around = wilson(given.correct.sum(), len(given.labels))
                 found |= zip(("accuracy_low", "accuracy_high"), map(float, around), strict=True)
             if key == "macro_f1":
                 interval = macro_f1_interval(given.labels, given.predicted, self.classes)

@@ -46,7 +46,7 @@ class Model:
         file = folder / "model.json"
         if not file.exists() and folder.resolve().parent != Path("models").resolve():
             raise UserError(f"{str(folder)!r} holds no model.json: expected a folder models/EXPERIMENT")
-        about = self.about = readers.read_description(file, self.stage)
+        about = self.about = readers.read_json(file, self.stage)
         parts = {"shape": dict, "preprocessing": dict, "network": dict, "dataset": str, "experiment": str}
         for key, kind in parts.items():
             if not isinstance(about.get(key), kind):
@@ -212,7 +212,7 @@ def check_predictions(name: str) -> None:
     weights = weights_of(file)
     if weights is None or not provenance.exists():
         return
-    known = readers.read_description(provenance, f"train@{name}").get("model")
+    known = readers.read_json(provenance, f"train@{name}").get("model")
     if isinstance(known, dict) and known.get("model.safetensors") != weights:
         raise UserError(
             f"{file} is of another training than {provenance}: run dvc checkout, dvc pull or dvc repro evaluate@{name}"
@@ -239,7 +239,7 @@ def temperature_fault(first: object, others: object) -> str | None:
 
 def check_files(folder: Path, provenance: Path, stage: str) -> None:
     """Raises UserError unless the files of a model are those that its training's provenance.json tells of."""
-    known = readers.read_description(provenance, stage).get("model")
+    known = readers.read_json(provenance, stage).get("model")
     if not isinstance(known, dict):
         raise readers.damaged(provenance, "it has no model", stage)
     for file in sorted(folder.glob("[!.]*")):

@@ -17,18 +17,19 @@ def table(given: Predictions, classes: int) -> pd.DataFrame:
     """A row for each class, whose number is the index. What is 0 / 0 is NaN: the recall of a class without images."""
     import pandas as pd
 
-    images, named, right = (
-        np.bincount(values, minlength=classes) for values in (given.labels, given.predicted, given.labels[given.right])
+    labels, probabilities = given.labels, given.probabilities
+    images, predicted, correct = (
+        np.bincount(values, minlength=classes) for values in (labels, given.predicted, labels[given.correct])
     )
-    others = len(given.labels) - images
+    others = len(labels) - images
     return pd.DataFrame(
         {
             "images": images,
-            "precision": ratio(right, named),
-            "recall": ratio(right, images),
-            "f1": ratio(2 * right, images + named),
-            "specificity": ratio(others - (named - right), others),
-            "auc": auc(given.labels, given.scores) if given.scores is not None else np.full(classes, np.nan),
+            "precision": ratio(correct, predicted),
+            "recall": ratio(correct, images),
+            "f1": ratio(2 * correct, images + predicted),
+            "specificity": ratio(others - (predicted - correct), others),
+            "auc": auc(labels, probabilities) if probabilities is not None else np.full(classes, np.nan),
         }
     )
 

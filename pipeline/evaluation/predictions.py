@@ -22,7 +22,7 @@ MOST_PROBABILITIES = 2**26  # most probabilities of all classes that are kept, 2
 
 
 class Predictions(NamedTuple):
-    """Of N images. But for `scores`, memory does not grow with the number of classes."""
+    """Of N images. But for `probabilities`, memory does not grow with the number of classes."""
 
     rows: NDArray[np.int64]  # (N,), positions in the packed data set
     labels: NDArray[np.int64]  # (N,), the true classes
@@ -31,14 +31,14 @@ class Predictions(NamedTuple):
     uncalibrated: NDArray[np.float32]  # (N,), probability of the predicted class, before calibration
     probability: NDArray[np.float32]  # (N,), the same after it
     in_top: NDArray[np.bool_]  # (N,), whether the true class is among the TOP most probable ones
-    scores: NDArray[np.float32] | None  # (N, classes), all calibrated probabilities; None where they are too many
+    probabilities: NDArray[np.float32] | None  # (N, classes), calibrated; None where they are too many
 
     def loss(self) -> float:
         """Mean cross-entropy, before calibration."""
         return mean_loss(torch.from_numpy(self.log_truth))
 
     @property
-    def right(self) -> NDArray[np.bool_]:
+    def correct(self) -> NDArray[np.bool_]:
         return self.labels == self.predicted
 
 
@@ -50,27 +50,27 @@ def predict(
     count, device, top = len(data), data.device, min(TOP, data.classes)
     # allocated once: small tensors that are kept between the large ones of batches would fragment memory
     truth, best, calibrated = (torch.empty(count, device=device) for _ in range(3))
-    named = torch.empty(count, dtype=torch.int64, device=device)
+    predicted = torch.empty(count, dtype=torch.int64, device=device)
     in_top = torch.empty(count, dtype=torch.bool, device=device)
-    scores = torch.empty(count, data.classes) if count * data.classes <= MOST_PROBABILITIES else None
+    kept = torch.empty(count, data.classes) if count * data.classes <= MOST_PROBABILITIES else None
     for positions, given in log_probabilities(model, data, tta):
         labels = data.labels[positions, None]
         truth[positions] = given.gather(1, labels).squeeze(1)
-        best[positions], named[positions] = given.max(dim=1)
+        best[positions], predicted[positions] = given.max(dim=1)
         in_top[positions] = (given.topk(top).indices == labels).any(1)
         probabilities = F.softmax(given.div_(temperature), dim=1)
         calibrated[positions] = probabilities.amax(1)
-        if scores is not None:
-            scores[positions.cpu()] = probabilities.cpu()
+        if kept is not None:
+            kept[positions.cpu()] = probabilities.cpu()
     return Predictions(
         rows,
         labels=data.labels.cpu().numpy(),
-        predicted=named.cpu().numpy(),
+        predicted=predicted.cpu().numpy(),
         log_truth=truth.cpu().numpy(),
         uncalibrated=best.exp().cpu().numpy(),
         probability=calibrated.cpu().numpy(),
         in_top=in_top.cpu().numpy(),
-        scores=None if scores is None else scores.numpy(),
+        probabilities=None if kept is None else kept.numpy(),
     )
 
 

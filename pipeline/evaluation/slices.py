@@ -71,7 +71,7 @@ def accuracies(given: Predictions, sliced: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
     from scipy.stats import hypergeom
 
-    right = pd.Series(given.right, given.rows)
+    right = pd.Series(given.correct, given.rows)
     tables = []
     for attribute, named in sliced.loc[given.rows].items():
         found = right.groupby(named, observed=True).agg(["size", "sum"])

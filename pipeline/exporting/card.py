@@ -30,8 +30,8 @@ def card(model: Model, difference: float, checked: str) -> str:
 
     name, dataset = model.about["experiment"], model.about["dataset"]
     metrics = readers.read_metrics(Path("reports", name, "metrics.json"), f"evaluate@{name}")
-    provenance = readers.read_description(Path("reports", name, "provenance.json"), f"train@{name}")
-    split = readers.read_description(Path("reports", dataset, "split.json"), f"split@{dataset}")
+    provenance = readers.read_json(Path("reports", name, "provenance.json"), f"train@{name}")
+    split = readers.read_json(Path("reports", dataset, "split.json"), f"split@{dataset}")
     classes = model.classes
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True

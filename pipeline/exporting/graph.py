@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.evaluation.inference import mean_logits
-from pipeline.system.console import UserError
+from pipeline.system.console import UserError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ def trace(model: Model) -> ExportedProgram:
                 Graph(model).eval(), (example,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}}
             )
         except Exception as error:  # the exporter has dozens of its own
-            said = " ".join(str(error).split())[:200]
+            said = one_line(error)
             raise UserError(f"torch.export can't trace {model.folder}: {said}") from None
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it has paths of this machine

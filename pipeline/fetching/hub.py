@@ -16,12 +16,13 @@ from pipeline.system.outputs import remove
 if TYPE_CHECKING:
     from pipeline.config.networks import HubWeights
 
+FILE = "model.safetensors"
 HUB = "https://huggingface.co"
 POINTER = re.compile(r"version https://git-lfs\S+\noid sha256:([0-9a-f]{64})\nsize (\d+)\n?")  # Git LFS's format
 
 
-def hub_file(weights: HubWeights, name: str, waiting: Path) -> tuple[Wanted, list[str]]:
-    """A large file at a commit of a repository, and the URL of its folder.
+def hub_file(weights: HubWeights, waiting: Path) -> tuple[Wanted, list[str]]:
+    """The file of weights at a commit of a repository, and the URL of its folder.
 
     The environment variable HF_ENDPOINT names another hub, as for the package huggingface_hub. It is asked for the
     checksum where `weights` have none. `waiting` is a folder for what is being downloaded. Raises UserError where the
@@ -30,12 +31,12 @@ def hub_file(weights: HubWeights, name: str, waiting: Path) -> tuple[Wanted, lis
     hub = f"{os.environ.get('HF_ENDPOINT', HUB).rstrip('/')}/{weights.repo_id}"
     mirror = f"{hub}/resolve/{weights.revision}"
     if weights.sha256:
-        return Wanted(name, sha256=weights.sha256), [mirror]
-    url, pointer = f"{hub}/raw/{weights.revision}/{name}", waiting / f"{name}.pointer"
+        return Wanted(FILE, sha256=weights.sha256), [mirror]
+    url, pointer = f"{hub}/raw/{weights.revision}/{FILE}", waiting / f"{FILE}.pointer"
     waiting.mkdir(parents=True, exist_ok=True)
     remove(pointer)
     try:
-        http.download(url, Wanted(name), pointer)
+        http.download(url, Wanted(FILE), pointer)
         found = POINTER.fullmatch(pointer.read_text(errors="replace"))
         if not found:
             raise FetchError("expected the pointer of Git LFS that names the file's checksum")
@@ -50,4 +51,4 @@ def hub_file(weights: HubWeights, name: str, waiting: Path) -> tuple[Wanted, lis
             " weights: {file, sha256, mirrors}"
         ) from None
     remove(pointer)
-    return Wanted(name, bytes=int(found[2]), sha256=found[1]), [mirror]
+    return Wanted(FILE, bytes=int(found[2]), sha256=found[1]), [mirror]

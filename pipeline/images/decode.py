@@ -1,4 +1,4 @@
-"""Decode images. check, pack and predict all open them here, so that they see the same pixels.
+"""Decode images. Whoever looks at an image opens it here, so that all see the same pixels.
 
 An image that is not whole raises ImageError; one that is whole but odd comes with issue codes.
 """
@@ -53,7 +53,7 @@ class Decoded(NamedTuple):
     header: Image.Image  # size and EXIF; the pixels too, unless `pixels` has them
     mode: str  # as it is stored
     format: str
-    warnings: list[str]
+    issues: list[str]
     pixels: NDArray[np.uint8] | None = None  # (H, W, 3) uint8, where the decoder gives an array
 
     @property
@@ -179,6 +179,24 @@ def exif_is_corrupt(image: Image.Image) -> bool:
         return bool(first.beyond) or "corrupt_exif" in tiff.odd_orientation(first)
     except (ImageError, StopIteration):
         return True
+
+
+class Preprocessing(NamedTuple):
+    """How a decoded image becomes what a network gets; the keys are those of `pack` in params.yaml."""
+
+    height: int
+    width: int
+    channels: int
+    interpolation: str
+    fit: str
+    color_profile: str
+
+    def upright(self, decoded: Decoded) -> Image.Image:
+        return upright(decoded.image, self.channels, self.color_profile)
+
+    def scaled(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An upright image, as (height, width, channels) uint8."""
+        return np.ascontiguousarray(to_size(image, self.height, self.width, self.interpolation, self.fit))
 
 
 def upright(image: Image.Image, channels: int, color_profile: str = "stored") -> Image.Image:

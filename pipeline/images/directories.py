@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 REPOSITORY = (".git", ".hg")  # DVC tracks nothing of them
 
 
-class Folder:
+class LocalFolder:
     """A folder of class folders. What is read of it is what DVC tracks of it."""
 
     def __init__(self, path: Path) -> None:

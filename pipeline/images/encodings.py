@@ -11,8 +11,8 @@ from functools import lru_cache
 
 STANDARD = "cp437"  # what the format of zip says; it has a sign for every byte
 JAPANESE = ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "FULLWIDTH")
-# By encoding, the scripts of what is written in it. The order matters: what is valid in one and written in a later one
-# has other letters in the first, or several scripts in a word, or signs that are no letters.
+# The scripts that each encoding is used for, tried in this order: text in a later encoding, read in an earlier one,
+# shows letters of another script, two scripts in a word, or signs, and is refused.
 SCRIPTS = {
     "cp932": JAPANESE, "euc_kr": ("HANGUL",), "gb2312": ("CJK",), "big5": ("CJK",), "gbk": ("CJK",),
     "cp949": ("HANGUL",), "cp866": ("CYRILLIC",), "cp1251": ("CYRILLIC",), STANDARD: ("LATIN",),

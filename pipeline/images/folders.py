@@ -1,8 +1,8 @@
 """What the folders of a source mean: [wrapping folders/][split/]class/[folders/]file.
 
-Folders that lie beside each other are the publisher's splits if their names say two different ones of train, val and
-test (see `split_of`), and nothing else lies there or one of them is a train split with class folders. So a class may
-be called train or test. What can't be understood is a sentence in `problem`.
+Folders beside each other are the publisher's splits if their names say at least two of train, val and test (see
+`split_of`), and either nothing else lies there, or the one named train has class folders. So a class may be called
+train or test. What can't be understood is a sentence in `problem`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from pipeline.images import arrays, links
 from pipeline.images.archives import Tar, open_archive
-from pipeline.images.directories import Folder, RemoteFolder
+from pipeline.images.directories import LocalFolder, RemoteFolder
 from pipeline.images.errors import remote_errors
 from pipeline.images.files import Files
 from pipeline.images.folders import Folders
@@ -70,7 +70,7 @@ def open_path(path: Path, class_names: list[str] | None) -> Source:
         return read_archive(files[0])
     if any(is_archive(file.name) for file in files) and not any(map(is_image_or_folder, files := visible_in(path))):
         return Files(SideBySide(path, files))
-    return Files(RemoteFolder(cast("UPath", path)) if is_remote(str(path)) else Folder(path))
+    return Files(RemoteFolder(cast("UPath", path)) if is_remote(str(path)) else LocalFolder(path))
 
 
 def visible_in(path: Path, most: int | None = None) -> list[Path]:

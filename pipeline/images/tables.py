@@ -1,4 +1,4 @@
-"""The tables that pass between check, split and pack: parquet, with the class list in the file's metadata."""
+"""The tables that check and split write and later stages read: parquet, with the class list in the file's metadata."""
 
 from __future__ import annotations
 

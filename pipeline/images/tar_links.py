@@ -70,7 +70,8 @@ class Links:
     ) -> dict[int, int | None]:
         """Fill `latest` and `folders`. Returns the member that each hard link shares its content with, if there is one.
 
-        That is the last of the name before it, while a symbolic link leads to the last of all.
+        A hard link shares the last member of its target's name before it; a symbolic link leads to the last of all
+        members of that name.
         """
         hard: dict[int, int | None] = {}
         for number, (path, member) in enumerate(members):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.networks import Shape
-from pipeline.system.console import UserError
+from pipeline.system.console import UserError, one_line
 
 if TYPE_CHECKING:
     from pipeline.config.networks import BackboneConfig, LayersConfig
@@ -64,7 +64,7 @@ def count_features(backbone: nn.Module, name: str, shape: Shape) -> int:
             return backbone.eval()(image).flatten(1).shape[1]
     except (RuntimeError, ValueError, AssertionError) as error:
         size = f"{shape.channels}×{shape.height}×{shape.width}"
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"params.yaml: network.model = '{name}' can't take images of {size}: {reason}") from None
     finally:
         backbone.train(was_training)
@@ -80,7 +80,7 @@ def load_weights(backbone: nn.Module, file: Path, name: str) -> None:
         state = read_weights(file)
         lacking = [key for key in own if key not in state or state[key].shape != own[key].shape]
     except Exception as error:  # unpickling raises whatever it likes
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{file}: not a state dict, of safetensors or weights_only=True: {reason}") from None
     lacking = [key for key in lacking if not key.endswith("num_batches_tracked")]
     if lacking:

@@ -1,1 +1,1 @@
-"""The pages that show a person what check found and how the images are split."""
+"""The pages of a data set: what check and audit found, and how the images are split; and what other pages extend."""

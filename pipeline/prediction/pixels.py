@@ -6,12 +6,12 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.images.decode import decode, to_size, upright
+from pipeline.images.decode import Preprocessing, decode
 from pipeline.images.errors import ImageError
 from pipeline.images.stored import LARGEST_FILE, Problem, Read, too_large
 
@@ -22,35 +22,26 @@ UNREAD = ""  # the code of a file that the system does not let us read
 NOT_FINITE = "the network's logits of it are no finite numbers"
 
 
-class Preprocessing(NamedTuple):
-    height: int
-    width: int
-    channels: int
-    interpolation: str
-    fit: str
-    color_profile: str
-
-    def apply(self, content: Read, name: str) -> NDArray[np.uint8] | Problem:
-        """An image file's bytes as pixels (H, W, C) uint8, or why there are none. Of `name`, the suffix matters."""
-        try:
-            image = upright(decode(content, name).image, self.channels, self.color_profile)
-            return np.ascontiguousarray(to_size(image, self.height, self.width, self.interpolation, self.fit))
-        except ImageError as error:
-            return Problem(error.code, error.reason)
-        except MemoryError:
-            return Problem("too_large", "not enough memory to decode it")
-
-
 def preprocessing(model: Model) -> Preprocessing:
     shape = model.shape
     return Preprocessing(shape.height, shape.width, shape.channels, model.interpolation, model.fit, model.color_profile)
+
+
+def pixels_of(content: Read, name: str, how: Preprocessing) -> NDArray[np.uint8] | Problem:
+    """An image file's bytes as pixels (H, W, C) uint8, or why there are none. Of `name`, the suffix matters."""
+    try:
+        return how.scaled(how.upright(decode(content, name)))
+    except ImageError as error:
+        return Problem(error.code, error.reason)
+    except MemoryError:
+        return Problem("too_large", "not enough memory to decode it")
 
 
 def read_all(paths: list[str], how: Preprocessing) -> Iterator[NDArray[np.uint8] | Problem]:
     """The pixels of each file. Runs in a worker process."""
     for path in paths:
         content = read(path)
-        yield content if isinstance(content, Problem) else how.apply(content, path)
+        yield content if isinstance(content, Problem) else pixels_of(content, path, how)
 
 
 def read(path: str) -> bytes | Problem:

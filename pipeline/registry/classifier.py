@@ -52,10 +52,10 @@ class Classifier(PythonModel):
 
     def answers(self, images: list[object]) -> Iterator[dict[str, Any]]:
         from pipeline.images.stored import Problem
-        from pipeline.prediction.pixels import NOT_FINITE, in_words, preprocessing
+        from pipeline.prediction.pixels import NOT_FINITE, in_words, pixels_of, preprocessing
 
         how = preprocessing(self.model)
-        read = [how.apply(content_of(image), "") for image in images]
+        read = [pixels_of(content_of(image), "", how) for image in images]
         whole = [pixels for pixels in read if isinstance(pixels, np.ndarray)]
         probabilities: Iterator[NDArray[np.float32]] = iter(self.model.probabilities(np.stack(whole)) if whole else ())
         for pixels in read:

@@ -118,7 +118,7 @@ def first_model(client: MlflowClient, run: Run) -> LoggedModel | None:
 def description_of(result: Result) -> dict[str, Any]:
     """The content of model.json. Raises UserError where it, or the weights, are not those of the result's training."""
     folder, stage = Path("models", result.experiment), f"train@{result.experiment}"
-    about = readers.read_description(folder / "model.json", stage)
+    about = readers.read_json(folder / "model.json", stage)
     if about.get("dataset") != result.dataset:
         raise UserError(
             f"{folder} is a model of the data set {about.get('dataset')}, not {result.dataset}: run dvc repro {stage}"

@@ -44,8 +44,8 @@ class Groups:
     classes: list[str]  # those of usable images first, then others that have cuts
     used: int  # how many classes have usable images
     images: csc_array  # (G, C): how many images of each class are drawn with a group
-    holds: tuple[NDArray[np.int64], NDArray[np.int64]]  # groups and classes (P,): a group is cut by these classes' cuts
-    tests: NDArray[np.bool_]  # (G,): not those with an official val image, which is in val again without folds
+    holds: tuple[NDArray[np.int64], NDArray[np.int64]]  # pairs (P,): the cuts of each such class apply to the group
+    tests: NDArray[np.bool_]  # (G,) whether it may test: not with an official val image, which validates without folds
 
     @classmethod
     def of(cls, table: pd.DataFrame, kept: NDArray[np.bool_], seed: int, remembered: Iterable[str]) -> Groups:

@@ -32,15 +32,15 @@ def join(name: str, table: pd.DataFrame, options: Split) -> pd.DataFrame:
     `pixel_hash`, `group`, `listed_group` or `group_by` keys connects them. Images that are not `used` count too, so
     that leaving out an image moves no other. `key` is what the image's position is drawn from: its `group_by` key, or
     else its `listed_group`, or else its `phash`. `placed` is the official split, or `train` where there is none; with
-    folds, also instead of `val`. A publisher's folder without a label is no split: what a decision brings back from it
-    is drawn. `leaked` says that the image is used, and so is another of its group in an official
-    split that comes later in SPLITS.
+    folds, also instead of `val`. An official split in which no image has a label does not count: an image that a
+    decision labels there is drawn like the others. `leaked` says that the image is used, and so is another of its
+    group in an official split that comes later in SPLITS.
     """
     import pandas as pd
 
     table = table[table.pixel_hash.notna()].reset_index(drop=True)
     named = pd.Series(path_keys(name, table.path, options.group_by), dtype=object)
-    component = components(table.pixel_hash, table.group, table.listed_group, named)
+    component = value_components(table.pixel_hash, table.group, table.listed_group, named)
     labeled = table.official_split[table.first_label.notna()]
     placed = table.official_split.where(table.official_split.isin(labeled)).fillna("train")
     if options.folds is not None:
@@ -103,7 +103,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def components(*columns: pd.Series) -> NDArray[np.int32]:
+def value_components(*columns: pd.Series) -> NDArray[np.int32]:
     """The number of each row's connected component, (N,) int32. Equal values of a column connect rows; nulls do not."""
     import pandas as pd
     from scipy.sparse import coo_array

@@ -43,6 +43,11 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def one_line(text: object) -> str:
+    """What an error says, without line breaks and cut to what a line has room for."""
+    return " ".join(str(text).split())[:200]
+
+
 def say(*lines: str, file: IO[str] | None = None) -> None:
     """Print lines to stdout or `file`, at once, without control characters and credentials, whatever they quote."""
     for line in lines:

@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from pipeline.system.console import UserError
 from pipeline.system.parent import GRACE
+from pipeline.system.project import CHECKPOINTS
 
-FOLDER = Path(".checkpoints")  # outside DVC's outputs, which are deleted at every start
 PATIENCE = GRACE + 2  # seconds; by then, a stage has ended whose DVC was killed
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # the file system has no locks
 
@@ -26,7 +26,7 @@ def alone(stage: str) -> Iterator[None]:
     If one does, wait for PATIENCE seconds, then raise UserError, which names that process. The operating system frees
     the lock of a process that is killed.
     """
-    path = FOLDER / f".{quote(stage, safe='@')}.lock"
+    path = CHECKPOINTS / f".{quote(stage, safe='@')}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + PATIENCE
     while (file := take(path)) is None:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.system.console import UserError
+from pipeline.system.console import UserError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ KINDS: dict[type, tuple[str, ...]] = {
 
 def damaged(file: Path, reason: object, stage: str) -> UserError:
     """The error for a damaged file that `stage` wrote. It may be a link to DVC's cache, which then is damaged too."""
-    said = " ".join(str(reason).split())[:200]
+    said = one_line(reason)
     return UserError(
         f"{file} is damaged ({said}): remove it and run dvc repro {stage}, or dvc pull it;"
         f" if it comes back damaged, dvc repro -f -s {stage}"
@@ -36,7 +36,7 @@ def missing(file: Path, stage: str) -> UserError:
     return UserError(f"{file} is not there: run dvc repro {stage}, or dvc pull it")
 
 
-def read_description(file: Path, stage: str) -> dict[str, Any]:
+def read_json(file: Path, stage: str) -> dict[str, Any]:
     """Read a JSON object that `stage` wrote. Raises UserError for a file that is missing or holds anything else."""
     try:
         value = json.loads(file.read_bytes())
@@ -51,7 +51,7 @@ def read_description(file: Path, stage: str) -> dict[str, Any]:
 
 def read_metrics(file: Path, stage: str) -> dict[str, Any]:
     """Read a metrics.json. Raises UserError unless it holds numbers for val and test, and counts of parameters."""
-    metrics = read_description(file, stage)
+    metrics = read_json(file, stage)
     for side in ("val", "test"):
         values = metrics.get(side, {})
         if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):

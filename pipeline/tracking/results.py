@@ -96,8 +96,6 @@ def read_result(name: str, stages: dict[str, Any]) -> Result | None:
     locked_params = stages[f"train@{name}"]["params"]["params.yaml"]
     config = locked_params[f"experiments.{name}"]
     dataset = config["dataset"]
-    provenance = folder / "provenance.json"
-    known = readers.read_description(provenance, f"train@{name}") if provenance.exists() else {}
     outs = [*locked_md5s(stages[f"train@{name}"]), *locked_md5s(evaluated)]
     return Result(
         experiment=name,
@@ -106,12 +104,18 @@ def read_result(name: str, stages: dict[str, Any]) -> Result | None:
         history=read_history(folder / "history.csv", f"train@{name}"),
         metrics=readers.read_metrics(folder / "metrics.json", f"evaluate@{name}"),
         digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
-        fingerprint=known.get("fingerprint"),
+        fingerprint=provenance_of(name).get("fingerprint"),
         hash=result_hash(folder, locked_md5s(evaluated)),
         folder=folder,
         is_whole=all(Path(out).exists() for out in outs if Path(out).is_relative_to(folder)),
         files=sorted(file for file in folder.rglob("*") if file.is_file() and is_result(file.relative_to(folder))),
     )
+
+
+def provenance_of(name: str) -> dict[str, Any]:
+    """What an experiment was made of, as its provenance.json tells; empty where there is none."""
+    file = Path("reports", name, "provenance.json")
+    return readers.read_json(file, f"train@{name}") if file.exists() else {}
 
 
 def is_result(file: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pipeline.system.checksummed import SIZE, checksum
-from pipeline.system.console import UserError, say
+from pipeline.system.console import UserError, one_line, say
 from pipeline.system.outputs import atomic_write
 
 
@@ -45,7 +45,7 @@ def load(
     try:
         restore(torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged pickle raises any exception
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{path} is of another training ({reason}): remove it to train from the start") from None
 
 

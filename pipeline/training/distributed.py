@@ -60,7 +60,7 @@ class Group:
         """This process's rows of a batch (B, …); shards differ by one row at most, and may be empty."""
         return batch.tensor_split(self.world_size)[self.rank]
 
-    def add(self, values: Tensor) -> None:
+    def all_reduce(self, values: Tensor) -> None:
         """Replace `values`, in place, by their sum over all processes."""
         if self.world_size > 1:
             dist.all_reduce(values)
@@ -73,7 +73,7 @@ class Group:
         dist.broadcast_object_list(answer)
         return answer[0]  # type: ignore[return-value]
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The `value` that each process has, in all of them."""
         given = [value] * self.world_size
         if self.world_size > 1:
@@ -82,7 +82,7 @@ class Group:
 
     def check_all_equal(self, value: str) -> None:
         """Raise UserError in all processes unless all have the same `value`."""
-        given = self.gather(value)
+        given = self.all_gather(value)
         for rank, other in enumerate(given):
             if other != given[0]:
                 raise UserError(
@@ -109,7 +109,7 @@ def run(compute: Compute, train: Callable[..., None], *arguments: object) -> Non
             f"started as {group.world_size} processes, but params.yaml has"
             f" compute.devices = {compute.devices} × compute.nodes = {compute.nodes}; expected as many"
         )
-    join(group, train, *arguments)
+    train_in_group(group, train, *arguments)
 
 
 def started() -> Group:
@@ -128,7 +128,7 @@ def writes(compute: Compute) -> bool:
     return started().rank == 0 and (compute.nodes == 1 or os.environ.get("NODE_RANK", "0") == "0")
 
 
-def join(group: Group, train: Callable[..., None], *arguments: object) -> None:
+def train_in_group(group: Group, train: Callable[..., None], *arguments: object) -> None:
     """Train as one of a group. All but the first process print nothing."""
     with contextlib.ExitStack() as stack:
         if group.rank:
@@ -218,7 +218,7 @@ def worker(train: Callable[..., None], *arguments: object) -> str | None:
     if store.check([ERROR]):
         return store.get(ERROR).decode()
     try:
-        join(started(), train, *arguments)
+        train_in_group(started(), train, *arguments)
     except UserError as error:
         store.set(ERROR, str(error))
         raise

@@ -60,7 +60,7 @@ class FirstBatch:
 
     def complete(self) -> None:
         """Put together what all processes have taken, in the order of the batch."""
-        self.tiles = [tile for tiles in self.group.gather(self.tiles) for tile in tiles]
+        self.tiles = [tile for tiles in self.group.all_gather(self.tiles) for tile in tiles]
         self.is_complete = True
 
     def restore(self, tiles: list[tuple[Tensor, str]]) -> None:

@@ -14,13 +14,13 @@ from pipeline.networks.layers import BackboneClassifier
 from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
-    from pipeline.config.experiments import Optimizer as Config
+    from pipeline.config.experiments import OptimizerConfig
 
 NORM_EPSILON = 1e-7  # smallest norm of a matrix that weights are divided by
 CONTAINERS = ("backbone", "features", "groups")  # children that hold a sequence of blocks themselves
 
 
-def make_optimizers(model: nn.Module, config: Config, capturable: bool = False) -> list[Optimizer]:
+def make_optimizers(model: nn.Module, config: OptimizerConfig, capturable: bool = False) -> list[Optimizer]:
     """The optimizers for the weights of `model` that require a gradient.
 
     Muon trains the matrices and filters between the first and the last layer, and `config.rest` the rest, or AdamW
@@ -45,7 +45,7 @@ def make_optimizers(model: nn.Module, config: Config, capturable: bool = False) 
     return [Muon(matrices, config), elementwise(others, rest)]
 
 
-def elementwise(groups: list[dict[str, Any]], config: Config, capturable: bool = False) -> Optimizer:
+def elementwise(groups: list[dict[str, Any]], config: OptimizerConfig, capturable: bool = False) -> Optimizer:
     """SGD, Adam or AdamW, which update every number by itself."""
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
     if config.name == "sgd":
@@ -71,7 +71,7 @@ class Muon(torch.optim.Muon):
     the weights.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], config: Config) -> None:
+    def __init__(self, groups: list[dict[str, Any]], config: OptimizerConfig) -> None:
         self.normalizes = config.normalize_weights
         self.weights: list[tuple[Tensor, Tensor]] = []  # each weight and the matrix that shares its memory
         for group in groups:
@@ -106,7 +106,7 @@ def as_matrix(values: Tensor) -> Tensor:
     return (values if values.is_contiguous() else values.permute(0, 2, 3, 1)).flatten(1)
 
 
-def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Weights by learning rate, `lr` × `layer_decay` to the power of the blocks behind them, and by weight decay.
 
     Only those that require a gradient. Biases and the weights of norms train with `bias_lr`, if there is one, and lose

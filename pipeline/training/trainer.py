@@ -130,8 +130,8 @@ class Trainer:
             if not bar.disable and bar.update():
                 bar.set_postfix(loss=f"{batch_losses[index].item() / len(batch.labels):.4f}", refresh=False)
         bar.close()
-        self.group.add(batch_losses)
-        self.group.add(correct)
+        self.group.all_reduce(batch_losses)
+        self.group.all_reduce(correct)
         self.check_finite(batch_losses.cpu(), epoch, "the loss")
         return batch_losses.cpu().double().sum().item() / len(data), correct.sum().item() / len(data)
 

@@ -22,6 +22,7 @@ from pipeline.system.workers.pool import OutOfMemory, Pool, WorkerCrashed
 
 if TYPE_CHECKING:
     from pipeline.evaluation.model import Model
+    from pipeline.images.decode import Preprocessing
 
 SHOWN = 5  # classes
 SECONDS = 60  # that decoding one photo may take
@@ -83,10 +84,10 @@ class Answers:
         self.pool.stop()
 
 
-def decode_all(contents: list[bytes], how: pixels.Preprocessing) -> Iterator[NDArray[np.uint8] | Problem]:
+def decode_all(contents: list[bytes], how: Preprocessing) -> Iterator[NDArray[np.uint8] | Problem]:
     """The pixels of each image. Runs in a worker process."""
     for content in contents:
-        yield how.apply(content, "")
+        yield pixels.pixels_of(content, "", how)
 
 
 def data_url(image: NDArray[np.uint8]) -> str:
