@@ -22,6 +22,7 @@ from pipeline.checking.inspected import Inspected
 from pipeline.checking.overview import Overview
 from pipeline.checking.validation import Validation
 from pipeline.config import params
+from pipeline.images.folder_problems import first_problem
 from pipeline.images.folders import split_of
 from pipeline.images.labeled import Labeled
 from pipeline.images.sources import Source, open_source
@@ -43,8 +44,8 @@ def main(name: str) -> None:
     if dataset.check.labels:
         source = Labeled(source, dataset.source, dataset.check.labels, dataset.check.classes)
         listed = label_list.compare(name, source, dataset.check.max_quarantined)
-    elif source.folders.problem:
-        raise UserError(f"{dataset.source}: {source.folders.problem}")
+    elif problem := first_problem(source.folders):
+        raise UserError(f"{dataset.source}: {problem}")
     inspected = Inspected(name, source, dataset.check.max_pixels)
     validation = Validation(inspected, dataset.check)
     stop_if_too_many_broken(name, inspected, validation, dataset.check.max_quarantined)

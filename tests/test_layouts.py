@@ -21,6 +21,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from samples import encoded
 
+from pipeline.images.folder_problems import first_problem
 from pipeline.images.folders import Folders
 from pipeline.images.sources import open_source
 from pipeline.images.tables import read_manifest
@@ -32,7 +33,7 @@ def labels(folders: Folders, paths: list[str]) -> dict[str, tuple[str | None, st
 
 def understood(*holding: str) -> dict[str, tuple[str | None, str | None]]:
     folders = Folders(holding)
-    assert folders.problem is None
+    assert first_problem(folders) is None
     return {folder: folders.label_and_split(folder) for folder in holding}
 
 
@@ -152,7 +153,7 @@ def test_what_a_folder_is(folders: list[str], expected: list[str | None]) -> Non
     ],
 )  # fmt: skip
 def test_what_can_not_be_understood(folders: list[str], words: list[str]) -> None:
-    problem = Folders(folders).problem
+    problem = first_problem(Folders(folders))
     assert problem and all(word in problem for word in words), problem
     assert len(problem.splitlines()) == 1
 
@@ -345,7 +346,7 @@ def test_links_and_archives_side_by_side_with_names_in_shift_jis(tmp_path: Path)
     for place, count in (("in/seg_train.tar", 13), ("in", 26)):
         source = open_source(tmp_path / place)
         assert (source.count, source.classes) == (count, sorted(JAPANESE))
-        assert source.folders.problem is None
+        assert first_problem(source.folders) is None
     assert [*source.folders.splits.values()] == ["train", "test"]
 
 
@@ -417,7 +418,7 @@ def test_no_name_of_an_old_archive_is_merged_or_dropped(data: st.DataObject) -> 
             source = open_source(path)
             items = [item for item, _ in source.read()]
             assert len({item.path for item in items}) == len(members) == source.count
-            if not source.folders.problem:
+            if not first_problem(source.folders):
                 assert source.per_class == dict.fromkeys(source.classes, 2) and len(source.classes) == len(folders)
 
 

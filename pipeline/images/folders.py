@@ -2,7 +2,7 @@
 
 Folders beside each other are the publisher's splits if their names say at least two of train, val and test (see
 `split_of`), and either nothing else lies there, or the one named train has class folders. So a class may be called
-train or test. What can't be understood is a sentence in `problem`.
+train or test.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 
 Parts = tuple[str, ...]
 
@@ -23,11 +22,7 @@ SPLIT_NAMES = {
 }  # fmt: skip
 WORDS = {**SPLIT_NAMES, "eval": EITHER, "evaluation": EITHER}
 WRAPPING = ("set", "data", "dataset", "image", "img", "photo", "picture", "pic")  # and their plurals
-PART = re.compile(r"(fold|split|part|batch|cv)s?[ _-]?\d+", re.IGNORECASE)
 WITH_SUFFIX = re.compile(f"({'|'.join(WORDS)})({'|'.join(WRAPPING)})s?")
-
-EXPECTED = "expected one folder for each of train, val and test"
-NO_TRAIN = "but there is no train/CLASS/FILE, and no list of labels in check.labels"
 
 
 def split_of(name: str) -> str | None:
@@ -76,7 +71,6 @@ class Folders:
         self.above_classes = self.unwrapped_splits() if self.splits else {self.root: self.root}
         self.labels = self.spell_classes()
         self.respelled = dict(sorted(self.find_respelled()))
-        self.problem = next(self.problems(), None)
 
     def label_and_split(self, folder: str) -> tuple[str | None, str | None]:
         """Class and official split of the visible files of a folder.
@@ -191,100 +185,6 @@ class Folders:
             for name in self.inside(above):
                 if unicodedata.normalize("NFC", name) != (label := self.labels[class_key(name)]):
                     yield "/".join((*above, name)), label
-
-    # --- what can't be understood ---
-
-    def problems(self) -> Iterator[str]:
-        if self.splits:
-            yield from self.ambiguous_splits()
-            yield from self.classes_beside_splits()
-        else:
-            yield from self.unnoticed_splits()
-        yield from self.copies_among_classes()
-        yield from self.names_of_other_case()
-
-    def ambiguous_splits(self) -> Iterator[str]:
-        folders: dict[str, Parts] = {}
-        for folder, split in self.splits.items():
-            if not self.inside(self.above_classes[folder]):
-                continue  # not labeled, as a contest's test images
-            if (other := folders.setdefault(split, folder)) != folder:
-                yield (
-                    f"{told(other)} and {told(folder)} are both named as a {split} split; {EXPECTED}:"
-                    " rename one, or take it out of the source"
-                )
-        if "train" not in folders:
-            yield f"{' and '.join(map(told, self.splits))} are splits, {NO_TRAIN}"
-
-    def classes_beside_splits(self) -> Iterator[str]:
-        """Folders that are in no split, and are called or hold what is called as a class."""
-        for parent, names in self.children.items():
-            for folder in ((*parent, name) for name in sorted(names)):
-                in_split = folder[: len(self.root) + 1] in self.splits
-                if not in_split and folder != self.root[: len(folder)] and class_key(folder[-1]) in self.labels:
-                    shared = next(n for n in range(len(folder)) if folder[n] not in self.root[n : n + 1])
-                    outside = told(folder[: shared + 1])
-                    yield (
-                        f"{outside} lies beside {' and '.join(map(told, self.splits))}, and {told(folder)} is named as"
-                        f" a class; {EXPECTED}: rename {outside}, or take it out of the source"
-                    )
-
-    def unnoticed_splits(self) -> Iterator[str]:
-        """Folders that would be taken for classes, and can hardly be any."""
-        names = sorted(self.inside(self.root))
-        said = {split for name in names if (split := split_of(name))}
-        if "train" in said and len(said) > 1:
-            splits = " and ".join(told((*self.root, name)) for name in names if split_of(name))
-            yield f"{splits} are named as splits, {NO_TRAIN}"
-        folders = [(*self.root, name) for name in names]
-        for named in (folder for folder in folders if split_of(folder[-1])):
-            for other in folders:
-                shared = self.class_keys(named) & self.class_keys(other)
-                alone = split_of(named[-1]) == "train" and len(folders) == 2 and len(self.inside(named)) > 1
-                if other != named and (alone or len(shared) > 1):
-                    yield (
-                        f"{told(named)} holds folders as a {split_of(named[-1])} split, and {told(other)} lies beside"
-                        f" it; {EXPECTED}: rename {told(other)}, or take it out of the source"
-                    )
-                is_flat = not self.inside(named) and len(folders) == 2
-                if other != named and is_flat and len(self.inside(other)) > 1:
-                    yield (
-                        f"{told(named)} is named as a {split_of(named[-1])} split, and {told(other)} beside it holds"
-                        f" folders; {EXPECTED}: rename {told(other)} to train, or {told(named)} if it is a class"
-                    )
-        for first, second in pairwise(folder for folder in folders if PART.fullmatch(folder[-1])):
-            if len(self.class_keys(first) & self.class_keys(second)) > 1:
-                yield (
-                    f"{told(first)} and {told(second)} are named as parts, and hold folders of the same names; expected"
-                    " one folder for each class: put those of one name together (the stage split makes folds)"
-                )
-        inside = [folder for folder in folders if self.splits_in(self.unwrapped(folder))]
-        if len(inside) > 1:
-            yield f"there are splits in {told(inside[0])}, and in {told(inside[1])} too; expected train/CLASS/FILE"
-
-    def copies_among_classes(self) -> Iterator[str]:
-        """Folders among the classes that hold what is called as the others, as where a set was unpacked into itself."""
-        for above in self.above_classes.values():
-            for name in sorted(self.inside(above)):
-                folder = (*above, name)
-                if len(self.class_keys(folder) & (self.class_keys(above) - {class_key(name)})) > 1:
-                    yield (
-                        f"{told(folder)} holds folders of the same names as those beside it; expected one folder for"
-                        f" each class: take {told(folder)} out of the source"
-                    )
-
-    def names_of_other_case(self) -> Iterator[str]:
-        for folder in self.above_classes.values():
-            seen: dict[str, str] = {}
-            for name in sorted(self.inside(folder)):
-                composed = unicodedata.normalize("NFC", name)
-                if (other := seen.setdefault(class_key(name), composed)) != composed:
-                    both = f"{told((*folder, other))} and {told((*folder, composed))}"
-                    yield f"{both} differ in case or blanks alone: rename one"
-
-
-def told(folder: Parts) -> str:
-    return f"'{'/'.join(folder)}'"
 
 
 def to_parts(folder: str) -> Parts:
