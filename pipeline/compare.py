@@ -17,8 +17,8 @@ from tabulate import tabulate
 from pipeline.config import params
 from pipeline.config.patterns import matching
 from pipeline.evaluation import pictures
-from pipeline.evaluation.model import check_predictions
 from pipeline.evaluation.paired import Paired, pair
+from pipeline.evaluation.stored import FILE, check_predictions, read_val
 from pipeline.system import readers
 from pipeline.system.console import UserError, run, say
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("accuracy", "loss", "macro_f1")
-PREDICTIONS: dict[str, type] = {"path": str, "split": str, "label": str, "predicted": str}
 DRAWN = 240  # images: more can't be looked at, and take minutes to draw
 
 
@@ -103,13 +102,9 @@ def read_predictions(name: str, content: Path | None = None) -> pd.DataFrame:
 
     `content` is another file than that of the workspace. Raises UserError where there are none.
     """
-    import pyarrow.compute as pc
-
     if content is None:
         check_predictions(name)
-    file = content or Path("reports", name, "predictions.parquet")
-    predictions = readers.read_table(file, PREDICTIONS, f"evaluate@{name}")
-    chosen: pd.DataFrame = predictions.filter(pc.equal(predictions["split"], "val")).to_pandas()
+    chosen: pd.DataFrame = read_val(content or Path("reports", name, FILE), f"evaluate@{name}").to_pandas()
     if chosen.empty:
         raise UserError(
             f"{name} has no predictions of validation images, by which to choose: it trains on all,"
@@ -128,7 +123,7 @@ def read_before(name: str, revision: str) -> pd.DataFrame:
 
     if not revision:  # a variable of the shell that is not set
         raise UserError("--before '': expected a commit of git, as HEAD")
-    path = f"reports/{name}/predictions.parquet"
+    path = f"reports/{name}/{FILE}"
     try:
         content = read(path, rev=revision, mode="rb")
     except (DvcException, SCMError, OSError, AttributeError) as error:  # AttributeError: of a revision that is a file

@@ -33,7 +33,8 @@ def main(name: str) -> None:
         portable.pin_torch(name)
 
     from pipeline.dataset.packed import PackedDataset
-    from pipeline.evaluation.model import Model, check_files, write_predictions
+    from pipeline.evaluation.model import Model
+    from pipeline.evaluation.stored import FILE, check_files, write_predictions
     from pipeline.system.device import make_deterministic, select_device
 
     device, threads = select_device(config.compute)
@@ -54,7 +55,7 @@ def main(name: str) -> None:
         metrics = {side.split: side.metrics for side in sides}
         write_json(folder / "metrics.json", {**metrics, **counts, **trainings})
         write_json(folder / "summary.json", summary(name, metrics))
-        write_predictions(folder / "predictions.parquet", predictions_of(sides, packed), model.folder)
+        write_predictions(folder / FILE, predictions_of(sides, packed), model.folder)
         absent = write_reports(folder, sides, sliced, packed.classes)
         draw(folder, sides, packed)
     for side in sides:

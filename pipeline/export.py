@@ -30,7 +30,8 @@ def main() -> None:
         raise UserError(f"{out} is there already: give --out another name, or remove it")
     stop_without_packages()
 
-    from pipeline.evaluation.model import Model, check_files
+    from pipeline.evaluation.model import Model
+    from pipeline.evaluation.stored import check_files
     from pipeline.exporting import graph
     from pipeline.exporting.card import card
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.config.experiments import Experiment
-from pipeline.evaluation.model import check_predictions
+from pipeline.evaluation.stored import FILE, check_predictions, read_val
 from pipeline.system import readers
 from pipeline.system.console import UserError
 from pipeline.tracking.results import flat, read_history
@@ -23,7 +23,6 @@ from pipeline.training import times
 from pipeline.training.times import TrainTime
 
 T = TypeVar("T")
-PREDICTIONS: dict[str, type] = {"path": str, "split": str, "label": str, "predicted": str, "probability": float}
 
 
 class Validated(NamedTuple):
@@ -122,7 +121,7 @@ def read(name: str, config: Experiment, notes: list[str]) -> Record | None:
     history = attempt("history.csv", read_history, "train", list[dict[str, float]]())
     if not (metrics or history):
         return None
-    validated = attempt("predictions.parquet", read_validated, "evaluate", None) if metrics else None
+    validated = attempt(FILE, read_validated, "evaluate", None) if metrics else None
     return Record(name, config, metrics, history, provenance, times.read(str(provenance.get("fingerprint"))), validated)
 
 
@@ -135,8 +134,7 @@ def read_metrics(file: Path, stage: str) -> dict[str, Any]:
 
 def read_validated(file: Path, stage: str) -> Validated | None:
     check_predictions(file.parent.name)
-    table = readers.read_table(file, PREDICTIONS, stage)
-    table = table.filter(pc.equal(table["split"], "val")).drop_columns("split").sort_by("path")
+    table = read_val(file, stage).sort_by("path")
     if not len(table):
         return None
     return Validated(table, pc.equal(table["label"], table["predicted"]).to_numpy())

@@ -7,23 +7,19 @@ import re
 import sys
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.system import readers
-from pipeline.system.checksummed import checksum
 from pipeline.system.console import MissingExtra, UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
     from torch import Tensor
 
     from pipeline.config.experiments import TTA
-
-WEIGHTS = "weights"  # of predictions.parquet: the SHA-256 of the weights that they are by
 
 
 class Model:
@@ -53,10 +49,8 @@ class Model:
                 raise readers.damaged(file, f"it has no {key}", self.stage)
         sizes = {key: about["shape"].get(key) for key in Shape._fields}
         counts = {key: about.get(key) for key in ("parameters", "trainable_parameters")}
+        given = {"interpolation": "bilinear", "fit": "crop", "color_profile": "stored", **about["preprocessing"]}
         mean, std, tta = (about["preprocessing"].get(key) for key in ("mean", "std", "tta"))
-        interpolation = about["preprocessing"].get("interpolation", "bilinear")
-        fit = about["preprocessing"].get("fit", "crop")
-        color_profile = about["preprocessing"].get("color_profile", "stored")
         others = about.get("other_temperatures", {})
         normalizations = about.get("other_normalizations", {})  # of folds
         reason = (
@@ -65,17 +59,12 @@ class Model:
             or readers.statistics_fault(mean, std, sizes["channels"])
             or temperature_fault(about.get("temperature", 1.0), others)
             or normalization_fault(normalizations, sizes["channels"])
+            or choice_fault(given, interpolation=Interpolation, fit=Fit, color_profile=ColorProfile)
         )
         if not reason and len(about["classes"]) != sizes["classes"]:
             reason = f"{len(about['classes'])} classes, but shape.classes = {sizes['classes']}"
         if not reason and not (isinstance(tta, bool | None) or tta == "flip_and_shift"):
             reason = f"tta = {tta!r}; expected true, false or flip_and_shift"
-        if not reason and interpolation not in get_args(Interpolation):
-            reason = f"interpolation = {interpolation!r}; expected {' or '.join(get_args(Interpolation))}"
-        if not reason and fit not in get_args(Fit):
-            reason = f"fit = {fit!r}; expected {' or '.join(get_args(Fit))}"
-        if not reason and color_profile not in get_args(ColorProfile):
-            reason = f"color_profile = {color_profile!r}; expected {' or '.join(get_args(ColorProfile))}"
         if reason:
             raise readers.damaged(file, reason, self.stage)
         self.classes: list[str] = about["classes"]
@@ -84,9 +73,9 @@ class Model:
             **normalizations,
         }
         self.tta: TTA = tta or False
-        self.interpolation: str = interpolation
-        self.fit: str = fit
-        self.color_profile: str = color_profile
+        self.interpolation: str = given["interpolation"]
+        self.fit: str = given["fit"]
+        self.color_profile: str = given["color_profile"]
         self.shape = Shape(**sizes)
         try:
             network = TypeAdapter(dict[str, Network]).validate_python({"network": about["network"]})["network"]
@@ -176,55 +165,20 @@ class Model:
         return torch.cat(found).numpy()
 
 
-def write_predictions(file: Path, predictions: pd.DataFrame, folder: Path) -> None:
-    """Write what the model in a folder says of images, with the SHA-256 of its weights in the metadata."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.Table.from_pandas(predictions, preserve_index=False)
-    weights = checksum(folder / "model.safetensors").hex()
-    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), WEIGHTS: weights}), file)
-
-
-def weights_of(predictions: Path) -> str | None:
-    """The SHA-256 of the weights that predictions are by; None where the file doesn't tell, or can't be read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        weights = (pq.read_schema(predictions).metadata or {}).get(WEIGHTS.encode())
-    except (OSError, pa.ArrowException):
-        return None  # who reads it says what is wrong with it
-    return weights.decode(errors="replace") if weights else None
-
-
-def check_evaluated(folder: Path, name: str) -> None:
-    """Raises UserError where the predictions of an experiment are by other weights than those in a folder."""
-    weights = weights_of(Path("reports", name, "predictions.parquet"))
-    if weights is not None and weights != checksum(folder / "model.safetensors").hex():
-        raise UserError(f"reports/{name} is of other weights than {folder}: run dvc repro evaluate@{name}")
-
-
-def check_predictions(name: str) -> None:
-    """Raises UserError where predictions and the reports in git are of two trainings, as after git pull alone."""
-    folder = Path("reports", name)
-    file, provenance = folder / "predictions.parquet", folder / "provenance.json"
-    weights = weights_of(file)
-    if weights is None or not provenance.exists():
-        return
-    known = readers.read_json(provenance, f"train@{name}").get("model")
-    if isinstance(known, dict) and known.get("model.safetensors") != weights:
-        raise UserError(
-            f"{file} is of another training than {provenance}: run dvc checkout, dvc pull or dvc repro evaluate@{name}"
-        )
-
-
 def normalization_fault(others: object, channels: int) -> str | None:
     """Why mean and standard deviation of the files of weights are wrong, or None."""
     if not isinstance(others, dict) or not all(isinstance(each, dict) for each in others.values()):
         return f"other_normalizations = {others!r}; expected mean and std for each other file of weights"
     faults = (readers.statistics_fault(each.get("mean"), each.get("std"), channels) for each in others.values())
     return next(filter(None, faults), None)
+
+
+def choice_fault(given: dict[str, Any], **allowed: object) -> str | None:
+    """Which of the values is none of its `Literal`, or None."""
+    for key, choices in allowed.items():
+        if given[key] not in get_args(choices):
+            return f"{key} = {given[key]!r}; expected {' or '.join(get_args(choices))}"
+    return None
 
 
 def temperature_fault(first: object, others: object) -> str | None:
@@ -235,15 +189,3 @@ def temperature_fault(first: object, others: object) -> str | None:
         if type(value) not in (int, float) or not 0 < value < sys.float_info.max:
             return f"temperature = {value!r}; expected a finite number above 0"
     return None
-
-
-def check_files(folder: Path, provenance: Path, stage: str) -> None:
-    """Raises UserError unless the files of a model are those that its training's provenance.json tells of."""
-    known = readers.read_json(provenance, stage).get("model")
-    if not isinstance(known, dict):
-        raise readers.damaged(provenance, "it has no model", stage)
-    for file in sorted(folder.glob("[!.]*")):
-        if known.get(file.name) != checksum(file).hex():
-            raise UserError(
-                f"{file} is not the file that {provenance} tells of: run dvc checkout {folder}, or dvc repro {stage}"
-            )

@@ -9,14 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.intervals import wilson
-from pipeline.evaluation.model import check_evaluated
-from pipeline.system import readers
+from pipeline.evaluation.stored import FILE, check_evaluated, read_val
 from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
     from pipeline.evaluation.model import Model
-
-PREDICTIONS: dict[str, type] = {"split": str, "label": str, "predicted": str, "probability": float}
 
 
 class Choice(NamedTuple):
@@ -43,9 +40,8 @@ def choose_for(model: Model, precision: float) -> Choice:
     """
     name = str(model.about["experiment"])
     check_evaluated(model.folder, name)
-    file = Path("reports", name, "predictions.parquet")
-    table = readers.read_table(file, PREDICTIONS, f"evaluate@{name}").to_pandas()
-    val = table[table["split"] == "val"]
+    file = Path("reports", name, FILE)
+    val = read_val(file, f"evaluate@{name}").to_pandas()
     if val.empty:
         raise UserError(
             f"{file} has no validation images, by which to choose a threshold: {name} trains on all, or none are"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.evaluation.calibration import binned
 from pipeline.evaluation.paired import pair
-from pipeline.system import readers
+from pipeline.evaluation.stored import FILE, read_val
 from pipeline.system.console import printable
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 ALIAS = "champion"
 GATES = "gates"  # tag of a version: those by which it was judged
-PREDICTIONS: dict[str, type] = {"path": str, "split": str, "label": str, "predicted": str, "probability": float}
-FILE = "predictions.parquet"
 
 
 class Verdict(NamedTuple):
@@ -78,8 +76,8 @@ def champion_of(client: MlflowClient, name: str) -> ModelVersion | None:
 
 def val_of(file: Path, experiment: str) -> pd.DataFrame:
     """What the first training of an experiment says of validation images; no rows where there are none."""
-    predictions: pd.DataFrame = readers.read_table(file, PREDICTIONS, f"evaluate@{experiment}").to_pandas()
-    return predictions[predictions.split == "val"].reset_index(drop=True)
+    predictions: pd.DataFrame = read_val(file, f"evaluate@{experiment}").to_pandas()
+    return predictions
 
 
 def predictions_of(client: MlflowClient, version: ModelVersion) -> pd.DataFrame | None:

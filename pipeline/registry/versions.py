@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.evaluation.model import check_files
+from pipeline.evaluation.stored import check_files
 from pipeline.registry import logged
 from pipeline.system import readers
 from pipeline.system.console import UserError

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.evaluation.model import check_predictions
+from pipeline.evaluation.stored import check_predictions
 from pipeline.system import readers
 from pipeline.system.console import UserError, say
 from pipeline.tracking.origin import Origin, of_report
