@@ -115,8 +115,10 @@ def bring_sources(names: list[str], stages: Stages, cache: str) -> None:
 
     Downloads that are not there are downloaded by their stages. Raises UserError for what only DVC can have.
     """
-    dvc("cache", "dir", "--local", ".dvc/cache")
-    dvc("remote", "add", "--local", "project", cache)
+    from dvc.config import Config
+
+    with Config(".dvc").edit("local") as local:
+        local["cache"]["dir"], local["remote"]["project"] = ".dvc/cache", {"url": cache}
     paths = [Path(path) for name in names for path in locked(name, "deps", stages)]
     files = {Path(f"{part}.dvc") for path in paths for part in (path, *path.parents)}
     added = sorted(file for file in files if file.is_file())

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from filelock import FileLock
+from forks import forks
 from hypothesis import settings
 from PIL import Image
 
@@ -30,6 +31,7 @@ from pipeline.images.tables import CHECKED, write_tables
 from pipeline.system import console
 from pipeline.system.console import UserError
 from pipeline.system.workers.pool import cores
+from pipeline.tracking.database import create
 
 REPOSITORY = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what the tests start would inherit it
@@ -38,6 +40,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background
 NOT_PASSED_ON = ("DVC_", "MLFLOW_", "GIT_", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
 ENVIRONMENT = {
     **{key: value for key, value in os.environ.items() if not key.startswith(NOT_PASSED_ON)},
+    "DVC_NO_ANALYTICS": "1",
     "NO_PROXY": "127.0.0.1,localhost",
     "OMP_NUM_THREADS": "1",  # one test process a core already
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -120,6 +123,9 @@ class Project:
         if stage in OF_IMAGES and not environment:
             return self.run_here(stage, *arguments)
         variables = {"PYTHONPATH": str(REPOSITORY), "DVC_ROOT": str(self.root), **environment}
+        if stage == "track":
+            self.command(stage)
+            return Ran(*forks("pipeline.track").run([*arguments], self.root, timeout, {**ENVIRONMENT, **variables}))
         return run(self.command(stage, *arguments), self.root, timeout, **variables)
 
     def must_run(self, stage: str, *arguments: str, **environment: str) -> Ran:
@@ -184,6 +190,18 @@ def outputs(project: Project) -> dict[str, bytes]:
 def no_traces(tmp_path_factory: pytest.TempPathFactory) -> None:
     """DVC keeps a folder for every repository that it has seen, outside of it."""
     ENVIRONMENT["DVC_SITE_CACHE_DIR"] = str(tmp_path_factory.mktemp("dvc-site"))
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, once for all processes of pytest-xdist, because making them takes seconds."""
+    base = tmp_path_factory.getbasetemp()
+    file = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tables" / "mlflow.db"
+    with FileLock(file.parent.with_suffix(".lock")):
+        if not file.exists():
+            file.parent.mkdir()
+            create(file)
+    return file
 
 
 @pytest.fixture
@@ -278,6 +296,8 @@ class Clone:
     root: Path
 
     def run(self, *command: str, timeout: float = 600, **environment: str) -> Ran:
+        if command[0] == "dvc" and command[1] not in ("exp", "queue"):  # those start others like themselves
+            return Ran(*forks("dvc").run([*command[1:]], self.root, timeout, {**ENVIRONMENT, **environment}))
         program = REPOSITORY / ".venv/bin" / command[0]
         first = str(program) if program.exists() else command[0]
         return run([first, *command[1:]], self.root, timeout, **environment)

@@ -67,6 +67,8 @@ class MLflowServer:
                 break
             except OSError:
                 time.sleep(0.1)
+        else:
+            raise AssertionError((self.home / "log").read_text())
 
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)

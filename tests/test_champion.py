@@ -24,7 +24,6 @@ from servers import mlflow_server
 from pipeline import serve, track
 from pipeline.registry.champion import ALIAS
 from pipeline.registry.versions import VERSION
-from pipeline.tracking import database
 
 IMAGES = 100  # in val
 
@@ -114,22 +113,14 @@ class Trained(Project):
         return experiment
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which take seconds to create."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    database.create(file)
-    return file
-
-
 @pytest.fixture
-def trained(tmp_path: Path, empty: Path) -> Trained:
+def trained(tmp_path: Path, tables: Path) -> Trained:
     trained = Trained(tmp_path)
-    shutil.copy(empty, trained.home)
+    shutil.copy(tables, trained.home)
     return trained
 
 
-def test_the_first_through_the_gates_and_then_only_a_better_one(trained: Trained, empty: Path) -> None:
+def test_the_first_through_the_gates_and_then_only_a_better_one(trained: Trained, tables: Path) -> None:
     trained.gates(accuracy=0.6, recall=0.5, ece=0.35)
     trained.add("poor", 50)
     trained.add("one-sided", 0, wrong_of="b")
@@ -162,7 +153,7 @@ def test_the_first_through_the_gates_and_then_only_a_better_one(trained: Trained
     assert trained.versions() == written
 
     # all of it is a view of files: another database gets the same
-    shutil.copy(empty, trained.home)
+    shutil.copy(tables, trained.home)
     trained.track()
     assert (trained.champion(), trained.versions()) == ("better", written)
 

@@ -472,7 +472,7 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.03)
 
 
 def test_an_inspection_that_was_killed_goes_on_where_it_was(project: Project, tmp_path: Path) -> None:

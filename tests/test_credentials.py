@@ -232,7 +232,7 @@ def test_what_dvc_would_write_into_its_lock_is_refused(planted: Project, source:
     assert SECRET not in refused.err
 
     planted.dataset("toy", "photos")
-    weights = {"file": "x.pth", "sha256": "0", "mirrors": ["http://host", source]}
+    weights = {"file": "x.pth", "sha256": "0" * 64, "mirrors": ["http://host", source]}
     network = {"name": "torchvision", "model": "alexnet", "weights": weights}
     planted.experiment("toy-mlp", "toy", network=network)
     refused = planted.run("download", "--weights", "toy-mlp")

@@ -177,7 +177,7 @@ def test_many_values_are_cut_into_parts_with_as_many_images(
     table = pd.read_csv(evaluated() / "slices.csv")
     for split in ("val", "test"):
         given = table[(table["split"] == split) & (table["attribute"] == "pixels")]
-        assert list(given["slice"]) == [*given["slice"]] and len(given) == 4
+        assert given["slice"].is_unique and len(given) == 4
     images = table[table["attribute"] == "pixels"].groupby("slice")["images"].sum()
     assert list(images) == [10] * 4
     assert "worst slice" not in capsys.readouterr().out  # chance makes as much of a difference

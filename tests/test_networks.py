@@ -628,7 +628,7 @@ def test_published_features_load_whole(data_mirror: Path) -> None:
         ("alexnet", "IMAGENET1K_V1", (224, 224, "bilinear")),
         ("swin_v2_t", "IMAGENET1K_V1", (256, 256, "bicubic")),
         ("alexnet", None, None),
-        ("alexnet", {"file": "own.pth", "sha256": "0"}, None),
+        ("alexnet", {"file": "own.pth", "sha256": "0" * 64}, None),
     ],
 )
 def test_torchvision_tells_what_its_weights_learned_from(model: str, weights: Any, expected: Any) -> None:
@@ -696,7 +696,7 @@ def test_timm_knows_its_images_unless_the_experiment_says_otherwise(
     monkeypatch.chdir(project.root)
     pack(project.root / "data/packed/things", height=32, width=32)
     project.dataset("things", "data/raw/things", 32)
-    weights = {"file": "weights.safetensors", "sha256": "0"}
+    weights = {"file": "weights.safetensors", "sha256": "0" * 64}
     described = {"name": "timm", "model": LITE0, "weights": weights, "freeze": True}
     project.experiment("own", "things", network=described, epochs=1)
     project.experiment("given", "things", network=described, epochs=1, normalize="imagenet")

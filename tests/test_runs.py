@@ -18,8 +18,6 @@ from conftest import wait_until
 from PIL import Image
 from test_tracking import Results, client_of, database, runs_of
 
-from pipeline.tracking.database import create
-
 START = 1_700_000_000.5
 
 
@@ -49,14 +47,6 @@ class Trained(Results):
         self.git("init", "-q")
         self.git("add", "-A")
         self.git("commit", "-q", "-m", "Start", "--author", "Maria <maria@example.com>")
-
-
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, because making them takes seconds."""
-    file = tmp_path_factory.mktemp("tables") / "mlflow.db"
-    create(file)
-    return file
 
 
 @pytest.fixture

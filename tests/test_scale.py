@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Project, class_folders, failed_in_one_line, outputs, picture, wait_until
+from conftest import ENVIRONMENT, REPOSITORY, Project, class_folders, failed_in_one_line, outputs, picture
 from servers import Server, free_port, s3_client, s3_server
 from servers import sshd as sshd
 
@@ -247,7 +247,9 @@ def test_a_scheduler_that_is_not_there(photos: Path, project: Project) -> None:
         failed_in_one_line(ran, f"DASK_SCHEDULER_ADDRESS={address}", "no scheduler answers")
 
 
-def test_a_worker_with_another_stage_module_is_refused(photos: Path, tmp_path: Path) -> None:
+def test_a_worker_with_another_stage_module_is_refused(
+    photos: Path, tmp_path: Path, cluster: tuple[str, psutil.Process]
+) -> None:
     """All of the pipeline counts, also a stage's own module: `pack.py` holds what its workers run."""
     other = tmp_path / "other"
     shutil.copytree(REPOSITORY / "pipeline", other / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
@@ -255,7 +257,5 @@ def test_a_worker_with_another_stage_module_is_refused(photos: Path, tmp_path: P
         file.write("# changed\n")
     project = Project(tmp_path)
     project.dataset("photos", str(photos / "photos.zip"), max_quarantined=0.1)
-    with dask(tmp_path, {"PYTHONPATH": str(other)}, workers=1) as (address, nanny):
-        wait_until(lambda: worker_processes(nanny))
-        ran = project.run("check", "photos", DASK_SCHEDULER_ADDRESS=address)
+    ran = project.run("check", "photos", PYTHONPATH=str(other), DASK_SCHEDULER_ADDRESS=cluster[0])
     failed_in_one_line(ran, "runs another version of this project", "update its clone")

@@ -42,11 +42,12 @@ def test_the_cache_links_and_no_remote_is_set() -> None:
 
 
 def test_a_colleague_gets_everything_without_running_it(
-    digits: Clone, copy_of: Callable[[Clone], Clone], tmp_path: Path
+    digits: Clone, copy_of: Callable[[Clone], Clone], tables: Path, tmp_path: Path
 ) -> None:
     mine = copy_of(digits)
     share(mine, tmp_path / "team")
     theirs = git_clone(mine, tmp_path / "theirs")
+    shutil.copy(tables, theirs.root / "mlflow.db")
 
     # what git has is enough to log: the rest is named, not needed
     theirs.must_run("python", "-m", "pipeline.track")
@@ -73,7 +74,7 @@ def test_a_colleague_gets_everything_without_running_it(
     for name, files in from_git.items():
         assert {*files, "samples.png", "predictions.parquet"} <= {*pulled[name]}
     assert "has every result already" in theirs.must_run("python", "-m", "pipeline.track").out
-    another = f"sqlite:///{theirs.root}/another.db"
+    another = f"sqlite:///{shutil.copy(tables, theirs.root / 'another.db')}"
     secret = uuid4().hex
     theirs.must_run("git", "remote", "set-url", "origin", f"https://me:{secret}@host/x")
     theirs.must_run("python", "-m", "pipeline.track", MLFLOW_TRACKING_URI=another, AWS_SECRET_ACCESS_KEY=secret)
@@ -115,7 +116,7 @@ def test_a_users_own_archive_is_dvcs(clone: Clone, tmp_path: Path) -> None:
     path = f"{clone.root}/.venv/bin:{os.environ['PATH']}"  # the worker calls `dvc`
     clone.must_run("dvc", "queue", "start", PATH=path)
     try:
-        wait_until(lambda: "Success" in clone.must_run("dvc", "queue", "status").out)
+        wait_until(lambda: "Success" in clone.must_run("dvc", "queue", "status").out, pause=1)
     finally:
         clone.run("dvc", "queue", "stop", "--kill")
 

@@ -199,6 +199,12 @@ def made(tmp_path: Path) -> Results:
     return Results(tmp_path)
 
 
+@pytest.fixture
+def with_tables(tmp_path: Path, tables: Path) -> None:
+    """For tests that do not look at how a database is made."""
+    shutil.copy(tables, tmp_path / "mlflow.db")
+
+
 class Listener:
     """A server that accepts connections and never answers."""
 
@@ -268,6 +274,7 @@ def kill_at(results: Results, call: str, uri: str) -> None:
     assert ran.returncode == 9, ran.stdout + ran.stderr
 
 
+@pytest.mark.usefixtures("with_tables")
 def test_a_damaged_result_keeps_no_other_from_being_logged(made: Results) -> None:
     made.add("a")
     made.add("b")
@@ -279,6 +286,7 @@ def test_a_damaged_result_keeps_no_other_from_being_logged(made: Results) -> Non
         made.log("a")
 
 
+@pytest.mark.usefixtures("with_tables")
 def test_a_run_that_was_cut_off_is_completed_and_not_doubled(made: Results) -> None:
     made.add("a", epochs=600)  # more points than one request takes
     client = client_of(database(made.root))  # and the same database for all
@@ -295,6 +303,7 @@ def test_a_run_that_was_cut_off_is_completed_and_not_doubled(made: Results) -> N
     assert len(run.inputs.dataset_inputs) == 1
 
 
+@pytest.mark.usefixtures("with_tables")
 def test_another_result_is_another_run_and_the_first_stays(made: Results) -> None:
     made.add("a")
     assert made.log().status == 0
@@ -306,6 +315,7 @@ def test_another_result_is_another_run_and_the_first_stays(made: Results) -> Non
     assert sorted(accuracies) == [0.5, 0.75]
 
 
+@pytest.mark.usefixtures("with_tables")
 def test_a_run_shows_the_trained_model_and_not_its_last_epoch(made: Results) -> None:
     made.add("a", val={"accuracy": 0.875, "loss": 0.25, "macro_f1": 0.5})  # as where the best epoch was kept
     for _ in range(2):
@@ -323,6 +333,7 @@ def test_a_run_shows_the_trained_model_and_not_its_last_epoch(made: Results) -> 
     ]
 
 
+@pytest.mark.usefixtures("with_tables")
 def test_the_page_with_the_runs_is_named(made: Results) -> None:
     made.add("a")
     ran = made.log("--pages", "http://127.0.0.1:5000")
@@ -518,6 +529,7 @@ def test_a_server_behind_a_proxy(made: Results, server: str) -> None:
     assert refused.status == 1 and "Connection refused" in refused.err
 
 
+@pytest.mark.usefixtures("with_tables")
 def test_a_server_that_wants_a_user_and_a_password(made: Results, tmp_path: Path) -> None:
     """MLflow's own, which lets a user read what others have logged."""
     import mlflow
@@ -680,6 +692,7 @@ def test_a_database_with_a_password_is_asked_once(made: Results, mlflow_server: 
         assert ran.status == 1 and words in line and "Pass-Word8" not in line
 
 
+@pytest.mark.usefixtures("with_tables")
 def test_what_a_user_deleted_stays_deleted(made: Results) -> None:
     for name in ("a", "b"):
         made.add(name)
@@ -709,9 +722,10 @@ def test_what_a_user_deleted_stays_deleted(made: Results) -> None:
     assert sorted(run.info.run_name for run in runs_of(client)) == ["a", "b", "b", "c"]
 
 
-def test_a_project_that_moves_takes_its_artifacts_along(tmp_path: Path) -> None:
+def test_a_project_that_moves_takes_its_artifacts_along(tmp_path: Path, tables: Path) -> None:
     first, copied, moved = (tmp_path / name for name in ("first one", "copied", "moved"))
     first.mkdir()
+    shutil.copy(tables, first / "mlflow.db")
     results = Results(first)
     results.add("a")
     assert results.track().status == 0
