@@ -107,6 +107,28 @@ def run(command: list[str], cwd: Path, timeout: float = 300, **environment: str)
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
+def here(root: Path, module: str, *arguments: str) -> Ran:
+    """Run a command in this process, which has its imports already: they are most of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [module, *arguments])
+        return call(root, import_module(f"pipeline.{module}").main)
+
+
+def call(root: Path, main: Callable[[], int | None]) -> Ran:
+    """Call a `main` as its program does, but in this process."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))  # as stdout and stderr are
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with chdir(root), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        console.run(main)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    if ended.value.code == console.INTERRUPTED:
+        raise KeyboardInterrupt  # it was meant for the tests
+    out.flush()
+    err.flush()
+    return Ran(ended.value.code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
+
+
 class Project:
     """A folder with a params.yaml of its own, in which stages run without DVC."""
 
@@ -134,18 +156,10 @@ class Project:
         return ran
 
     def run_here(self, stage: str, name: str) -> Ran:
-        """Run a stage in this process, which has its imports already: they are most of its time."""
+        """Run a stage in this process."""
         self.command(stage)
         main = import_module(f"pipeline.{stage}").main
-        out, err = io.StringIO(), io.StringIO()
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        with chdir(self.root), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
-            console.run(lambda: main(name))
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if ended.value.code == console.INTERRUPTED:
-            raise KeyboardInterrupt  # it was meant for the tests
-        return Ran(ended.value.code, out.getvalue(), err.getvalue())
+        return call(self.root, lambda: main(name))
 
     def dataset(
         self,

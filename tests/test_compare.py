@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pandas as pd
 import pytest
-from conftest import Clone, failed_in_one_line
+from conftest import Clone, failed_in_one_line, here
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -67,11 +67,11 @@ def test_two_experiments(digits: Clone, copy_of: Callable[[Clone], Clone]) -> No
 
     spoil(copy, MLP, 30)
     grid = copy.root / "changed.png"
-    worse = copy.must_run("python", "-m", "pipeline.compare", CNN, MLP, "--grid", str(grid)).out
+    worse = here(copy.root, "compare", CNN, MLP, "--grid", str(grid)).out
     assert f"{MLP} is worse than {CNN} by these images." in worse
     assert int(re.search(rf"only {CNN} (\d+)", worse)[1]) >= 29
     assert Image.open(grid).height > 5 * Image.open(grid).width / 6  # 30 tiles in five rows
-    better = copy.must_run("python", "-m", "pipeline.compare", MLP, CNN).out
+    better = here(copy.root, "compare", MLP, CNN).out
     assert f"{CNN} is better than {MLP} by these images." in better
 
 
@@ -83,7 +83,7 @@ def test_predictions_of_another_training(digits: Clone, copy_of: Callable[[Clone
     known["model"]["model.safetensors"] = "0" * 64
     file.write_text(json.dumps(known))
     told = f"reports/{MLP}/predictions.parquet is of another training than reports/{MLP}/provenance.json: run dvc"
-    failed_in_one_line(copy.run("python", "-m", "pipeline.compare", MLP, CNN), told)
+    failed_in_one_line(here(copy.root, "compare", MLP, CNN), told)
     tracked = copy.must_run("python", "-m", "pipeline.track", MLP).out
     assert told in tracked and "nothing to log" in tracked
     assert told in copy.must_run("python", "-m", "pipeline.index").err
@@ -94,7 +94,7 @@ def test_before_and_after(digits: Clone, copy_of: Callable[[Clone], Clone]) -> N
     copy.must_run("git", "add", "-A")
     copy.must_run("git", "commit", "-qm", "Results")
     spoil(copy, MLP, 30)
-    ran = copy.must_run("python", "-m", "pipeline.compare", MLP, "--before", "HEAD")
+    ran = here(copy.root, "compare", MLP, "--before", "HEAD")
     assert f"{MLP} is worse than {MLP} at HEAD by these images." in ran.out
 
     for arguments, message in (
@@ -112,7 +112,7 @@ def test_before_and_after(digits: Clone, copy_of: Callable[[Clone], Clone]) -> N
         ([MLP, CNN, "--grid", "docs/page.png"], "--grid docs/page.png: is there already"),
         ([MLP, "--grid", "x.png"], "--grid draws what two experiments of one data set differ in"),
     ):
-        refused = copy.run("python", "-m", "pipeline.compare", *arguments)
+        refused = here(copy.root, "compare", *arguments)
         assert refused.status == 1 and refused.err.startswith(f"error: {message}")
         assert len(refused.err.splitlines()) == 1
 
@@ -131,9 +131,9 @@ def test_experiments_without_results_or_with_damaged_ones(digits: Clone, copy_of
         file.unlink()
         if content is not None:
             file.write_text(content)
-        refused = copy.run("python", "-m", "pipeline.compare", MLP, CNN)
+        refused = here(copy.root, "compare", MLP, CNN)
         assert refused.status == 1 and refused.out == "" and refused.err.startswith(message), refused.err
-    assert copy.must_run("python", "-m", "pipeline.compare", "digits-*").out.count("digits-") == 1
+    assert here(copy.root, "compare", "digits-*").out.count("digits-") == 1
 
 
 def test_other_images_are_not_compared(digits: Clone, copy_of: Callable[[Clone], Clone]) -> None:
@@ -144,7 +144,7 @@ def test_other_images_are_not_compared(digits: Clone, copy_of: Callable[[Clone],
     def write(changed: pd.DataFrame) -> str:
         file.unlink()
         changed.to_parquet(file, index=False)
-        ran = copy.run("python", "-m", "pipeline.compare", MLP, CNN)
+        ran = here(copy.root, "compare", MLP, CNN)
         assert ran.status == 1 and len(ran.err.splitlines()) == 1, ran.err
         return ran.err
 
@@ -154,6 +154,6 @@ def test_other_images_are_not_compared(digits: Clone, copy_of: Callable[[Clone],
     table.to_parquet(file, index=False)
     spoil(copy, MLP, 3)
     grid = copy.root / "grid.png"
-    ran = copy.run("python", "-m", "pipeline.compare", MLP, CNN, "--grid", str(grid))
+    ran = here(copy.root, "compare", MLP, CNN, "--grid", str(grid))
     assert ran.status == 1 and "index.parquet is not there" in ran.err
     assert not grid.exists()

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import Clone, commit, failed_in_one_line, picture
+from conftest import Clone, commit, failed_in_one_line, here, picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_networks import network
@@ -93,7 +93,7 @@ def test_a_colleague_gets_the_same_answers(digits: Clone, copy_of: Callable[[Clo
     assert "The images: CC BY 4\\.0." in card and "pretrained" not in card and f"evaluate@{CNN}" in card
 
     before = {file.name: file.read_bytes() for file in out.iterdir()}
-    refused = copy.run("python", "-m", "pipeline.export", "--model", f"models/{CNN}", "--out", str(out))
+    refused = here(copy.root, "export", "--model", f"models/{CNN}", "--out", str(out))
     failed_in_one_line(refused, "is there already")
     assert before == {file.name: file.read_bytes() for file in out.iterdir()}
 
@@ -104,7 +104,7 @@ def test_a_model_with_another_ones_reports(digits: Clone, copy_of: Callable[[Clo
     weights = load_file(file)
     file.unlink()  # it may be a link into DVC's cache
     save_file({name: 0.9 * values for name, values in weights.items()}, file)
-    refused = copy.run("python", "-m", "pipeline.export", "--model", f"models/{MLP}", "--out", str(out))
+    refused = here(copy.root, "export", "--model", f"models/{MLP}", "--out", str(out))
     failed_in_one_line(refused, f"models/{MLP}/model.safetensors is not the file", f"dvc checkout models/{MLP}")
     assert not out.exists()
 
@@ -135,11 +135,11 @@ def test_an_image_gets_its_size_as_in_training(
     known = json.loads(provenance.read_text())
     known["model"]["model.json"] = hashlib.sha256(about.read_bytes()).hexdigest()
     provenance.write_text(json.dumps(known))
-    copy.must_run("python", "-m", "pipeline.export", "--model", f"models/{MLP}", "--out", str(out))
+    assert here(copy.root, "export", "--model", f"models/{MLP}", "--out", str(out)).status == 0
     files = [str(tmp_path / f"{number}.png") for number in range(4)]
     for number, file in enumerate(files):
         picture(number, 11 + 9 * number, 40 - 9 * number).save(file)
-    said = copy.must_run("python", "-m", "pipeline.predict", "--model", f"models/{MLP}", *files).out
+    said = here(copy.root, "predict", "--model", f"models/{MLP}", *files).out
     command = [sys.executable, "-I", str(out / "classify.py"), *files]
     theirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for mine, other in zip(said.splitlines(), theirs.splitlines(), strict=True):

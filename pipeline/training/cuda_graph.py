@@ -20,7 +20,7 @@ Step = Callable[[Batch, Batch | None, int], tuple[Tensor, Tensor]]
 
 def can_capture(config: Experiment, device: torch.device) -> bool:
     """Whether a step can be captured: everything that it does has to stay on one device."""
-    one_process = config.compute.world_size == 1
+    one_process = config.compute.devices * config.compute.nodes == 1
     wanted = config.compute.cuda_graphs and one_process and not config.compile and config.optimizer.name != "muon"
     return device.type == "cuda" and wanted
 
