@@ -34,6 +34,7 @@ from pipeline.system.workers.pool import cores
 from pipeline.tracking.database import create
 
 REPOSITORY = Path(__file__).parents[1]
+IS_LINUX = sys.platform == "linux"  # other systems lack what `forks` needs
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what the tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # the last but one costs each process a moment; the last hides lines that a pipe holds back
@@ -145,7 +146,7 @@ class Project:
         if stage in OF_IMAGES and not environment:
             return self.run_here(stage, *arguments)
         variables = {"PYTHONPATH": str(REPOSITORY), "DVC_ROOT": str(self.root), **environment}
-        if stage == "track":
+        if IS_LINUX and stage == "track":
             self.command(stage)
             return Ran(*forks("pipeline.track").run([*arguments], self.root, timeout, {**ENVIRONMENT, **variables}))
         return run(self.command(stage, *arguments), self.root, timeout, **variables)
@@ -310,7 +311,9 @@ class Clone:
     root: Path
 
     def run(self, *command: str, timeout: float = 600, **environment: str) -> Ran:
-        if command[0] == "dvc" and command[1] not in ("exp", "queue"):  # those start others like themselves
+        if (
+            IS_LINUX and command[0] == "dvc" and command[1] not in ("exp", "queue")
+        ):  # these start others like themselves
             return Ran(*forks("dvc").run([*command[1:]], self.root, timeout, {**ENVIRONMENT, **environment}))
         program = REPOSITORY / ".venv/bin" / command[0]
         first = str(program) if program.exists() else command[0]
