@@ -386,13 +386,15 @@ def test_a_view_that_can_not_be_written_fails_no_stage(
     monkeypatch.setenv("DVC_STAGE", "evaluate@things-best")
     page_of(project).mkdir()
     (page_of(project) / "file").touch()
-    assert index.main() == 0
+    index.main()
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: reports/index.html is not written: ")
     shutil.rmtree(page_of(project))
-    assert index.main() == 0 and capsys.readouterr() == ("", "")
+    index.main()
+    assert capsys.readouterr() == ("", "")
     monkeypatch.delenv("DVC_STAGE")
-    assert index.main() == 0 and capsys.readouterr() == ("open reports/index.html in a browser\n", "")
+    index.main()
+    assert capsys.readouterr() == ("open reports/index.html in a browser\n", "")
 
 
 def test_the_same_files_give_the_same_page(tmp_path: Path, project: Project) -> None:
