@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Project, Ran, class_folders, failed_in_one_line, make_clone, outputs, run
+from conftest import REPOSITORY, Project, Ran, class_folders, failed_in_one_line, make_clone, outputs, run, wait_until
 from test_tracking import Results
 
 from pipeline.system.outputs import atomic_write
@@ -48,6 +48,18 @@ def test_a_full_disk_is_one_line_that_names_the_file(small_disk: Path) -> None:
         assert outputs(project) == before and not list(small_disk.rglob(".*.partial"))
         filler.unlink()
         project.must_run(stage, "photos")
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="only /proc tells which processes have ended")
+def test_what_a_killed_process_left_is_removed_before_anybody_has_asked_how_it_ended(tmp_path: Path) -> None:
+    """In many containers, nobody asks for long."""
+    with subprocess.Popen(["true"]) as killed:
+        wait_until(lambda: b") Z " in Path(f"/proc/{killed.pid}/stat").read_bytes())
+        (tmp_path / f".table.{killed.pid}.partial").write_text("half")
+        (tmp_path / f".table.{os.getppid()}.partial").write_text("of a process that runs")
+        with atomic_write(tmp_path / "table") as partial:
+            partial.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"table", f".table.{os.getppid()}.partial"}
 
 
 @pytest.mark.parametrize("inside", ["", "folder/1.csv"])

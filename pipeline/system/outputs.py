@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -80,13 +80,15 @@ def sweep(path: Path) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether there is a process with this id."""
+    """Whether there is a process with this id that has not ended."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # it is another user's
         return True
+    with suppress(OSError):  # only Linux tells of those that have ended, while nobody has asked how
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
     return True
 
 
