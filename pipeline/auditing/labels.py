@@ -21,9 +21,7 @@ class Judged(NamedTuple):
 
     suggested: NDArray[np.int64]  # (N,) the class that suits the image best, its own apart
     margin: NDArray[np.float64]  # (N,) the lower, the likelier its label is wrong
-    wrong: NDArray[
-        np.bool_
-    ]  # (N,) whether `suggested` passes its class's threshold, and by more than the label does its own
+    wrong: NDArray[np.bool_]  # (N,) whether `suggested` passes its threshold, and by more than the label its own
     accuracy: float  # of the heads on images that they have not seen, by the labels as they are
 
 

@@ -20,9 +20,7 @@ class OptimizerConfig(Strict):
 
     name: Literal["sgd", "adam", "adamw", "muon"]
     lr: LearningRate
-    bias_lr: LearningRate | None = (
-        None  # of biases and the weights of norms; for them, lr · weight_decay stays the same
-    )
+    bias_lr: LearningRate | None = None  # of biases and norms; for them, lr · weight_decay stays the same
     momentum: Fraction = 0.0  # muon: 0.95
     nesterov: bool = False
     weight_decay: Decay = 0.0
@@ -30,9 +28,7 @@ class OptimizerConfig(Strict):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # the rate of each block, against the one behind it
     ns_steps: Annotated[int, Field(gt=0, lt=100)] = 5  # muon: Newton-Schulz iterations
     normalize_weights: bool = False  # muon: before each step; `lr` is then the size of a step relative to the weights
-    rest: OptimizerConfig | None = (
-        None  # muon: of the weights that it does not train; adamw with its lr and weight_decay
-    )
+    rest: OptimizerConfig | None = None  # muon: of what it does not train; else adamw, with its lr and weight_decay
 
     @model_validator(mode="before")
     @classmethod
