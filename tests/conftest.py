@@ -349,6 +349,13 @@ def git_clone(source: Clone, root: Path) -> Clone:
     return Clone(root)
 
 
+def copy_clone(source: Clone, root: Path, *without: str) -> Clone:
+    """Copy a clone with what ran in it, but for what matches and what comes and goes while others use it."""
+    ignored = shutil.ignore_patterns("index.lock", "tmp", "*.pyc.*", *without)
+    shutil.copytree(source.root, root, symlinks=True, ignore=ignored)
+    return Clone(root)
+
+
 def recipe(beginning: str, *replaced: tuple[str, str], document: str = "sharing") -> str:
     """The commands of a document that begin so, with names of this machine instead of those of the document."""
     text = (REPOSITORY / f"docs/{document}.md").read_text()
@@ -408,10 +415,5 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 def copy_of(tmp_path: Path) -> Callable[[Clone], Clone]:
     """Copy a clone with everything that ran in it, for a test that changes it."""
 
-    def copied(clone: Clone) -> Clone:
-        # the database's artifacts have absolute paths: they would lead back to the original
-        without = shutil.ignore_patterns("mlflow.db*", "mlartifacts")
-        shutil.copytree(clone.root, tmp_path / "copy", symlinks=True, ignore=without)
-        return Clone(tmp_path / "copy")
-
-    return copied
+    # the database's artifacts have absolute paths: they would lead back to the original
+    return lambda clone: copy_clone(clone, tmp_path / "copy", "mlflow.db*", "mlartifacts")

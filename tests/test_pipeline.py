@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, VIEWS, Clone, edit, processes, run, wait_until
+from conftest import ENVIRONMENT, REPOSITORY, VIEWS, Clone, copy_clone, edit, processes, run, wait_until
 from ruamel.yaml import YAML
 
 from benchmarks import repro
@@ -100,9 +100,7 @@ def has_code(module: str) -> bool:
 @pytest.fixture(scope="module")
 def scratch(digits: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """A copy of `digits` for tests that put back what they change."""
-    root = tmp_path_factory.mktemp("scratch") / "copy"
-    shutil.copytree(digits.root, root, symlinks=True)
-    return Clone(root)
+    return copy_clone(digits, tmp_path_factory.mktemp("scratch") / "copy")
 
 
 # --- what a stage depends on ---

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import VIEWS, Clone, edit
+from conftest import VIEWS, Clone, copy_clone, edit
 
 MLP, CNN = "digits-mlp", "digits-cnn"
 
@@ -29,9 +28,7 @@ ELSEWHERE = {
 @pytest.fixture
 def elsewhere(digits: Clone, tmp_path: Path) -> Clone:
     """A folder of another name with what training and evaluation of digits need."""
-    root = tmp_path / "else where"
-    shutil.copytree(digits.root, root, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts"))
-    return Clone(root)
+    return copy_clone(digits, tmp_path / "else where", "mlflow.db*", "mlartifacts")
 
 
 def hashes(clone: Clone, *patterns: str) -> dict[str, str]:
