@@ -37,13 +37,13 @@ REPOSITORY = Path(__file__).parents[1]
 IS_LINUX = sys.platform == "linux"  # other systems lack what `forks` needs
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what the tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch: one test process a core already
 # the last but one costs each process a moment; the last hides lines that a pipe holds back
 NOT_PASSED_ON = ("DVC_", "MLFLOW_", "GIT_", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
 ENVIRONMENT = {
     **{key: value for key, value in os.environ.items() if not key.startswith(NOT_PASSED_ON)},
     "DVC_NO_ANALYTICS": "1",
     "NO_PROXY": "127.0.0.1,localhost",
-    "OMP_NUM_THREADS": "1",  # one test process a core already
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.com",
     "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.com",
@@ -342,6 +342,17 @@ def make_clone(root: Path) -> Clone:
     return clone
 
 
+def noted(clone: Clone) -> dict[str, str]:
+    """An environment in which each stage notes what it has imported, for `imported`."""
+    return {"PYTHONPATH": str(REPOSITORY / "tests/imports"), "NOTES": str(clone.root.with_name("notes"))}
+
+
+def imported(clone: Clone, module: str, name: str) -> tuple[set[str], list[str]]:
+    """The modules of the project that a stage had imported at its end, and those of the heavy packages."""
+    told = json.loads(clone.root.with_name("notes").joinpath(f"pipeline.{module} {name}.json").read_text())
+    return set(told["modules"]), told["heavy"]
+
+
 def git_clone(source: Clone, root: Path) -> Clone:
     """What git has of a clone, for another person."""
     source.must_run("git", "clone", "-q", ".", str(root))
@@ -406,7 +417,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         params = root / "params.yaml"
         params.write_text(params.read_text().replace("seeds: 5", "seeds: 2"))  # of digits-cnn: more show nothing more
         clone.must_run("git", "commit", "-qam", "Train with fewer seeds")
-        clone.must_run("dvc", "repro", "--glob", "evaluate@digits-*", "report@digits")
+        clone.must_run("dvc", "repro", "--glob", "evaluate@digits-*", "report@digits", **noted(clone))
         done.touch()
         return clone
 

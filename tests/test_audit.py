@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import Clone, Project, failed_in_one_line, make_clone, write_manifest
+from conftest import Clone, Project, failed_in_one_line, imported, make_clone, noted, write_manifest
 from PIL import Image, ImageEnhance
-from test_pipeline import IMPORTS, ONLY_VALIDATE, code_deps, covers, unnamed
+from test_pipeline import assert_rooms
 from test_report import Browser
 from test_report import chromium as chromium
 from things import write_packed
@@ -70,7 +70,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     dataset = {"source": "data/raw/clouds", "check": check, "split": {"val": 0}, "pack": {"size": 48}}
     params = {"seed": 1, "downloads": {}, "datasets": {"clouds": dataset}, "experiments": {}}
     (clone.root / "params.yaml").write_text(json.dumps({**params, "features": {"clouds": FEATURES}}))
-    clone.must_run("dvc", "repro", "audit@clouds")
+    clone.must_run("dvc", "repro", "audit@clouds", **noted(clone))
     return clone
 
 
@@ -113,11 +113,8 @@ def test_dvc_finds_everything_up_to_date(clone: Clone) -> None:
 
 @pytest.mark.parametrize(("stage", "network"), [("features", "torchvision"), ("audit", "")])
 def test_a_stage_names_the_rooms_it_uses(clone: Clone, stage: str, network: str) -> None:
-    ran = clone.must_run("python", "-c", IMPORTS, stage, "clouds")
-    modules, heavy = json.loads(ran.out.splitlines()[-1])
-    deps, imported = code_deps(stage, network), {*modules, f"pipeline/{stage}.py"}
-    assert unnamed(imported, deps) <= (ONLY_VALIDATE if "pipeline/config" not in deps else set())
-    assert not [dep for dep in deps if not any(covers(dep, module) for module in imported)]
+    modules, heavy = imported(clone, stage, "clouds")
+    assert_rooms(modules, stage, network, f"pipeline/{stage}.py")
     assert stage != "audit" or "torch" not in heavy
 
 

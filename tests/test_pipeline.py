@@ -21,7 +21,19 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, VIEWS, Clone, copy_clone, edit, processes, run, wait_until
+from conftest import (
+    ENVIRONMENT,
+    REPOSITORY,
+    VIEWS,
+    Clone,
+    copy_clone,
+    edit,
+    imported,
+    noted,
+    processes,
+    run,
+    wait_until,
+)
 from ruamel.yaml import YAML
 
 from benchmarks import repro
@@ -32,24 +44,6 @@ WRITTEN = ("data", "models", "reports", ".checkpoints")
 
 # as shells report it; Python itself dies of the signal where it came inside `eval`, which shells report the same
 INTERRUPTED = (130, -signal.SIGINT)
-
-# runs a stage and tells, at its end, which modules of the project it has imported
-IMPORTS = """
-import json, pathlib, runpy, sys
-here, name = pathlib.Path.cwd() / "pipeline", sys.argv[1]
-
-def tell():
-    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    own = {pathlib.Path(file) for file in files if file and pathlib.Path(file).is_relative_to(here)}
-    heavy = [name for name in ("torch", "torchvision", "torch._dynamo", "mlflow", "pandas") if name in sys.modules]
-    print(json.dumps([[path.relative_to(here.parent).as_posix() for path in own], heavy]))
-
-sys.argv = sys.argv[1:]
-try:
-    runpy.run_module(f"pipeline.{name}", run_name="__main__", alter_sys=True)
-finally:
-    tell()
-"""
 
 
 def files_below(root: Path, *folders: str) -> dict[str, bytes]:
@@ -107,45 +101,46 @@ def scratch(digits: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 
 @pytest.mark.parametrize(
-    ("stage", "network", "command"),
+    ("stage", "network", "name"),
     [
-        ("download", "", ["download", "digits"]),
-        ("check", "", ["check", "digits"]),
-        ("decisions", "", ["decisions", "digits"]),
-        ("report", "", ["report", "digits"]),
-        ("split", "", ["split", "digits"]),
-        ("pack", "", ["pack", "digits"]),
-        ("weights", "", ["download", "--weights", MLP]),
-        ("train", "mlp", ["train", MLP]),
-        ("train", "cnn", ["train", CNN]),
-        ("evaluate", "mlp", ["evaluate", MLP]),
-        ("evaluate", "cnn", ["evaluate", CNN]),
+        ("download", "", "digits"),
+        ("check", "", "digits"),
+        ("decisions", "", "digits"),
+        ("report", "", "digits"),
+        ("split", "", "digits"),
+        ("pack", "", "digits"),
+        ("weights", "", MLP),
+        ("train", "mlp", MLP),
+        ("train", "cnn", CNN),
+        ("evaluate", "mlp", MLP),
+        ("evaluate", "cnn", CNN),
     ],
 )
-def test_a_stage_names_the_rooms_it_uses(scratch: Clone, stage: str, network: str, command: list[str]) -> None:
-    if stage in ("download", "weights"):  # else there is nothing to fetch, and less to import
-        folder = scratch.root / "data" / ("raw/digits" if stage == "download" else f"weights/{MLP}")
-        shutil.rmtree(folder)
-    if stage == "train":
-        edit(scratch.root / "params.yaml", "epochs: 40", "epochs: 1")
-        edit(scratch.root / "params.yaml", "epochs: 20", "epochs: 1")
-    ran = scratch.must_run("python", "-c", IMPORTS, *command)
-    scratch.must_run("git", "checkout", "-q", "params.yaml")
-    modules, heavy = json.loads(ran.out.splitlines()[-1])
-    deps, imported = code_deps(stage, network), {*modules, f"pipeline/{command[0]}.py"}
-    assert unnamed(imported, deps) <= (ONLY_VALIDATE if "pipeline/config" not in deps else set())
-    assert not [dep for dep in deps if not any(covers(dep, module) for module in imported)]
-    assert [name for name in heavy if name != "pandas"] == (["torch"] if stage in ("train", "evaluate") else [])
+def test_a_stage_names_the_rooms_it_uses(digits: Clone, stage: str, network: str, name: str) -> None:
+    module = "download" if stage == "weights" else stage
+    modules, heavy = imported(digits, module, name)
+    assert_rooms(modules, stage, network, f"pipeline/{module}.py")
+    assert [package for package in heavy if package != "pandas"] == (
+        ["torch"] if stage in ("train", "evaluate") else []
+    )
     assert stage != "train" or "pandas" not in heavy
 
 
+def assert_rooms(modules: set[str], stage: str, network: str, entry: str) -> None:
+    """A stage names in dvc.yaml all that it imports, and nothing else."""
+    deps = code_deps(stage, network)
+    assert entry in modules
+    assert unnamed(modules, deps) <= (ONLY_VALIDATE if "pipeline/config" not in deps else set())
+    assert not [dep for dep in deps if not any(covers(dep, module) for module in modules)]
+
+
 def test_a_transfer_network_needs_its_own_module_and_no_other(clone: Clone) -> None:
-    ran = clone.must_run("python", "-c", IMPORTS, "networks.torchvision")
-    imported = set(json.loads(ran.out.splitlines()[-1])[0])
-    assert "pipeline/networks/layers.py" in imported
+    clone.must_run("python", "-m", "pipeline.networks.torchvision", "here", **noted(clone))
+    modules, _ = imported(clone, "networks.torchvision", "here")
+    assert "pipeline/networks/layers.py" in modules
     for stage in ("train", "evaluate"):
         deps = code_deps(stage, "torchvision")
-        assert not unnamed(imported, deps)
+        assert not unnamed(modules, deps)
         assert deps - code_deps(stage, "mlp") == {"pipeline/networks/torchvision.py"}
 
 
@@ -272,9 +267,8 @@ CODE = ("from __future__ import annotations", "from __future__ import annotation
     ids=["epochs", "trainer.py", "inference.py", "split.py", "cnn.py", "split", "check", "pack", "config", "views"],
 )  # fmt: skip
 def test_an_edit_makes_stale_what_it_concerns(
-    scratch: Clone, digits: Clone, edits: dict[str, tuple[str, str]], expected: set[str]
+    scratch: Clone, edits: dict[str, tuple[str, str]], expected: set[str]
 ) -> None:
-    put_back(scratch, digits)
     for file, (old, new) in edits.items():
         edit(scratch.root / file, old, new)
     status = json.loads(scratch.must_run("dvc", "status", "--json").out)
@@ -310,16 +304,6 @@ def test_a_decision_concerns_its_own_data_set(digits: Clone, copy_of: CopyOf) ->
     assert path not in pq.read_table(copy.root / "data/splits/digits.parquet", columns=["path"])["path"].to_pylist()
     status = json.loads(copy.must_run("dvc", "status", "--json", "report@digits").out)
     assert "data/decided/digits.csv" in str(status)
-
-
-def put_back(scratch: Clone, digits: Clone) -> None:
-    """Give the outputs that other tests made anew the bytes that DVC knows."""
-    for path, content in results(digits).items():
-        file = scratch.root / path
-        if not file.exists() or file.read_bytes() != content:
-            file.unlink(missing_ok=True)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
 
 
 def test_a_clock_that_was_set_back(digits: Clone, copy_of: CopyOf) -> None:
