@@ -39,7 +39,8 @@ def benchmark(root: Path, module: str, *arguments: str, **environment: str) -> R
         for key, value in environment.items():
             patch.setenv(key, value)
         ran = call(root, import_module(f"benchmarks.{module}").main)
-    return Ran(1, ran.out, f"{ran.status}\n") if isinstance(ran.status, str) else ran  # what `sys.exit` was told
+    status: Any = ran.status
+    return Ran(1, ran.out, f"{status}\n") if isinstance(status, str) else ran  # what `sys.exit` was told
 
 
 def told(ran: Ran) -> dict[str, Any]:
