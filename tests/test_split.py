@@ -657,6 +657,30 @@ def test_folds_put_no_official_val_image_into_test() -> None:
     assert all(plain[path] == "val" for path in folds.path[folds.official_split == "val"])
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 99), st.integers(0, 2**32), st.booleans())
+def test_copies_of_test_images_among_official_val_images_do_not_train(seed: int, copies_seed: int, alike: bool) -> None:
+    """The next to come are copies of old images, in the publisher's val, with folds that take its images."""
+    rows = rows_of({"a": 40, "b": 40}, "train")
+    options = options_of(folds=3, test=0.25)
+    cuts: Cuts = {}
+    before = side_of(made(as_table(rows), options, seed, cuts))
+    tested = {path for path, side in before.items() if side == "test"}
+    new = rows_of({"a": 20, "b": 20}, "val")
+    random = np.random.default_rng(copies_seed)
+    of = {}
+    for image in new:
+        old = rows[random.integers(len(rows))]
+        of[image["path"]] = old["path"]
+        if alike:
+            old["group"] = image["group"] = int(old["path"][-8:-4]) + 100 * (old["label"] == "a")
+        else:
+            image |= same_pixels(old)
+    after = side_of(made(as_table([*new, *rows]), options, seed, cuts))
+    for path, side in after.items():
+        assert side == "test" or of.get(path, path) not in tested
+
+
 def within_one(counts: dict[str, int], expected: dict[str, float]) -> bool:
     return all(abs(counts[label] - number) <= 1 for label, number in expected.items())
 

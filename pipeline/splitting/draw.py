@@ -11,8 +11,9 @@ group below the first cut is in test; one below the next cut is in val, or in th
 in train. Of a group with several classes, the highest of their cuts counts.
 
 If `test` becomes smaller, a group between the new cut and an earlier one is left out: it must not train, and test is
-the same as it was with this fraction before. Another seed or `group_by` gives other positions. That is another draw,
-which does not know the test set of this one.
+the same as it was with this fraction before. So is, with folds, a group below that cut that an official val image
+joins. Another seed or `group_by` gives other positions. That is another draw, which does not know the test set of this
+one.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Groups:
     images: csc_array  # (G, C): how many images of each class are drawn with a group
     holds: tuple[NDArray[np.int64], NDArray[np.int64]]  # pairs (P,): the cuts of each such class apply to the group
     tests: NDArray[np.bool_]  # (G,) whether it may test: not with an official val image, which validates without folds
+    without_val: NDArray[np.float64]  # (G,) the position that it would have without official val images
 
     @classmethod
     def of(cls, table: pd.DataFrame, kept: NDArray[np.bool_], seed: int, remembered: Iterable[str]) -> Groups:
@@ -56,8 +58,10 @@ class Groups:
         drawn = kept & (table.placed == "train").to_numpy()
         number = pd.Index(table.component[drawn].unique()).get_indexer(table.component)
         is_member = number >= 0
-        position = np.ones(number.max(initial=-1) + 1)
+        is_val = (table.official_split == "val").to_numpy()
+        position, without_val = np.ones((2, number.max(initial=-1) + 1))
         np.minimum.at(position, number[is_member], positions(table[is_member], seed))
+        np.minimum.at(without_val, number[is_member & ~is_val], positions(table[is_member & ~is_val], seed))
 
         used = sorted(set(table.label[kept]))
         classes = used + sorted(set(remembered) - set(used))
@@ -67,8 +71,8 @@ class Groups:
         pairs = np.stack([np.tile(number, 2), np.concatenate([label, first_label])])
         group, held = pairs[:, (pairs >= 0).all(axis=0)]
         tests = np.ones(len(position), bool)
-        tests[number[drawn & (table.official_split == "val").to_numpy()]] = False
-        return cls(number, position, classes, len(used), images, (group, held), tests)
+        tests[number[drawn & is_val]] = False
+        return cls(number, position, classes, len(used), images, (group, held), tests, without_val)
 
     def members(self, label: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The M groups that have drawn images of a class, (M,), and how many each has, (M,)."""
@@ -78,13 +82,15 @@ class Groups:
     def bins(self, edges: NDArray[np.float64]) -> NDArray[np.int64]:
         """The number of each group's bin, (G,) from 0 to E, between the edges (C, E) of the classes.
 
-        The first two edges end what is or was in test; a group that never `tests` is in a later bin.
+        The first two edges end what is or was in test. A group that must not test is in bin 1 if its other images may
+        have been in test before the official val image came, else in a later bin.
         """
         of_group = np.zeros((len(self.position), edges.shape[1]))
         groups, classes = self.holds
         np.maximum.at(of_group, groups, edges[classes])
         bins: NDArray[np.int64] = (self.position[:, None] >= of_group).sum(axis=1)
-        return np.where(self.tests, bins, np.maximum(bins, 2))
+        may_have_tested = self.without_val < of_group[:, 1]
+        return np.where(self.tests, bins, np.where(may_have_tested, 1, np.maximum(bins, 2)))
 
 
 def positions(table: pd.DataFrame, seed: int) -> NDArray[np.float64]:
