@@ -18,7 +18,7 @@ from pipeline.evaluation.inference import evaluate
 from pipeline.system.device import make_deterministic, select_device
 from pipeline.training.data import TrainingData
 from pipeline.training.distributed import ALONE
-from pipeline.training.model import make_model
+from pipeline.training.model import has_small_steps, make_model
 from pipeline.training.trainer import Trainer
 
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def loaded(job: Job) -> TrainingData:
-    device, threads = select_device(job.config.compute)
+    device, threads = select_device(job.config.compute, small_steps=has_small_steps(job.config, job.data))
     make_deterministic(device, threads, job.config.precision, job.config.compute.portable)
     data = TrainingData(job.data, job.config, device, ALONE)
     data.train_rows, data.val_rows = job.train_rows, job.train_rows[:0]

@@ -54,7 +54,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     from pipeline.training.data import TrainingData
     from pipeline.training.features import features_folder, remove_stale
     from pipeline.training.first_batch import FirstBatch
-    from pipeline.training.model import make_model
+    from pipeline.training.model import has_small_steps, make_model
     from pipeline.training.trainer import Trainer
     from pipeline.training.trainings import trainings
 
@@ -63,7 +63,7 @@ def train(name: str, config: Experiment, seed: int, group: Group) -> None:
     weights = pretrained(name, config)
     if not group.local_rank:  # one process on each machine
         packed.verify()
-    device, threads = select_device(config.compute, group.local_rank)
+    device, threads = select_device(config.compute, group.local_rank, has_small_steps(config, packed))
     make_deterministic(device, threads, config.precision, config.compute.portable)
     group.connect(device)
 

@@ -59,7 +59,7 @@ from pipeline.system.device import make_deterministic, select_device
 from pipeline.training import checkpoint, live, times
 from pipeline.training.data import TrainingData
 from pipeline.training.distributed import ALONE
-from pipeline.training.model import summary
+from pipeline.training.model import has_small_steps, summary
 from pipeline.training.optimizers import make_optimizers
 from pipeline.training.trainer import Row, Trainer
 
@@ -617,6 +617,24 @@ def test_threads_are_as_many_as_the_recipe_says() -> None:
     make_deterministic(device, threads)
     assert torch.get_num_threads() == 3
     assert select_device(Compute())[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "network", "small"),
+    [
+        (64, {"name": "mlp", "hidden": [40]}, True),
+        (10**6, {"name": "mlp", "hidden": [40]}, False),
+        ("full", {"name": "mlp", "hidden": [40]}, False),  # however few images these are
+        (64, {"name": "cnn", "convolutions": [2], "hidden": [4]}, False),
+    ],
+)
+def test_a_perceptron_with_small_steps_takes_one_thread(
+    packed: PackedDataset, batch_size: int | str, network: dict[str, Any], small: bool
+) -> None:
+    assert has_small_steps(config(batch_size=batch_size, network=network), packed) == small
+    torch.set_num_threads(3)
+    for compute, threads in ((Compute(device="cpu"), 1 if small else 3), (Compute(device="cpu", threads=2), 2)):
+        assert select_device(compute, small_steps=small)[1] == threads
 
 
 def test_optimizer_leaves_frozen_weights_alone() -> None:

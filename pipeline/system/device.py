@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from pipeline.config.experiments import Compute
 
 
-def select_device(compute: Compute, local_rank: int | None = None) -> tuple[torch.device, int]:
+def select_device(
+    compute: Compute, local_rank: int | None = None, small_steps: bool = False
+) -> tuple[torch.device, int]:
     """The device to train on and the number of CPU threads. Raises UserError for a device that is not there.
 
-    `local_rank` is the number of this process among `compute.devices` that share the machine.
+    `local_rank` is the number of this process among `compute.devices` that share the machine. `small_steps` says that a
+    step is too little work for a second thread.
     """
     wanted = "cpu" if compute.portable else compute.device
     if wanted == "auto":
@@ -30,7 +33,7 @@ def select_device(compute: Compute, local_rank: int | None = None) -> tuple[torc
         torch.cuda.set_device(device)  # streams and CUDA graphs belong to the current device
     if compute.threads != "auto":
         return device, compute.threads
-    if compute.portable:
+    if compute.portable or (small_steps and device.type == "cpu"):
         return device, 1
     sharing = 1 if local_rank is None or "OMP_NUM_THREADS" in os.environ else compute.devices
     return device, max(1, torch.get_num_threads() // sharing)
