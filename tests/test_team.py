@@ -298,8 +298,10 @@ def test_what_others_have_committed_stays_in_the_remote(hub: tuple[Clone, Clone]
     follow(mine, recipe("git fetch --all", (" gc ", " gc --force ")))
     assert texts(tmp_path / "team") == ["another", "newer"]
 
+    add_photo(mine, "draft")
     add_photo(mine, "newest")
-    follow(mine, recipe(".venv/bin/dvc push\n", (" gc ", " gc --force ")))
-    assert texts(tmp_path / "cache") == ["newest"]
+    assert texts(tmp_path / "cache") == ["another", "draft", "newer", "newest"]
+    follow(mine, recipe(".venv/bin/dvc gc --all-commits", (" gc ", " gc --force ")))
+    assert texts(tmp_path / "cache") == ["another", "newer", "newest"]  # no commit has the draft
     theirs.must_run("dvc", "pull")
     assert (theirs.root / "photos/photo").read_text() == "another"

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from pipeline.dataset.packed import PackedDataset
     from pipeline.training.data import TrainingData
 
-# Multiplications of a forward pass. With 10.5 million (`mnist-mlp`), two threads took 1.0 times as long as one on an AMD
-# EPYC and 1.6 times on an Intel Xeon, beside a busy process on every core 1.9 times; with 43 million, 0.9 and 1.2 times
+# Multiplications of a forward pass. With 10.5 million (`mnist-mlp`), two threads took 1.0 times as long as one on an
+# AMD EPYC and 1.6 times on an Intel Xeon, beside a busy process on every core 1.9 times. With 43 million
+# (`fashion-mnist-mlp`), 0.9 times on the first and 1.2 times on the second
 SMALL_STEP = 20_000_000
 INITIALIZATION_VALUES = 2**24  # pixels × channels of training images that `initialize` gets
 MOST_ROWS = 40  # of the table of layers
