@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 from pipeline.splitting.cuts import write_cuts
-from pipeline.system.console import UserError, run, say
+from pipeline.system.console import UserError, one_line, run, say
 
 # ("experiments", "digits-mlp"), ("experiments",) for the line above its entries, () for the comments at the end
 Key: TypeAlias = tuple[Any, ...]
@@ -34,9 +34,13 @@ def main() -> None:
     ):
         parser.add_argument(name, type=Path, help=what)
     given = parser.parse_args()
-    base, ours, theirs = (file.read_bytes().decode() for file in (given.base, given.ours, given.theirs))
-    if given.path.suffix == ".json":
-        values = [json.loads(text or "{}") for text in (base, ours, theirs)]
+    is_json = given.path.suffix == ".json"
+    try:
+        base, ours, theirs = (file.read_bytes().decode() for file in (given.base, given.ours, given.theirs))
+        values = [json.loads(text or "{}") for text in (base, ours, theirs)] if is_json else []
+    except ValueError as error:
+        raise UserError(f"{given.path}: not {'JSON' if is_json else 'UTF-8'}: {one_line(error)}") from None
+    if is_json:
         write_cuts(given.ours, merge_values(*values, where=str(given.path)))
     else:
         given.ours.write_bytes(merge_yaml(base, ours, theirs, given.path).encode())

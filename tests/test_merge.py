@@ -141,6 +141,12 @@ def test_what_conflicts_is_left_to_git(repository: Path, base: str, ours: str, t
     assert merged == run(["git", "merge-file", "-p", "ours", "base", "theirs"], repository).out
 
 
+def test_a_file_that_is_damaged_on_one_side_is_left_to_git(repository: Path) -> None:
+    ran, _ = merge(repository, "data/splits/photos.json", "{}\n", '{"a": {}}\n', '{"b": \n')
+    assert ran.status == 1 and "CONFLICT (content): Merge conflict in data/splits/photos.json" in ran.out
+    assert "error: data/splits/photos.json: not JSON: Expecting value" in ran.err and "Traceback" not in ran.err
+
+
 def test_without_the_packages_git_merges_lines(repository: Path) -> None:
     (repository / ".venv").unlink()
     ran, merged = merge(repository, "params.yaml", "x: 1\n", "x: 2\n", "x: 3\n")
