@@ -683,8 +683,8 @@ def test_a_threshold_for_a_precision(trained: Project, asked: Predict, tmp_path:
         table.to_parquet(reports / "predictions.parquet")
         ran = asked("--precision", "1", "photos/test", model=str(model))
         assert ran.status == 0
-        assert ran.err.startswith(f"threshold {sum(least) / 2:.4f}: of 17 val images it keeps 16 (94.1%)")
-        assert "of which 100.00% are right (95 % interval 80.64% to 100.00%)" in ran.err
+        assert ran.err.startswith(f"threshold {sum(least) / 2:.4f}: of 17 val images it keeps 16 (94.1 %)")
+        assert "of which 100.00 % are right (95 % interval 80.64 % to 100.00 %)" in ran.err
         assert len([line for line in ran.out.splitlines() if ": unsure (" in line]) == 1
         table.assign(label="none of them").to_parquet(reports / "predictions.parquet")
         ran = asked("--precision", "0.5", "photos/test", model=str(model))

@@ -25,11 +25,11 @@ class Choice(NamedTuple):
     images: int
 
     def __str__(self) -> str:
-        low, high = wilson(self.correct, self.kept)
+        low, high = (100 * side for side in wilson(self.correct, self.kept))
         return (
             f"threshold {self.threshold:.4f}: of {self.images:,} val images it keeps {self.kept:,}"
-            f" ({self.kept / self.images:.1%}), of which {self.correct / self.kept:.2%} are right"
-            f" (95 % interval {low:.2%} to {high:.2%})"
+            f" ({100 * self.kept / self.images:.1f} %), of which {100 * self.correct / self.kept:.2f} % are right"
+            f" (95 % interval {low:.2f} % to {high:.2f} %)"
         )
 
 
