@@ -1,4 +1,4 @@
-"""What the documents list is all there is: dependencies, and the tests of the catalogue of hostile input."""
+"""What the documents list is all there is: dependencies, and the tests of the catalog of hostile input."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_what_is_imported_is_a_dependency_and_what_is_none_is_not() -> None:
     assert needed - RUN_AS_PROGRAMS <= set().union(*imported.values())
 
 
-def test_every_case_of_the_catalogue_names_tests_that_exist() -> None:
+def test_every_case_of_the_catalog_names_tests_that_exist() -> None:
     rows = [line for line in SECURITY.splitlines() if line.startswith("| ")]
     cases = [row for row in rows if not row.startswith(("| case", "| ---"))]
     assert len(cases) > 30

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FOLDS = 5
-SHRINKAGE = 0.5  # of the head's covariance towards a multiple of the identity
+SHRINKAGE = 0.5  # of the head's covariance toward a multiple of the identity
 BLOCK = 4096  # images whose probabilities are in memory
 
 
