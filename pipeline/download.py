@@ -8,25 +8,26 @@ from __future__ import annotations
 
 from pipeline.system.entry import command_line, name_in
 
-import itertools
+import hashlib
 import re
 import shutil
-import sys
 from pathlib import Path, PurePosixPath
 
 from pipeline.config import params
 from pipeline.config.fields import hint
 from pipeline.config.networks import BackboneConfig, HubWeights, Network, TorchvisionConfig, WeightsFile
+from pipeline.fetching.aside import set_aside
 from pipeline.fetching.checksums import Wanted
-from pipeline.fetching.mirrors import fetch_all, user_mirror
+from pipeline.fetching.mirrors import clear, fetch_all, user_mirror
 from pipeline.system.console import UserError, run, say
 from pipeline.system.lock import alone
 from pipeline.system.outputs import atomic_write, remove
 
 RAW = Path("data/raw")
 WEIGHTS = Path("data/weights")
-OF_SYSTEMS = (".DS_Store", "desktop.ini", "Thumbs.db")  # which the file managers of macOS and Windows leave
 WAITING = Path("data/.downloads")  # outside the outputs, which DVC deletes when a stage starts again
+RANDOM = "Random weights to start from.\n"
+NONE = Wanted("none.txt", sha256=hashlib.sha256(RANDOM.encode()).hexdigest())
 CHECKSUM_IN_NAME = re.compile(r"-([0-9a-f]{8,64})$")  # of the stem: torchvision's rule
 
 
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def download_dataset(name: str) -> None:
-    """Fetch the files of `downloads.NAME` into data/raw/NAME, all or none.
+    """Fetch the files of `downloads.NAME` into data/raw/NAME, once all of them are verified.
 
     Raises UserError when every place fails, OSError when the disk does.
     """
@@ -54,35 +55,26 @@ def download_dataset(name: str) -> None:
 
 
 def fetch_dataset(name: str, files: list[Wanted], mirrors: list[str]) -> None:
-    folder = RAW / name
-    if holds_just(folder, files):
-        say(f"{folder} is complete")
-        return
-    waiting = WAITING / name
-    keep(folder, files, waiting)
-    publish(fetch_all(files, user_mirror(name) + mirrors, waiting, name), folder)
-    remove(waiting)
+    if fetch_into(RAW / name, files, user_mirror(name) + mirrors, WAITING / name, name) == 0:
+        say(f"{RAW / name} is complete")
 
 
-def keep(folder: Path, files: list[Wanted], waiting: Path) -> None:
-    """Copy what `folder` has of the published files to where `fetch_all` collects them; set other files aside."""
-    complete, others = waiting / "complete", waiting.with_name(f"{waiting.name}.others")
-    complete.mkdir(parents=True, exist_ok=True)
-    by_name = {wanted.name: wanted for wanted in files}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name in by_name:
-            if by_name[path.name].is_at(path):
-                shutil.copyfile(path, complete / path.name)
-        elif path.name not in OF_SYSTEMS:
-            others.mkdir(exist_ok=True)
-            shutil.move(path, unused(others / path.name))
-            say(f"warning: {path} is not among the published files: moved to {others}", file=sys.stderr)
+def fetch_into(folder: Path, files: list[Wanted], mirrors: list[str], waiting: Path, held_as: str) -> int:
+    """Make `folder` hold these files, verified, and nothing else. Returns how many were not there yet.
 
-
-def unused(path: Path) -> Path:
-    """This path, or one like it at which nothing is."""
-    numbered = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
-    return path if not path.exists() else next(other for other in numbered if not other.exists())
+    Nothing there changes until all of them are in `waiting`. What else it holds is set aside, not removed.
+    """
+    present = [wanted.name for wanted in files if wanted.is_at(folder / wanted.name)]
+    missing = [wanted for wanted in files if wanted.name not in present]
+    if missing:
+        complete = fetch_all(files, mirrors, waiting, held_as, present)
+    set_aside(folder, missing, waiting, present)
+    folder.mkdir(parents=True, exist_ok=True)
+    for wanted in missing:
+        shutil.move(complete / wanted.name, folder / wanted.name)
+    if waiting.exists():
+        clear(waiting, files)
+    return len(missing)
 
 
 def download_weights(experiment: str) -> None:
@@ -98,22 +90,19 @@ def download_weights(experiment: str) -> None:
 
 def fetch_weights(experiment: str, network: Network) -> None:
     folder = WEIGHTS / experiment
+    waiting = WAITING / f"weights@{experiment}"  # no data set's name has an @
     if not isinstance(network, BackboneConfig) or network.weights is None:
+        set_aside(folder, [NONE], waiting)
         with atomic_write(folder) as partial:
             partial.mkdir()
-            (partial / "none.txt").write_text("Random weights to start from.\n")  # DVC warns of an empty folder
+            (partial / NONE.name).write_text(RANDOM)  # DVC warns of an empty folder
         return
-    waiting = WAITING / f"weights@{experiment}"  # no data set's name has an @
     wanted, mirrors = weights_file(network, waiting)
-    if wanted.is_at(folder / wanted.name):
-        for path in folder.iterdir():
-            if path.name != wanted.name:
-                remove(path)
-        return
-    others = [str(path.parent) for path in sorted(WEIGHTS.glob(f"*/{wanted.name}")) if path.parent != folder]
+    elsewhere = [str(path.parent) for path in sorted(WEIGHTS.glob(f"*/{wanted.name}")) if path.parent != folder]
     held_as = f"weights/{network.weights.repo_id}" if isinstance(network.weights, HubWeights) else "weights"
-    publish(fetch_all([wanted], others + user_mirror(held_as) + mirrors, waiting, held_as), folder)
-    remove(waiting)
+    if NONE.is_at(folder / NONE.name):
+        remove(folder / NONE.name)
+    fetch_into(folder, [wanted], elsewhere + user_mirror(held_as) + mirrors, waiting, held_as)
 
 
 def weights_file(network: BackboneConfig, waiting: Path) -> tuple[Wanted, list[str]]:
@@ -172,19 +161,6 @@ def plain(name: str) -> str:
             f"{params.FILE}: file '{name}': expected a file's name, not a path; the mirror names the folder"
         )
     return name
-
-
-def holds_just(folder: Path, files: list[Wanted]) -> bool:
-    """Whether a folder has these files, verified, and no other."""
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
-    return names == sorted(wanted.name for wanted in files) and all(
-        wanted.is_at(folder / wanted.name) for wanted in files
-    )
-
-
-def publish(complete: Path, folder: Path) -> None:
-    with atomic_write(folder) as partial:
-        shutil.move(complete, partial)
 
 
 if __name__ == "__main__":

@@ -274,15 +274,20 @@ def test_no_network_is_one_line_with_every_address(project: Project, closed_port
     assert project.is_absent()
 
 
-def test_file_placed_by_hand_where_the_error_says(project: Project) -> None:
+def test_file_placed_by_hand_where_the_error_says(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.publish(["nowhere"], images_gz=BODY)
     with pytest.raises(UserError) as raised:
         download.download_dataset("toy")
     place = re.search(r"Place the file at (\S+)", str(raised.value))
     assert place
+    Path(place[1]).write_bytes(BODY[::-1])
+    with pytest.raises(UserError, match="Place the file at"):
+        download.download_dataset("toy")
+    assert set_aside("toy") == {"images.gz": BODY[::-1]}
+    assert re.search(r"md5 is [0-9a-f]{12}…, expected [0-9a-f]{12}…\): moved to data/", capsys.readouterr().err)
     Path(place[1]).write_bytes(BODY)
     download.download_dataset("toy")
-    assert project.raw("images.gz") == BODY
+    assert project.raw("images.gz") == BODY and not Path("data/.downloads/toy").exists()
 
 
 def interrupt_halfway(project: Project, sent: signal.Signals) -> tuple[int, str]:
@@ -499,9 +504,48 @@ def test_what_lies_in_the_folder_is_not_lost(
     download.download_dataset("toy")
     assert sorted(path.name for path in folder.iterdir()) == ["images.gz", "labels.gz"]
     assert [name for _, name, _ in server.requests] == ["labels.gz"]
-    others = project.root / "data/.downloads/toy.others"
-    assert {path.name: path.read_text() for path in others.iterdir()} == {"notes.txt": "mine", "notes.txt.1": "more"}
+    assert set_aside("toy") == {"notes.txt": b"more"}
     assert "notes.txt is not among the published files: moved to data/.downloads/toy.others" in capsys.readouterr().err
+
+    (folder / "notes.txt").write_text("again")
+    (folder / "labels.gz").write_bytes(b"my own")
+    download.download_dataset("toy")
+    assert project.raw("labels.gz") == LABELS
+    assert set_aside("toy") == {"notes.txt": b"more", "notes.txt.1": b"again", "labels.gz": b"my own"}
+    said = capsys.readouterr().err
+    assert f"labels.gz is not the published file (truncated: 6 bytes, expected {len(LABELS)}): moved to" in said
+
+
+def set_aside(waiting: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(f"data/.downloads/{waiting}.others").iterdir()}
+
+
+@pytest.mark.parametrize("place", ["data/raw/toy", "data/.downloads/toy/complete"])
+def test_what_comes_during_a_download_is_not_lost(project: Project, server: Server, place: str) -> None:
+    project.publish([server.mirror("slow")], images_gz=BODY)
+    part = Path("data/.downloads/toy/images.gz.part")
+    with project.start("toy") as process:
+        while not part.exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        Path(place).mkdir(parents=True, exist_ok=True)
+        for name in ("images.gz", "notes.txt"):
+            Path(place, name).write_bytes(b"mine")
+        Path("data/.downloads/toy/mine.zip").write_bytes(b"mine")
+        server.released.set()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert [path.name for path in Path("data/raw/toy").iterdir()] == ["images.gz"] and project.raw("images.gz") == BODY
+    assert set_aside("toy") == {"images.gz": b"mine", "notes.txt": b"mine"}
+    assert [path.name for path in Path("data/.downloads/toy").iterdir()] == ["mine.zip"]
+
+
+def test_a_file_in_place_of_the_data_sets_folder_is_not_lost(project: Project, server: Server) -> None:
+    project.publish([server.mirror("ok")], images_gz=BODY)
+    Path("data/raw").mkdir(parents=True)
+    Path("data/raw/toy").write_bytes(b"mine")
+    download.download_dataset("toy")
+    assert project.raw("images.gz") == BODY and set_aside("toy") == {"toy": b"mine"}
 
 
 def test_data_mirror_from_the_projects_root(
@@ -646,9 +690,12 @@ def test_network_without_weights_gets_none(project: Project) -> None:
     folder.mkdir(parents=True)
     (folder / "old.pth").write_bytes(b"old")
     project.experiment(name="mlp")
-    for _ in range(2):
-        assert project.run("--weights", "toy-net") == (0, "", "")
+    aside = "data/.downloads/weights@toy-net.others/old.pth"
+    line = f"warning: data/weights/toy-net/old.pth is not among the published files: moved to {aside}\n"
+    for said in (line, ""):
+        assert project.run("--weights", "toy-net") == (0, "", said)
         assert [path.name for path in folder.iterdir()] == ["none.txt"]
+    assert Path(aside).read_bytes() == b"old"
     project.experiment(name="torchvision", model="alexnet")
     download.download_weights("toy-net")
     assert [path.name for path in folder.iterdir()] == ["none.txt"]
@@ -666,6 +713,7 @@ def test_own_weights(project: Project, server: Server, monkeypatch: pytest.Monke
     assert (folder / "images.gz").read_bytes() == BODY
 
     (folder / "other.pth").write_bytes(b"old")
+    (folder / "none.txt").write_text("Random weights to start from.\n")  # the stage's own, of another config
     (tmp_path / "own/weights/images.gz").unlink()
     kept = (folder / "images.gz").stat()
     download.download_weights("toy-net")
@@ -675,6 +723,7 @@ def test_own_weights(project: Project, server: Server, monkeypatch: pytest.Monke
     (folder / "images.gz").write_bytes(b"damaged")
     download.download_weights("toy-net")
     assert (folder / "images.gz").read_bytes() == BODY and len(server.requests) == 1
+    assert set_aside("weights@toy-net") == {"other.pth": b"old", "images.gz": b"damaged"}
 
 
 def test_weights_that_another_experiment_has(project: Project, closed_port: str) -> None:

@@ -54,18 +54,22 @@ class Wanted:
 
     def is_at(self, path: Path) -> bool:
         """Whether the file at `path` is this one or, with `content_sha256`, a gzip file of the same content."""
+        return self.difference(path) is None
+
+    def difference(self, path: Path) -> str | None:
+        """Why what is at `path` is not this file, in the sense of `is_at`; None if it is."""
         if not path.is_file():
-            return False
+            return "not a file"
         try:
             self.verify(path)
-        except FetchError:
+        except FetchError as failure:
             if not self.content_sha256:
-                return False
+                return str(failure)
             try:
                 self.verify_content(path)
-            except FetchError:
-                return False
-        return True
+            except FetchError as other:
+                return str(other)
+        return None
 
     def check_size(self, size: int | None) -> None:
         """Raise FetchError if both sizes, in bytes, are known and differ."""

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from pipeline.fetching import http
+from pipeline.fetching.aside import move_aside, set_aside
 from pipeline.fetching.checksums import FetchError, Wanted
 from pipeline.system import project
 from pipeline.system.console import UserError, say
@@ -29,6 +30,8 @@ APT_PATIENCE = 10  # seconds until apt gives up a server
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9+.~:-]+)?")
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # by RFC 3986, but of two signs at least
 CHUNK = 1 << 20  # bytes
+COMPLETE = "complete"  # the folder of the verified files
+LEFT = re.compile(r"complete|apt-.+|.+\.(part|copy|pointer)|\.apt-.+\.partial")  # beside it
 
 
 def user_mirror(folder: str) -> list[str]:
@@ -45,22 +48,23 @@ def absolute(mirror: str) -> str:
     return mirror if scheme_of(mirror) else str(project.root() / Path(mirror).expanduser())
 
 
-def fetch_all(files: Iterable[Wanted], mirrors: list[str], waiting: Path, held_as: str) -> Path:
-    """Fetch files into a folder inside `waiting` and return it. After an interruption, the next call resumes.
+def fetch_all(
+    files: Iterable[Wanted], mirrors: list[str], waiting: Path, held_as: str, present: Collection[str] = ()
+) -> Path:
+    """Fetch files, but those of the names `present`, into a folder inside `waiting` and return it.
 
-    `held_as` is the name of the folder in DATA_MIRROR in which a person may place the files. Raises UserError with
-    every address that was tried and why it failed, and OSError when `waiting` can't be written.
+    After an interruption, the next call resumes. A wrong file in that folder, which a person may have placed, is set
+    aside. `held_as` is the name of the folder in DATA_MIRROR in which a person may place the files. Raises UserError
+    with every address that was tried and why it failed, and OSError when `waiting` can't be written.
     """
     files = list(files)
-    complete = waiting / "complete"
+    complete = waiting / COMPLETE
     complete.mkdir(parents=True, exist_ok=True)
-    for path in complete.iterdir():
-        if not any(path.name == wanted.name and wanted.is_at(path) for wanted in files):
-            say(f"warning: {path} is not the published file: removed", file=sys.stderr)
-            remove(path)
+    set_aside(complete, files, waiting)
+    there = {path.name for path in complete.iterdir()}.union(present)  # what comes later is not verified
     unreachable: dict[str, str] = {}
     for wanted in files:
-        if not (complete / wanted.name).exists():
+        if wanted.name not in there:
             tried = fetch_from_first(mirrors, wanted, complete, unreachable)
             if tried:
                 raise UserError(
@@ -69,6 +73,16 @@ def fetch_all(files: Iterable[Wanted], mirrors: list[str], waiting: Path, held_a
                     f"{held_as}/{wanted.name}"
                 )
     return complete
+
+
+def clear(waiting: Path, files: Iterable[Wanted]) -> None:
+    """Remove what fetching `files` has left in `waiting`; what else a person has put there stays or is set aside."""
+    set_aside(waiting / COMPLETE, files, waiting)
+    for path in waiting.iterdir():
+        if LEFT.fullmatch(path.name):
+            remove(path)
+    if not any(waiting.iterdir()):
+        waiting.rmdir()
 
 
 def fetch_from_first(mirrors: list[str], wanted: Wanted, complete: Path, unreachable: dict[str, str]) -> list[str]:
@@ -83,7 +97,7 @@ def fetch_from_first(mirrors: list[str], wanted: Wanted, complete: Path, unreach
             tried.append(f"{address}: {unreachable[mirror]}")
             continue
         try:
-            os.replace(fetch(mirror, wanted, complete.parent), complete / wanted.name)
+            path = fetch(mirror, wanted, complete.parent)
         except FetchError as failure:
             reason = redacted(failure, mirror)
             tried.append(f"{address}: {reason}")
@@ -91,6 +105,9 @@ def fetch_from_first(mirrors: list[str], wanted: Wanted, complete: Path, unreach
             if isinstance(failure, http.UnreachableError):
                 unreachable[mirror] = reason
             continue
+        if (complete / wanted.name).exists():
+            move_aside(complete / wanted.name, complete.parent, f"came while it was fetched from {address}")
+        os.replace(path, complete / wanted.name)
         for line in news:
             say(f"warning: {line}", file=sys.stderr)
         say(f"{wanted.name} from {address}")
