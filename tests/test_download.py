@@ -81,9 +81,13 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, PAGE, kind="text/html; charset=utf-8")
         if fault == "html-as-binary":
             return self.answer(200, PAGE)
+        if fault == "empty":
+            return self.answer(200, b"")
+        if fault == "short-416" and self.headers["Range"]:
+            return self.answer(416, b"")
         if fault == "wrong":
             return self.answer(200, body[::-1])
-        if fault == "short":  # as after an upload that broke off
+        if fault in ("short", "short-416"):  # as after an upload that broke off
             return self.answer(200, body[: len(body) // 2])
         if fault == "encoded":  # the label that some servers put on .gz files
             return self.answer(200, body, encoding="gzip")
@@ -397,6 +401,27 @@ def test_part_file_never_harms(project: Project, server: Server, fault: str, beg
         assert server.requests == [("ok", "images.gz", "bytes=500000-")]
     if beginning == BODY:
         assert not server.requests
+
+
+PAGES = ["html", "html-as-binary", "empty", "404", "500"]
+
+
+@pytest.mark.parametrize(
+    ("size", "fault"), [*((len(BODY), fault) for fault in [*PAGES, "short", "short-416"]), *((None, p) for p in PAGES)]
+)
+def test_what_is_not_the_file_costs_no_beginning(
+    project: Project, server: Server, impatient: None, size: int | None, fault: str
+) -> None:
+    """As of a captive portal, which answers everything with a page of its own."""
+    Path("waiting").mkdir()
+    part = Path("waiting/images.gz.part")
+    part.write_bytes(BODY[:1_000_000])
+    wanted = Wanted("images.gz", bytes=size, sha256=sha256(BODY))
+    with pytest.raises(UserError):
+        mirrors.fetch_all([wanted], [server.mirror(fault)], Path("waiting"), "toy")
+    assert part.read_bytes() == BODY[:1_000_000]
+    mirrors.fetch_all([wanted], [server.mirror("ok")], Path("waiting"), "toy")
+    assert server.requests[-1] == ("ok", "images.gz", "bytes=1000000-")
 
 
 def test_part_file_of_unknown_size_is_complete(project: Project, server: Server) -> None:

@@ -94,25 +94,25 @@ def given_up_if_slow(received: Callable[[], int]) -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
 
 
-def request(url: str, wanted: Wanted, part: Path) -> bool:
+def request(url: str, wanted: Wanted, part: Path, *, anew: bool = False) -> bool:
     """Request what `part` lacks and append it. Returns whether `part` already had a beginning that was kept.
 
-    Raises FetchError; it is a TransientError if the same request may succeed later.
+    With `anew`, the whole file is requested; `part` is kept until an answer may be that file. Raises FetchError; it is
+    a TransientError if the same request may succeed later.
     """
     import requests
     import urllib3
 
-    have = size(part)
+    have = 0 if anew else size(part)
     headers = {"Accept-Encoding": "identity"}  # a .gz must not arrive decompressed
     if have:
         headers["Range"] = f"bytes={have}-"
     try:
         with answer(url, headers) as response:
             if have and not resumes(response, have):
-                part.unlink()
-                have = 0
                 if response.status_code != requests.codes.ok:
-                    return request(url, wanted, part)
+                    return request(url, wanted, part, anew=True)
+                have = 0
             check_headers(response, have)
             save(response, wanted, part, have)
     except (requests.ConnectionError, requests.Timeout) as error:
@@ -165,22 +165,25 @@ def check_headers(response: Response, have: int) -> None:
 def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
     """Append the body to the `have` bytes of `part`. A body that is too long is read for one chunk more, then left.
 
-    Raises FetchError for an HTML page or a wrong length, and urllib3's HTTPError when the connection breaks.
+    Raises FetchError for an HTML page, a wrong length or no bytes, with `part` as it was, and urllib3's HTTPError when
+    the connection breaks.
     """
     length = response.headers.get("Content-Length", "")
     total = have + int(length) if LENGTH.fullmatch(length) else None
     # read1 returns what has come; read would wait for a whole chunk, and lose it when the connection breaks
     chunks = iter(lambda: response.raw.read1(CHUNK, decode_content=False), b"")
+    first = next(chunks, b"")
+    if not have and looks_like_html(first):
+        raise FetchError(HTML)
+    wanted.check_size(total)
+    if not first and size(part):
+        raise TransientError("an empty answer")
     name = printable(wanted.name)
     with (
         named(part),
         part.open("ab" if have else "wb") as file,
         progress(desc=name, total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1024) as bar,
     ):
-        first = next(chunks, b"")
-        if not have and looks_like_html(first):
-            raise FetchError(HTML)
-        wanted.check_size(total)
         for chunk in itertools.chain([first], chunks):
             file.write(chunk)
             file.flush()  # the speed is measured by the size of the file
