@@ -849,6 +849,11 @@ def test_weights_of_a_hub_at_a_pinned_revision(
         pointer.write_text("{}")
         with pytest.raises(UserError, match="expected the pointer of Git LFS"):
             download.download_weights("toy-net")
+        pointer.write_bytes(BODY)  # the file itself, which may be large
+        with pytest.raises(UserError, match="expected the pointer of Git LFS"):
+            download.download_weights("toy-net")
+        (read,) = Path("data/.downloads/weights@toy-net").glob("*.pointer")
+        assert read.stat().st_size < 100_000
         project.experiment(name="timm", model="resnet18", weights={**weights, "revision": REVISION[::-1]})
         with pytest.raises(UserError, match=f"raw/{REVISION[::-1]}/model.safetensors: HTTP 404; expected"):
             download.download_weights("toy-net")

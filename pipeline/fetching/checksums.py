@@ -24,6 +24,7 @@ class Wanted:
 
     name: str
     bytes: int | None = None
+    most_bytes: int | None = None  # of a file whose size is not known, but small
     md5: str | None = None
     sha256: str | None = None
     sha256_prefix: str | None = None  # the first hexadecimal digits, as torchvision's file names carry them

@@ -178,7 +178,7 @@ def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
     wanted.check_size(total)
     if not first and size(part):
         raise TransientError("an empty answer")
-    name = printable(wanted.name)
+    name, most = printable(wanted.name), wanted.bytes or wanted.most_bytes
     with (
         named(part),
         part.open("ab" if have else "wb") as file,
@@ -189,7 +189,7 @@ def save(response: Response, wanted: Wanted, part: Path, have: int) -> None:
             file.flush()  # the speed is measured by the size of the file
             have += len(chunk)
             bar.update(len(chunk))
-            if wanted.bytes and have > wanted.bytes:
+            if most and have > most:
                 break
 
 

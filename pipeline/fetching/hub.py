@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FILE = "model.safetensors"
 HUB = "https://huggingface.co"
 POINTER = re.compile(r"version https://git-lfs\S+\noid sha256:([0-9a-f]{64})\nsize (\d+)\n?")  # Git LFS's format
+POINTER_BYTES = 1024  # most of a pointer, by that format
 
 
 def hub_file(weights: HubWeights, waiting: Path) -> tuple[Wanted, list[str]]:
@@ -36,7 +37,7 @@ def hub_file(weights: HubWeights, waiting: Path) -> tuple[Wanted, list[str]]:
     waiting.mkdir(parents=True, exist_ok=True)
     remove(pointer)
     try:
-        http.download(url, Wanted(FILE), pointer)
+        http.download(url, Wanted(FILE, most_bytes=POINTER_BYTES), pointer)
         found = POINTER.fullmatch(pointer.read_text(errors="replace"))
         if not found:
             raise FetchError("expected the pointer of Git LFS that names the file's checksum")
