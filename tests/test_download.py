@@ -75,6 +75,10 @@ class Handler(BaseHTTPRequestHandler):
             return
         if fault in ("500", "429") or (fault == "500-twice" and len(self.server.requests) <= 2):
             return self.answer(int(fault[:3]), b"busy")
+        if busy := re.fullmatch(r"(429|503)-for-(\d+)-s", fault):
+            self.server.free_at = self.server.free_at or time.monotonic() + int(busy[2])
+            if time.monotonic() < self.server.free_at:
+                return self.answer(int(busy[1]), b"busy", retry_after=busy[2])
         if body is None or fault == "404":
             return self.answer(404, b"<html>no such file</html>", kind="text/html")
         if fault == "html":
@@ -128,6 +132,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", more["content_range"])
         if "location" in more:
             self.send_header("Location", more["location"])
+        if "retry_after" in more:
+            self.send_header("Retry-After", more["retry_after"])
         if "encoding" in more:
             self.send_header("Content-Encoding", more["encoding"])
         self.end_headers()
@@ -150,6 +156,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = {"images.gz": BODY, "labels.gz": LABELS}
         self.requests: list[tuple[str, str, str | None]] = []
+        self.free_at = 0.0  # of a server that is busy at first, by time.monotonic
         self.released = threading.Event()  # ends every delay
 
     def mirror(self, fault: str) -> str:
@@ -452,6 +459,21 @@ def test_a_slow_server_is_waited_for(project: Project, server: Server, impatient
     server.files["images.gz"] = BODY[:250_000]
     wanted = Wanted("images.gz", **identified(BODY[:250_000]))
     mirrors.fetch_all([wanted], [server.mirror("slow")], Path("waiting"), "toy")  # it takes two windows
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_asked_again_when_it_says(
+    project: Project, server: Server, impatient: None, hurried: None, status: int
+) -> None:
+    """Though that is longer than anything else is waited for."""
+    assert fetch_images(server.mirror(f"{status}-for-1-s")) == BODY
+    assert len(server.requests) == 2
+
+
+def test_a_server_that_is_busy_for_long_is_given_up(project: Project, server: Server) -> None:
+    with pytest.raises(UserError, match="HTTP 429: asked to wait 3600 s"):
+        fetch_images(server.mirror("429-for-3600-s"))
+    assert len(server.requests) == 1
 
 
 def test_a_file_that_changes_half_way_is_fetched_anew(project: Project, server: Server, impatient: None) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.fetching.checksums import HTML, FetchError, Wanted, looks_like_html
-from pipeline.system.console import printable, progress
+from pipeline.system.console import printable, progress, say
 from pipeline.system.outputs import named
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ READ_TIMEOUT = 10.0  # seconds without a byte
 TRIES = 3  # without progress after which it is given up
 BACK_OFF = 0.5  # seconds, doubled each time
 PATIENCE = 10.0  # seconds without progress after which no new try begins
+LONGEST_PAUSE = 60  # seconds that a busy server may ask for; else it is given up
 WINDOW = 60.0  # seconds over which the speed is averaged
 SLOWEST = 1000.0  # bytes a second; a slower server is given up
 CHUNK = 1 << 16  # most bytes of one read
@@ -34,7 +36,11 @@ LENGTH = re.compile(r"\d{1,18}", re.ASCII)  # more digits than any file has byte
 
 
 class TransientError(FetchError):
-    """A failure that may not happen again."""
+    """A failure that may not happen again, after the pause in seconds that the server asks for."""
+
+    def __init__(self, reason: str, pause: int = 0) -> None:
+        super().__init__(reason)
+        self.pause = pause
 
 
 class UnreachableError(TransientError):
@@ -60,13 +66,16 @@ def download(url: str, wanted: Wanted, part: Path) -> bool:
                 return request(url, wanted, part)
             except TooSlowError:
                 raise
-            except TransientError:
+            except TransientError as failure:
                 if size(part) > most:
                     most, tries, since = size(part), 0, time.monotonic()
                 tries += 1
                 if tries == TRIES or time.monotonic() - since > PATIENCE:
                     raise
-                time.sleep(BACK_OFF * 2 ** (tries - 1))
+                if failure.pause:
+                    say(f"{wanted.name}: {failure}: asked to wait {failure.pause} s", file=sys.stderr)
+                    since += failure.pause
+                wait(max(BACK_OFF * 2 ** (tries - 1), failure.pause))
 
 
 @contextmanager
@@ -92,6 +101,13 @@ def given_up_if_slow(received: Callable[[], int]) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
+
+
+def wait(seconds: float) -> None:
+    """Sleep, while the time of `given_up_if_slow` stands still."""
+    left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
+    time.sleep(seconds)
+    signal.setitimer(signal.ITIMER_REAL, left, interval)
 
 
 def request(url: str, wanted: Wanted, part: Path, *, anew: bool = False) -> bool:
@@ -155,7 +171,11 @@ def resumes(response: Response, have: int) -> bool:
 def check_headers(response: Response, have: int) -> None:
     """Raise FetchError for an answer that can't be the file, before its body is read."""
     if response.status_code == 429 or response.status_code >= 500:
-        raise TransientError(f"HTTP {response.status_code}")
+        asked = response.headers.get("Retry-After", "")  # seconds; its other form, a date, is rare
+        pause = int(asked) if LENGTH.fullmatch(asked) else 0
+        if pause > LONGEST_PAUSE:
+            raise FetchError(f"HTTP {response.status_code}: asked to wait {pause} s")
+        raise TransientError(f"HTTP {response.status_code}", pause)
     if response.status_code != (206 if have else 200):
         raise FetchError(f"HTTP {response.status_code}")
     if response.headers.get("Content-Type", "").lower().startswith("text/html"):
