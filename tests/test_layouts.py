@@ -111,6 +111,11 @@ def test_splits_by_every_usual_name(
         (["train/a", "train/b", "test/images"], ["a in train", "b in train", "None in test"]),
         (["train/x/a", "train/x/b", "test/y/a"], ["a in train", "b in train", "a in test"]),
         (["train/x/a", "train/x/b", "test/a", "test/b"], ["a in train", "b in train", "a in test", "b in test"]),
+        # classes with folders in them: one name in common, few of many, or sessions and dates
+        (["cat/indoor/1", "dog/indoor", "dog/outdoor"], ["cat", "dog", "dog"]),
+        (["cat/a", "cat/b", "cat/c", "cat/d", "dog/a", "dog/b"], ["cat"] * 4 + ["dog"] * 2),
+        (["cat/sample_a", "cat/sample_b", "dog/sample_a", "dog/sample_b"], ["cat", "cat", "dog", "dog"]),
+        (["cat/2019-05-01", "cat/2020", "dog/2019-05-01", "dog/2020"], ["cat", "cat", "dog", "dog"]),
         # splits in one of several folders
         (["pics/train/a", "pics/test/a", "docs"], ["a in train", "a in test", None]),
         (["pics/train/a", "pics/test/a", "xml/train", "xml/test"], ["a in train", "a in test", None, None]),
@@ -136,6 +141,17 @@ def test_what_a_folder_is(folders: list[str], expected: list[str | None]) -> Non
         (["images/a", "images/b", "test/a", "test/b"], ["'test' holds folders as a test split", "rename 'images'"]),
         (["Traning/a", "Traning/b", "Testing/a", "Testing/b"], ["rename 'Traning'"]),
         (["fold1/a", "fold1/b", "fold2/a", "fold2/b"], ["'fold1' and 'fold2' are named as parts"]),
+        # variants of one set, masks, misspelled splits, people or domains with all classes in each
+        (["color/a", "color/b", "gray/a", "gray/b", "masks/a", "masks/b"], ["'color', 'gray' and 'masks' hold"]),
+        (["images/a", "images/b", "masks/a", "masks/b"], ["'images' and 'masks' hold", "set source to one"]),
+        (["trn/cat", "trn/dog", "trn/c", "tst/Cat", "tst/dog"], ["'trn' and 'tst' hold", "rename them to train"]),
+        (["in/Treino/a", "in/Treino/b", "in/Teste/a", "in/Teste/b"], ["'in/Teste' and 'in/Treino' hold"]),
+        (["a/images/x", "a/images/y", "b/images/x", "b/images/y"], ["'a' and 'b' hold folders of the same names"]),
+        ([f"{n}/{label}" for n in range(9) for label in "ab"], ["'0', '1', '2' and 6 more hold", "check.labels"]),
+        (
+            ["train/images/a", "train/images/b", "train/masks/a", "train/masks/b", "test/a"],
+            ["'train/images' and 'train/masks' hold", "take all but one out of the source"],
+        ),
         (["big a", "big\N{NO-BREAK SPACE}a", "b"], ["differ in case or blanks alone"]),
         (["train/a", "train/b", "unlabeled"], ["'unlabeled' lies beside"]),
         (["train/a", "train/b", "x/a", "x/b", "y"], ["'x' lies beside"]),
@@ -211,6 +227,17 @@ def test_every_file_is_counted_once_and_what_is_no_class_is_named(project: Proje
     page = (project.root / "reports/photos/index.html").read_text()
     assert "Empty folders, which are no classes: train/cow, train/sheep." in page
     assert "none of its images can be decoded: horse." in page
+
+
+def test_folders_of_the_same_classes_stop_the_stage(project: Project) -> None:
+    source = write(project.root / "in", {f"{top}/{label}": 2 for top in ("color", "gray") for label in ("cat", "dog")})
+    project.dataset("photos", "in", near_duplicates=False)
+    failed_in_one_line(project.run("check", "photos"), "in: 'color' and 'gray' hold folders of the same names")
+    picture(98).save(source / "color/1.png")
+    failed_in_one_line(project.run("check", "photos"), "in: 'color' and 'gray' hold folders of the same names")
+    picture(99).save(source / "gray/1.png")  # with images beside their folders, both are classes
+    project.must_run("check", "photos")
+    assert summary(project)["classes"] == {"color": 5, "gray": 5}
 
 
 def test_folders_mean_nothing_where_a_list_has_the_labels(project: Project) -> None:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
 from pipeline.images.folders import Folders, Parts, class_key, split_of
 
 PART = re.compile(r"(fold|split|part|batch|cv)s?[ _-]?\d+", re.IGNORECASE)
+# Folders in a class: a session, a camera or a date, and no class
+RECORDING = re.compile(
+    r"(fold|split|part|batch|session|cam|camera|day|take|scene|sequence|seq|video|sample)s?([ _-]?\d+|[ _-][a-z])"
+    r"|(19|20)\d\d([ _-]?\d\d){0,2}",
+    re.IGNORECASE,
+)
+NAMED = 3  # folders, in a message
 EXPECTED = "expected one folder for each of train, val and test"
 NO_TRAIN = "but there is no train/CLASS/FILE, and no list of labels in check.labels"
 
@@ -25,6 +33,7 @@ def problems(folders: Folders) -> Iterator[str]:
         yield from classes_beside_splits(folders)
     else:
         yield from unnoticed_splits(folders)
+    yield from classes_in_each(folders)
     yield from copies_among_classes(folders)
     yield from names_of_other_case(folders)
 
@@ -91,6 +100,32 @@ def unnoticed_splits(folders: Folders) -> Iterator[str]:
         yield f"there are splits in {told(inside[0])}, and in {told(inside[1])} too; expected train/CLASS/FILE"
 
 
+def classes_in_each(folders: Folders) -> Iterator[str]:
+    """Folders that would be classes, and hold mostly folders of the same names, as color/ and gray/ with all classes.
+
+    Classes with the same folders in each can't be told from that, unless images lie beside these or they are numbered
+    as recordings are.
+    """
+    choose = "set source to one of them, or rename them to train, val and test if they are splits"
+    remedy = "take all but one out of the source" if folders.splits else choose
+    for above in folders.above_classes.values():
+        inside: dict[Parts, set[str]] = {}
+        holders: defaultdict[str, list[Parts]] = defaultdict(list)
+        for folder in ((*above, name) for name in sorted(folders.inside(above))):
+            keys = folders.class_keys(folders.unwrapped(folder))
+            inside[folder] = {key for key in keys if not RECORDING.fullmatch(key)}
+            for key in inside[folder]:
+                holders[key].append(folder)
+        for keys in inside.values():
+            shared = Counter(other for key in keys for other in holders[key])  # also with itself
+            alike = [other for other, n in shared.items() if n > 1 and 2 * n > max(len(keys), len(inside[other]))]
+            if len(alike) > 1 and not folders.with_images.issuperset(alike):
+                yield (
+                    f"{listed(sorted(alike))} hold folders of the same names; expected one folder for each class:"
+                    f" {remedy}; if they are classes, put images directly in each, or a list of labels in check.labels"
+                )
+
+
 def copies_among_classes(folders: Folders) -> Iterator[str]:
     """Folders among the classes that hold what is called as the others, as where a set was unpacked into itself."""
     for above in folders.above_classes.values():
@@ -111,6 +146,14 @@ def names_of_other_case(folders: Folders) -> Iterator[str]:
             if (other := seen.setdefault(class_key(name), composed)) != composed:
                 both = f"{told((*folder, other))} and {told((*folder, composed))}"
                 yield f"{both} differ in case or blanks alone: rename one"
+
+
+def listed(folders: list[Parts]) -> str:
+    """Two or three folders, or the first three and how many more there are."""
+    names = [told(folder) for folder in folders]
+    if len(names) > NAMED:
+        names[NAMED:] = [f"{len(names) - NAMED} more"]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def told(folder: Parts) -> str:

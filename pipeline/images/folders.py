@@ -52,10 +52,14 @@ def class_key(name: str) -> str:
 class Folders:
     """Tells class and official split of the files in a folder.
 
-    `holding` are the folders that hold visible files directly; `listed` are others that are there, maybe empty.
+    `holding` are the folders that hold visible files directly; `listed` are others that are there, maybe empty;
+    `with_images` are those of `holding` in which a file is named as an image.
     """
 
-    def __init__(self, holding: Iterable[str] = (), listed: Iterable[str] = ()) -> None:
+    def __init__(
+        self, holding: Iterable[str] = (), listed: Iterable[str] = (), with_images: Iterable[str] = ()
+    ) -> None:
+        self.with_images = {to_parts(folder) for folder in with_images}
         self.children: dict[Parts, set[str]] = {}
         for folder in holding:
             parts = to_parts(folder)

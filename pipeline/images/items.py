@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import PurePosixPath
+from posixpath import splitext
 from typing import NamedTuple
 
 import numpy as np
@@ -53,12 +53,15 @@ def is_visible(path: str) -> bool:
     return not any(part.startswith(".") or part in OF_SYSTEMS for part in path.split("/"))
 
 
+def is_named_as_image(path: str) -> bool:
+    return splitext(path)[1].lower() in SUFFIXES
+
+
 def is_clutter(path: str, issues: Iterable[str]) -> bool:
     """Whether a file is no image and does not claim to be one: README.md, Thumbs.db, macOS's ._001.jpg."""
     if not is_visible(path):
         return True
-    named_as_image = PurePosixPath(path).suffix.lower() in SUFFIXES
-    return not named_as_image and bool({"not_an_image", "empty_file", "too_large"}.intersection(issues))
+    return not is_named_as_image(path) and bool({"not_an_image", "empty_file", "too_large"}.intersection(issues))
 
 
 class Listing:
@@ -70,20 +73,24 @@ class Listing:
     def __init__(self, entries: Iterable[Entry]) -> None:
         files: Counter[tuple[str, bool]] = Counter()  # by folder, and whether they are visible
         listed: set[str] = set()
+        with_images: set[str] = set()
         hashes = array("q")
         digest = blake2b(digest_size=16)
         for entry in entries:
             if entry.is_folder:
                 listed.add(entry.path.rstrip("/"))
                 continue
-            files[entry.path.rpartition("/")[0], is_visible(entry.path)] += 1
+            folder, visible = entry.path.rpartition("/")[0], is_visible(entry.path)
+            files[folder, visible] += 1
+            if visible and is_named_as_image(entry.path):
+                with_images.add(folder)
             hashes.append(hash(entry.path))
             digest.update(f"{entry.path}\0{entry.identity}\0".encode())
         self.count = len(hashes)
         self.fingerprint = digest.hexdigest()
         listed.update(folder for folder, visible in files if not visible)
         holding = (folder for folder, visible in files if visible)
-        self.folders = Folders(holding, (folder for folder in listed if is_visible(folder)))
+        self.folders = Folders(holding, (folder for folder in listed if is_visible(folder)), with_images)
         self.per_class: Counter[str | None] = Counter()
         for (folder, visible), count in files.items():
             self.per_class[self.folders.label_and_split(folder)[0] if visible else None] += count
