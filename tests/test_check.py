@@ -671,6 +671,16 @@ def test_what_does_not_claim_to_be_an_image_is_not_counted_as_broken(project: Pr
     assert result.summary["status"] == {"ok": 8, "warning": 0, "quarantined": 13}
 
 
+def test_an_image_of_another_format_is_broken_whatever_its_name_says(project: Project) -> None:
+    class_folders(project.root / "in", {"cat": 3, "dog": 3})
+    (project.root / "in/dog/1.CR3").write_bytes(b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(99))
+    (project.root / "in/dog/film.mp4").write_bytes(b"\0\0\0\x18ftypmp42\0\0\0\1mp42isom" + bytes(99))
+    project.dataset("photos", "in", max_quarantined=0)
+    ran = project.run("check", "photos")
+    failed_in_one_line(ran, "1 of 7 images are broken")
+    assert "dog/1.CR3: unreadable: a raw photo, a format that is not read: convert it to PNG or JPEG" in ran.err
+
+
 def test_no_image_at_all(project: Project) -> None:
     (project.root / "in/a").mkdir(parents=True)
     (project.root / "in/a/notes.txt").write_text("notes")

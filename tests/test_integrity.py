@@ -401,6 +401,15 @@ def made() -> dict[str, tuple[bytes, str, str]]:
         "targa.jpg": (encoded(photo(), "TGA"), "unreadable", "Targa"),
         "jpeg2000.jpg": (encoded(photo(), "JPEG2000"), "unreadable", "JPEG 2000"),
         "layers.jpg": (b"8BPS\0\1" + bytes(99), "unreadable", "Photoshop"),
+        "canon.cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(99), "unreadable", "a raw photo"),
+        "fuji.raf": (b"FUJIFILMCCD-RAW 0201" + bytes(99), "unreadable", "a raw photo"),
+        "olympus.orf": (b"IIRO\x08\0\0\0" + bytes(99), "unreadable", "a raw photo"),
+        "old_olympus.orf": (b"IIRS\x08\0\0\0" + bytes(99), "unreadable", "a raw photo"),
+        "big_endian.orf": (b"MMOR\0\0\0\x08" + bytes(99), "unreadable", "a raw photo"),
+        "panasonic.rw2": (b"IIU\0\x18\0\0\0" + bytes(99), "unreadable", "a raw photo"),
+        "sigma.x3f": (b"FOVb\0\0\2\0" + bytes(99), "unreadable", "a raw photo"),
+        "windows.jxr": (b"II\xbc\1\x20\0\0\0" + bytes(99), "unreadable", "JPEG XR"),
+        "color.pfm": (b"PF\n2 1\n-1\n" + bytes(24), "unreadable", "a PFM image in color"),
     }  # fmt: skip
 
 

@@ -36,7 +36,10 @@ OTHER_IMAGES = {
     "a QOI image": rb"qoif",
     "a FITS image": rb"SIMPLE  =",
     "a DICOM image": rb".{128}DICM",
+    "a raw photo": rb".{4}ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb",  # CR3, RAF, ORF, RW2, X3F
+    "a JPEG XR image": rb"II\xbc\x01",
     "a PAM image": rb"P7\s",
+    "a PFM image in color": rb"PF\s+\d",
     "a Targa image": rb"\0[\0\x01][\x01-\x03\x09-\x0b].{13}[\x08\x10\x18\x20]",
 }
 # Signatures of JPEG and PNG after some program took the bytes for text and replaced characters or line ends for good
