@@ -140,6 +140,25 @@ def test_archives_beside_each_other(tmp_path: Path, layout: dict[str, list[str]]
         ({"cat/1.png": [], "dog/more.tar.gz": ["1.png"]}, "dog/more.tar.gz is an archive among other files"),
         ({"cat/1.png": [], "dog.7z": []}, "dog.7z is an archive among other files"),
         ({"cat/1.png": [], "rest.tar.gz.ab": []}, "rest.tar.gz.ab is an archive among other files"),
+        *(
+            ({"cat/1.png": [], f"dog{suffix}": []}, f"dog{suffix} is an archive among other files")
+            for suffix in (
+                ".gz",
+                ".nii.gz",
+                ".ppm.bz2",
+                ".zipx",
+                ".cab",
+                ".ISO",
+                ".cbz",
+                ".lzh",
+                ".zip.crdownload",
+                ".tar.gz.part",
+                ".tgz.download",
+                ".7z.001.part",
+            )
+        ),
+        ({"cats.zip": ["cats/1.png"], "dogs.zip.crdownload": ["dogs/1.png"]}, "crdownload is a download that has not"),
+        ({"cats.tar.part": ["cats/1.png"]}, "cats.tar.part is a download that has not ended; expected a whole archive"),
         # of kinds that are not read, or without anything
         ({"cats.zip": ["cats/1.png"], "dogs.rar": []}, "dogs.rar: not a whole zip or tar archive"),
         ({"cats.zip": ["cats/1.png"], "dogs.tar": ["dogs/"]}, "dogs.tar is empty"),
@@ -150,6 +169,20 @@ def test_archives_beside_each_other(tmp_path: Path, layout: dict[str, list[str]]
 )
 def test_archives_that_are_not_read_are_named(tmp_path: Path, layout: dict[str, list[str]], words: str) -> None:
     assert words in refusal(make(tmp_path / "in", layout))
+
+
+def test_compressed_tables_beside_images_are_no_archives(tmp_path: Path) -> None:
+    names = ["labels.csv.gz", "boxes.json.xz", "lines.jsonl.zst", "README.TXT.bz2", "train.part", "notes.download"]
+    source = open_source(make(tmp_path / "in", {name: [] for name in ("cat/1.png", "dog/1.png", *names)}))
+    assert source.per_class == {"cat": 1, "dog": 1, None: len(names)}
+    make(tmp_path / "zipped", {"cats.zip": ["1.png"], "dogs.zip": ["1.png"], "labels.csv.gz": []})
+    assert open_source(tmp_path / "zipped").per_class == {"cats": 1, "dogs": 1, None: 1}
+
+
+def test_an_archive_that_is_not_read_stops_the_stage(project: Project) -> None:
+    make(project.root / "in", {"cat/1.png": [], "dog/1.png": [], "more.zipx": []})
+    project.dataset("photos", "in")
+    failed_in_one_line(project.run("check", "photos"), "in: more.zipx is an archive among other files", "unpack it")
 
 
 def test_a_folder_named_as_an_archive_is_a_folder(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pipeline.images.errors import BROKEN_ARCHIVE, archive_errors, in_one_line
 from pipeline.images.files import problem, utf8
 from pipeline.images.formats import SUFFIXES
 from pipeline.images.items import Entry, is_visible
-from pipeline.images.paths import LONGEST_NAME, MOST_FOLDERS, PART, SHOWN_OF_NAME, placed
+from pipeline.images.paths import LONGEST_NAME, MOST_FOLDERS, PART, SHOWN_OF_NAME, UNFINISHED, placed
 from pipeline.images.stored import LARGEST_FILE, Content, Problem, Stored, address, too_large, why_unread
 from pipeline.system.console import UserError
 
@@ -37,6 +37,10 @@ def open_archive(path: Path | UPath) -> Zip | Tar:
         beginning = file.read(6)
     if PART.search(path.name):
         raise UserError(f"{path} is a part of a split archive; expected a whole one: join its parts with cat")
+    if UNFINISHED.search(path.name):
+        raise UserError(
+            f"{path} is a download that has not ended; expected a whole archive: let it end, or start it anew"
+        )
     for signature, what in NOT_READ.items():
         if beginning.startswith(signature):
             raise UserError(f"{path} is {what}, which is not read; expected a zip or tar: unpack it, or pack it anew")
