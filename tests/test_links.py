@@ -184,6 +184,24 @@ def test_hub_cache_through_check(checked: Checked, project: Project) -> None:
             checked(place)
 
 
+@pytest.mark.parametrize("place", ["hub", "deep/hub", "train/hub"])
+def test_a_hub_cache_inside_the_source_is_named(checked: Checked, project: Project, place: str) -> None:
+    hub_cache(project.root / "in" / place)
+    class_folders(project.root / "in", {"train/cat": 2, "train/dog": 2, "test/cat": 2, "test/dog": 2})
+    found = f"'{place}/blobs' and '{place}/snapshots' are a cache of the Hugging Face hub; .*'{place}/snapshots/abc'"
+    with pytest.raises(UserError, match=f"^in: {found}"):
+        checked("in")
+    with tarfile.open(project.root / "in.tar", "w") as archive:
+        archive.add(project.root / "in", "")
+    with pytest.raises(UserError, match=f"^in.tar: {found}"):
+        checked("in.tar")
+
+
+def test_classes_may_be_called_blobs_and_snapshots(checked: Checked, project: Project) -> None:
+    class_folders(project.root / "in", {"in/blobs": 2, "in/snapshots": 2})
+    assert {row["label"] for row in checked("in").values()} == {"blobs", "snapshots"}
+
+
 @pytest.mark.parametrize(
     "stored",
     ["md5/ab/0123", "md5/abc/012345678901234567890123456789", f"md5/zz/{'0' * 30}", "blobs/0123", "annex/objects/0/1"],

@@ -28,6 +28,7 @@ def first_problem(folders: Folders) -> str | None:
 
 
 def problems(folders: Folders) -> Iterator[str]:
+    yield from caches_of_the_hub(folders)
     if folders.splits:
         yield from ambiguous_splits(folders)
         yield from classes_beside_splits(folders)
@@ -36,6 +37,17 @@ def problems(folders: Folders) -> Iterator[str]:
     yield from classes_in_each(folders)
     yield from copies_among_classes(folders)
     yield from names_of_other_case(folders)
+
+
+def caches_of_the_hub(folders: Folders) -> Iterator[str]:
+    """Caches of the Hugging Face hub at any depth: every image in a snapshot lies among the blobs too."""
+    for parent, names in folders.children.items():
+        snapshots = (*parent, "snapshots")
+        if {"blobs", "snapshots"} <= names and (revisions := sorted(folders.inside(snapshots))):
+            yield (
+                f"{told((*parent, 'blobs'))} and {told(snapshots)} are a cache of the Hugging Face hub; expected a"
+                f" snapshot alone: set source to {told((*snapshots, revisions[0]))}, or take the cache out of it"
+            )
 
 
 def ambiguous_splits(folders: Folders) -> Iterator[str]:
