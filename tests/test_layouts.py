@@ -113,6 +113,7 @@ def test_splits_by_every_usual_name(
         (["train/x/a", "train/x/b", "test/a", "test/b"], ["a in train", "b in train", "a in test", "b in test"]),
         # classes with folders in them: one name in common, few of many, or sessions and dates
         (["cat/indoor/1", "dog/indoor", "dog/outdoor"], ["cat", "dog", "dog"]),
+        ([f"{top}/person{n}" for top in ("run", "walk") for n in (1, 2)], ["run", "run", "walk", "walk"]),
         (["cat/a", "cat/b", "cat/c", "cat/d", "dog/a", "dog/b"], ["cat"] * 4 + ["dog"] * 2),
         (["cat/sample_a", "cat/sample_b", "dog/sample_a", "dog/sample_b"], ["cat", "cat", "dog", "dog"]),
         (["cat/2019-05-01", "cat/2020", "dog/2019-05-01", "dog/2020"], ["cat", "cat", "dog", "dog"]),

@@ -11,9 +11,9 @@ from itertools import pairwise
 from pipeline.images.folders import Folders, Parts, class_key, split_of
 
 PART = re.compile(r"(fold|split|part|batch|cv)s?[ _-]?\d+", re.IGNORECASE)
-# Folders in a class: a session, a camera or a date, and no class
+# Folders in a class that are none: a session, a person or a camera (`session1`, `person_03`, `camera b`), or a date
 RECORDING = re.compile(
-    r"(fold|split|part|batch|session|cam|camera|day|take|scene|sequence|seq|video|sample)s?([ _-]?\d+|[ _-][a-z])"
+    r"(?!class|label)[^\W\d_]+[ _-]?\d{1,4}|(session|cam|camera|scene|sequence|sample)[ _-][a-z]"
     r"|(19|20)\d\d([ _-]?\d\d){0,2}",
     re.IGNORECASE,
 )
