@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.system.console import UserError, one_line, run, say
-from pipeline.system.credentials import hide_in, redacted
+from pipeline.system.credentials import hide_in
 from pipeline.tracking import database
+from pipeline.tracking.complaint import reason
 from pipeline.tracking.connection import connected
 from pipeline.tracking.server import tracking_uri
 from pipeline.web.listening import listen
@@ -78,9 +79,7 @@ def download(name: str, out: Path) -> None:
         with connected(), quiet():
             download_artifacts(f"models:/{name}", dst_path=str(out), tracking_uri=uri)
     except Exception as raised:  # whatever a server, a network or a database does
-        error = database.complaint(raised)
-        reason = one_line(redacted(error, uri)) or type(error).__name__
-        raise UserError(f"{name} can't be had from {hide_in(uri)}: {reason}") from None
+        raise UserError(f"{name} can't be had from {hide_in(uri)}: {reason(raised)}") from None
 
 
 def load(name: str, folder: Path) -> PyFuncModel:
@@ -92,8 +91,7 @@ def load(name: str, folder: Path) -> PyFuncModel:
     except UserError:
         raise
     except Exception as error:
-        reason = one_line(error)
-        raise UserError(f"{name} can't be loaded: {type(error).__name__}: {reason}") from None
+        raise UserError(f"{name} can't be loaded: {type(error).__name__}: {one_line(error)}") from None
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import params
 from pipeline.registry.register import register
-from pipeline.system.console import UserError, one_line, run, say
-from pipeline.system.credentials import hide_in, redacted
-from pipeline.tracking import database, origin, server, view
+from pipeline.system.console import UserError, run, say
+from pipeline.system.credentials import hide_in
+from pipeline.tracking import origin, server, view
+from pipeline.tracking.complaint import reason
 from pipeline.tracking.connection import connected
 from pipeline.tracking.content import COUNTS, PARTIAL, Content
 from pipeline.tracking.description import description
@@ -46,12 +47,8 @@ def main() -> int:
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as raised:  # whatever a server, a network or a database does
-        error = database.complaint(server.complaint(raised))
-        reason = one_line(redacted(error, tracking_uri())) or type(error).__name__
-        say(
-            f"warning: not logged to {hide_in(tracking_uri())}: {reason}; `python -m pipeline.track` logs it later",
-            file=sys.stderr,
-        )
+        told = f"not logged to {hide_in(tracking_uri())}: {reason(raised)}; `python -m pipeline.track` logs it later"
+        say(f"warning: {told}", file=sys.stderr)
         return 0 if "DVC_STAGE" in os.environ else 1  # an outage does not fail a stage
     return 0
 
@@ -79,8 +76,8 @@ def log_results(names: list[str], pages: str | None) -> None:
                 runs.append((result, found))
                 if is_new:
                     logged.append(result.experiment)
-            except Refused as reason:
-                say(f"{result.experiment}: {reason}")
+            except Refused as refusal:
+                say(f"{result.experiment}: {refusal}")
                 refused = True
         for dataset in tracker.experiments:
             tracker.end_killed(dataset)
@@ -154,8 +151,8 @@ def log_live(name: str, fingerprint: str, start: float) -> None:
                     seconds = value.pop("seconds")
                     Content(client, run_id).log_history([value], [seconds])
             client.set_terminated(run_id, end)
-    except Refused as reason:
-        say(f"{name}: {reason}")
+    except Refused as refusal:
+        say(f"{name}: {refusal}")
 
 
 if __name__ == "__main__":

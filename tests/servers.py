@@ -85,6 +85,33 @@ def mlflow_server(home: Path, *options: str, **environment: str) -> Iterator[str
         server.kill()
 
 
+ADMIN = ("admin", "a longer password")
+
+
+@contextmanager
+def guarded_server(home: Path, *users: str) -> Iterator[str]:
+    """The address of a server with MLflow's own users, who may read what others have logged."""
+    import mlflow
+
+    settings = (Path(mlflow.__file__).parent / "server/auth/basic_auth.ini").read_text()
+    config = home / "auth.ini"
+    config.write_text(f"{settings}\nauth_cache_ttl_seconds = 60\n")  # else each request takes a third of a second
+    variables = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(config),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1],
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "secret",
+    }
+    with mlflow_server(home, "--app-name", "basic-auth", **variables) as uri:
+        for user in users:
+            ask_admin(uri, "2.0/mlflow/users/create", username=user, password=f"Hunter2 of {user}")
+        yield uri
+
+
+def ask_admin(uri: str, path: str, **values: str) -> None:
+    """Send a request to a guarded server as its administrator."""
+    requests.post(f"{uri}/api/{path}", json=values, auth=ADMIN, timeout=60).raise_for_status()
+
+
 @pytest.fixture
 def sshd(tmp_path: Path) -> Iterator[Server]:
     """A real SSH server on this machine that lets this user in with a key made for the test."""

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, failed_in_one_line, run
+from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, failed_in_one_line, here, run
 from ruamel.yaml import YAML
-from servers import mlflow_server
+from servers import ask_admin, guarded_server, mlflow_server
 
 from pipeline import serve, track
 from pipeline.registry.champion import ALIAS
@@ -359,6 +360,39 @@ def test_a_server_that_keeps_the_artifacts(trained: Trained, server: str, monkey
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     serve.download("letters@champion", trained.root / "served")
     assert (trained.root / "served/artifacts/model.safetensors").read_bytes() == b"b"
+
+
+def test_a_user_who_may_log_runs_and_register_no_model(trained: Trained, tables: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        trained.add(name, 80)
+    home = tmp_path / "server"
+    home.mkdir()
+    shutil.copy(tables, home)
+    with guarded_server(home, "maria", "bob") as uri:
+
+        def as_user(user: str) -> str:
+            return uri.replace("//", f"//{user}:{quote(f'Hunter2 of {user}')}@")
+
+        trained.uri = as_user("maria")
+        assert trained.track("a").status == 0
+        experiment = trained.client.get_experiment_by_name("letters").experiment_id
+        may_edit = {"resource_type": "experiment", "resource_id": experiment, "permission": "EDIT"}
+        ask_admin(uri, "3.0/mlflow/users/permissions/grant", username="bob", **may_edit)
+        trained.uri = as_user("bob")
+        ran = trained.track("b", "--pages", uri)
+        runs = trained.client.search_runs([experiment], "attributes.status = 'FINISHED'")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", "//bob:Hunter1@"))
+            wrong = here(trained.root, "serve", "letters@champion", "--port", "0")
+    assert ran.status == 0 and ran.err == "" and {run.info.run_name for run in runs} == {"a", "b"}
+    logged, refused, page = ran.out.splitlines()
+    assert logged.startswith("logged to ") and ": b (" in logged
+    reason = "this user may not do that on the server: its administrator grants permissions"
+    assert refused == f"warning: the model of b is not registered: {reason}"
+    assert page.startswith("letters: http://")
+    failed_in_one_line(wrong, "letters@champion can't be had from http://***@", "the server wants another user")
+    assert "Hunter" not in wrong.err + ran.out
 
 
 # --- digits: what a colleague gets ---

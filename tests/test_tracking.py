@@ -23,12 +23,10 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-import requests
 from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wait_until
 from conftest import run as run_command
 from ruamel.yaml import YAML
-from servers import POSTGRES, MLflowServer, postgres_server
-from servers import mlflow_server as serving
+from servers import POSTGRES, MLflowServer, guarded_server, postgres_server
 from test_report import Browser, chromium  # noqa: F401  # a fixture
 
 from pipeline import track
@@ -531,22 +529,7 @@ def test_a_server_behind_a_proxy(made: Results, server: str) -> None:
 
 @pytest.mark.usefixtures("with_tables")
 def test_a_server_that_wants_a_user_and_a_password(made: Results, tmp_path: Path) -> None:
-    """MLflow's own, which lets a user read what others have logged."""
-    import mlflow
-
-    admin = ("admin", "a longer password")
-    settings = (Path(mlflow.__file__).parent / "server/auth/basic_auth.ini").read_text()
-    config = tmp_path / "auth.ini"
-    config.write_text(f"{settings}\nauth_cache_ttl_seconds = 60\n")  # else each request takes a third of a second
-    variables = {
-        "MLFLOW_AUTH_CONFIG_PATH": str(config),
-        "MLFLOW_AUTH_ADMIN_PASSWORD": admin[1],
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "secret",
-    }
-    with serving(tmp_path, "--app-name", "basic-auth", **variables) as uri:
-        for user in ("maria", "bob"):
-            account = {"username": user, "password": f"Hunter2 of {user}"}
-            requests.post(f"{uri}/api/2.0/mlflow/users/create", json=account, auth=admin).raise_for_status()
+    with guarded_server(tmp_path, "maria", "bob") as uri:
 
         def track(user: str) -> Ran:
             account = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": f"Hunter2 of {user}"}

@@ -11,6 +11,7 @@ from pipeline.config.datasets import Gates
 from pipeline.registry.champion import judged, promote
 from pipeline.registry.versions import version_of
 from pipeline.system.console import UserError
+from pipeline.tracking.complaint import reason
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def register(client: MlflowClient, results: list[tuple[Result, Run]]) -> Iterator[str]:
-    """Yield a line for each model that is judged now, and for each that can't be taken."""
+    """Yield a line for each model that is judged now, and for each that can't be taken, or that MLflow refuses."""
+    from mlflow import MlflowException
+
     absent = [result.experiment for result, _ in results if not Path("models", result.experiment).exists()]
     if absent:
         yield f"without a model, as models/ is not here (dvc pull brings it): {', '.join(absent)}"
@@ -29,19 +32,22 @@ def register(client: MlflowClient, results: list[tuple[Result, Run]]) -> Iterato
     if not present:
         return
     known = params.load()
-    gates = {result.dataset: gates_of(known, result.dataset) for result, _ in present}
-    done = {run_id for dataset in gates for run_id in judged(client, dataset, gates[dataset])}
+    done: dict[str, set[str | None]] = {}
     for result, run in in_order(present, list(known.experiments)):
-        if run.info.run_id in done:
-            continue
+        gates = gates_of(known, result.dataset)
         try:
+            if result.dataset not in done:
+                done[result.dataset] = judged(client, result.dataset, gates)
+            if run.info.run_id in done[result.dataset]:
+                continue
             version = version_of(client, run, result)
-            reason = version and promote(client, version, result.experiment, gates[result.dataset])
-        except UserError as error:
-            yield f"warning: the model of {result.experiment} is not registered: {error}"
+            told = version and promote(client, version, result.experiment, gates)
+        except (UserError, MlflowException) as error:  # as where a user may log runs, but not register models
+            why = error if isinstance(error, UserError) else reason(error)
+            yield f"warning: the model of {result.experiment} is not registered: {why}"
             continue
-        if version and reason:
-            yield f"{result.dataset} version {version.version} ({result.experiment}): {reason}"
+        if version and told:
+            yield f"{result.dataset} version {version.version} ({result.experiment}): {told}"
 
 
 def gates_of(known: Params, dataset: str) -> Gates:
