@@ -675,6 +675,24 @@ def test_a_database_with_a_password_is_asked_once(made: Results, mlflow_server: 
         assert ran.status == 1 and words in line and "Pass-Word8" not in line
 
 
+def test_a_database_that_never_answers_costs_a_line(
+    made: Results, silent: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.add("a")
+    monkeypatch.setattr("pipeline.tracking.database.ANSWER", 1)
+    monkeypatch.setenv("DVC_ROOT", str(made.root))
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", silent.uri.replace("http://", "postgresql+pg8000://me:Hunter2@") + "/mlflow"
+    )
+    begin = time.monotonic()
+    ran = made.log()
+    assert time.monotonic() - begin < 30
+    assert ran.status == 1 and ran.out == "" and len(silent.connections) == 1
+    (line,) = ran.err.splitlines()
+    assert "the database has not answered for 1 s; `python -m pipeline.track` logs it later" in line
+    assert "Hunter2" not in line
+
+
 @pytest.mark.usefixtures("with_tables")
 def test_what_a_user_deleted_stays_deleted(made: Results) -> None:
     for name in ("a", "b"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import threading
+from concurrent.futures import Future, wait
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,6 +16,7 @@ from pipeline.system.outputs import together
 FOLDER = "mlartifacts"  # beside the database
 USUAL_FOLDER = "mlruns"  # where MLflow puts what others log
 PATIENCE = 10  # seconds to wait for another process's lock; its own writes take milliseconds
+ANSWER = 15  # seconds to wait for a server of databases
 # Table, column with the path of a folder or file, and condition under which MLflow writes new files there
 LOCATIONS = (
     ("experiments", "artifact_location", "true"),
@@ -80,14 +83,28 @@ def check_writable(uri: str) -> None:
 
 
 def check_answers(uri: str) -> None:
-    """Raise an error of SQLAlchemy unless the database lets us in. MLflow itself would try for two minutes."""
+    """Raise an error of SQLAlchemy unless the database lets us in, and DatabaseError if it is silent.
+
+    MLflow itself would try for two minutes, and wait for ever.
+    """
     from mlflow.store.db.utils import create_sqlalchemy_engine
 
     engine = create_sqlalchemy_engine(uri)
-    try:
-        engine.connect().close()
-    finally:
-        engine.dispose()
+    answer: Future[None] = Future()
+
+    def ask() -> None:
+        try:
+            engine.connect().close()
+            answer.set_result(None)
+        except Exception as error:  # of any driver
+            answer.set_exception(error)
+        finally:
+            engine.dispose()
+
+    threading.Thread(target=ask, daemon=True).start()  # drivers name their limits differently, and some have none
+    if not wait([answer], ANSWER).done:
+        raise DatabaseError(f"the database has not answered for {ANSWER} s")
+    answer.result()
 
 
 def complaint(error: Exception) -> Exception:
