@@ -32,11 +32,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDS = 3
 
 
-def split(folder: Path, validating: int, folds: int = FOLDS) -> None:
-    """Give the images of a packed data set folds, of which one validates."""
+def split(folder: Path, validating: int, folds: int | np.ndarray = FOLDS) -> None:
+    """Give the images of a packed data set folds, in turn or as given for each, of which one validates."""
     table = opened(folder).table
     tests = table.split == "test"
-    numbers = np.arange(len(table)) % folds
+    numbers = np.arange(len(table)) % folds if isinstance(folds, int) else folds
     table["fold"] = pd.Series(numbers, table.index, dtype="Int32").mask(tests)
     table["split"] = np.where(tests, "test", np.where(numbers == validating, "val", "train"))
     rows = pa.Table.from_pandas(table[SPLIT.names], SPLIT, preserve_index=False)
@@ -119,6 +119,18 @@ def test_no_model_knows_the_labels_of_what_it_is_asked(folded: Project, monkeypa
     assert pd.read_csv("reports/things-folds/history.csv").train_accuracy.iloc[-1] > 0.95
     _, metrics = evaluated(folded, "things-folds", **recipe)
     assert metrics["val"]["accuracy"] < 0.6
+
+
+def test_folds_of_one_class_have_no_auc(folded: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = folded.root / "data/packed/things"
+    label = opened(packed).table.label
+    half = np.arange(len(label)) % 2 == 0
+    split(packed, validating=1, folds=np.select([half & (label == name) for name in CLASSES[:2]], [1, 2]))
+    stage(folded, monkeypatch, "things-folds", folds="all")
+    _, metrics = evaluated(folded, "things-folds", folds="all")
+    val, test = metrics["val"], metrics["test"]
+    assert "macro_auc" in val and "accuracy_mean" in val and "macro_auc_mean" not in val
+    assert "macro_auc_mean" in test
 
 
 @given(st.data())

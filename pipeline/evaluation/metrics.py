@@ -79,8 +79,9 @@ class Side:
                 interval = macro_f1_interval(given.labels, given.predicted, self.classes)
                 found |= zip(("macro_f1_low", "macro_f1_high"), interval, strict=True)
         if len(self.trainings) > 1:
-            for key in self.trainings[0]:
-                values = [training[key] for training in self.trainings if key in training]
+            # a fold of one class has no AUC
+            for key in (key for key in self.trainings[0] if all(key in training for training in self.trainings)):
+                values = [training[key] for training in self.trainings]
                 found |= {f"{key}_mean": float(np.mean(values)), f"{key}_sd": float(np.std(values, ddof=1))}
         return found
 
