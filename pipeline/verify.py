@@ -31,7 +31,7 @@ from pipeline.fetching.mirrors import absolute
 from pipeline.system.console import UserError, run, say
 from pipeline.system.portable import has_avx2
 from pipeline.tracking.commit import git
-from pipeline.tracking.results import flat, locked_stages, provenance_of
+from pipeline.tracking.results import LOCK, flat, locked_stages, provenance_of
 
 DVC = (sys.executable, "-m", "dvc")
 FETCHING = ("download@", "weights@")  # stages that fetch only what is not there yet
@@ -53,9 +53,9 @@ def main() -> int:
         with chdir(clone):
             if packages.exists():
                 Path(".venv").symlink_to(packages)
-            names = chosen(arguments.experiments or ["*"])
+            before = committed_stages()
+            names = chosen(arguments.experiments or ["*"], before)
             published = {name: (metrics_of(name), provenance_of(name)) for name in names}
-            before = locked_stages()
             bring_sources(needed(names, before), before, cache)
             reproduce(names, Path(temporary))
             return report(names, before, published, arguments.tolerance)
@@ -79,11 +79,21 @@ def fresh_clone(folder: Path) -> Path:
     return folder / "clone" / git("rev-parse", "--show-prefix")
 
 
-def chosen(patterns: list[str]) -> list[str]:
+def committed_stages() -> Stages:
+    """The stages in the dvc.lock of the last commit. Raises UserError where there is none, or half a file."""
+    if not LOCK.exists():
+        raise UserError(f"the last commit has no {LOCK}: commit the results of dvc repro first")
+    try:
+        return locked_stages()
+    except ValueError:
+        raise UserError(
+            f"the {LOCK} of the last commit is cut off, or holds a conflict of git: take it from an earlier commit, run"
+            " dvc repro and commit what it writes"
+        ) from None
+
+
+def chosen(patterns: list[str], stages: Stages) -> list[str]:
     """The evaluated experiments that patterns match. Raises UserError for a pattern that matches none."""
-    if not Path("dvc.lock").exists():
-        raise UserError("the last commit has no dvc.lock: commit the results of dvc repro first")
-    stages = locked_stages()
     known = [name for name in params.load().experiments if f"evaluate@{name}" in stages]
     advice = "; run dvc repro evaluate@EXPERIMENT and commit what it writes"
     return matching(patterns, known, "the last commit has no results of", advice)

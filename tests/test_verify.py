@@ -12,7 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, edit, failed_in_one_line, processes, wait_until
+from conftest import (
+    ENVIRONMENT,
+    REPOSITORY,
+    Clone,
+    Project,
+    Ran,
+    commit,
+    edit,
+    failed_in_one_line,
+    processes,
+    wait_until,
+)
 from ruamel.yaml import YAML
 
 from pipeline.system.portable import has_avx2
@@ -208,6 +219,13 @@ def test_mistakes_are_told_in_one_line(published: Clone, copy_of: CopyOf, verify
         copy.must_run("git", "rm", "-q", file)
         copy.must_run("git", "commit", "-qm", "Remove")
         failed_in_one_line(verify(copy, "any"), f"the last commit has {told}")
+    lock = (published.root / "dvc.lock").read_text()
+    middle = lock.index("  evaluate@same:")
+    conflict = f"{lock[:middle]}<<<<<<< HEAD\n=======\n{lock[middle:]}>>>>>>> theirs\n"
+    for broken in (lock[: middle + len("  evaluate@same:")], conflict):
+        (copy.root / "dvc.lock").write_text(broken)
+        commit(copy)
+        failed_in_one_line(verify(copy, "any"), "the dvc.lock of the last commit is cut off, or holds a conflict")
     (tmp_path / "nowhere").mkdir()
     failed_in_one_line(
         verify(Clone(tmp_path / "nowhere")), "nowhere has no commit that can be cloned", "not a git repository"

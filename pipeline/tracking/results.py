@@ -61,10 +61,15 @@ def locked_stages() -> dict[str, Any]:
 
     if not LOCK.exists():
         raise UserError(f"{LOCK} is not here: run this in the project's root folder, after dvc repro")
+    stages: dict[str, Any]
     try:
-        stages: dict[str, Any] = YAML(typ="safe").load(LOCK.read_text(encoding="utf-8"))["stages"]
-    except (YAMLError, TypeError, KeyError):  # DVC writes it in place, at this moment or until it was killed
-        raise ValueError(f"{LOCK} is cut off: `git checkout {LOCK}`, then dvc repro") from None
+        stages = YAML(typ="safe").load(LOCK.read_text(encoding="utf-8"))["stages"]
+        entries = [entry for stage in stages.values() for kind in ("deps", "outs") for entry in stage.get(kind, [])]
+        is_whole = all(entry["path"] for entry in entries)
+    except (YAMLError, AttributeError, TypeError, KeyError):
+        is_whole = False
+    if not is_whole:  # DVC writes it in place, at this moment or until it was killed
+        raise ValueError(f"{LOCK} is cut off: `git checkout {LOCK}`, then dvc repro")
     return stages
 
 
