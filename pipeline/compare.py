@@ -62,6 +62,9 @@ def main() -> None:
     elif arguments.grid:
         raise UserError("--grid draws what two experiments of one data set differ in: name two, or one with --before")
     else:
+        if len(two) == 2 == len(results):
+            datasets = " and ".join(known[name].dataset for name in two)
+            say("", f"No verdict: {' and '.join(two)} are of different data sets, {datasets}.")
         return
     counts, changed = compare(sides)
     first = "by the first training of each"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pandas as pd
 import pytest
-from conftest import Clone, failed_in_one_line, here
+from conftest import Clone, Project, failed_in_one_line, here
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,6 +17,7 @@ from PIL import Image
 from pipeline.evaluation.paired import Paired
 
 MLP, CNN = "digits-mlp", "digits-cnn"
+COUNTED = {"parameters": 9, "trainable_parameters": 9}
 COUNTS = st.integers(0, 300)
 
 
@@ -73,6 +74,20 @@ def test_two_experiments(digits: Clone, copy_of: Callable[[Clone], Clone]) -> No
     assert Image.open(grid).height > 5 * Image.open(grid).width / 6  # 30 tiles in five rows
     better = here(copy.root, "compare", MLP, CNN).out
     assert f"{CNN} is better than {MLP} by these images." in better
+
+
+def test_two_of_different_data_sets_get_no_verdict(project: Project) -> None:
+    for name in ("letters", "photos"):
+        project.dataset(name, f"data/raw/{name}")
+        project.experiment(f"{name}-mlp", name)
+        folder = project.root / f"reports/{name}-mlp"
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"val": {"accuracy": 0.5}, **COUNTED}))
+    project.command("compare")
+    ran = here(project.root, "compare", "letters-mlp", "photos-mlp")
+    told = "No verdict: letters-mlp and photos-mlp are of different data sets, letters and photos."
+    assert ran.status == 0 and ran.out.splitlines()[-1] == told
+    assert "verdict" not in here(project.root, "compare", "*-mlp").out
 
 
 def test_predictions_of_another_training(digits: Clone, copy_of: Callable[[Clone], Clone]) -> None:
