@@ -52,3 +52,14 @@ def test_several_seeds_have_a_mean_and_a_deviation(
     summary = json.loads((project.root / "reports/things-mlp/summary.json").read_text())
     assert summary["things-mlp"] == {"val": {key: metrics["val"][key] for key in ("accuracy_mean", "accuracy_sd")}}
     assert "over 3 trainings" in capsys.readouterr().out
+
+
+def test_each_seed_starts_from_the_same_images(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the first has normalized all of them already."""
+    monkeypatch.setattr("pipeline.training.model.INITIALIZATION_VALUES", 6 * 5 * 3 * 10)
+    pack(project.root / "data/packed/things")
+    project.dataset("things", "data/raw/things", [6, 5])
+    described = {"network": {"name": "airbench", "widths": [4]}, "batch_size": "full"}
+    both = stage(project, monkeypatch, "things-both", seeds=2, **described)
+    alone = stage(project, monkeypatch, "things-alone", seed=2, **described)
+    assert (both / "seed-2.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()

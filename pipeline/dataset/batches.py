@@ -147,8 +147,13 @@ class Batches:
         return config.tta
 
     def batches(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
-        """For each list of positions, pixels (B, H, W, C) uint8. The next batch may overwrite them."""
-        return self.pixels.batches(chosen) if self.normalized is None else iter([self.normalized])
+        """For each list of positions, pixels (B, H, W, C) uint8. The next batch may overwrite them.
+
+        After `normalize_once`, images (B, C, H, W) float32: all in their order, or some, at the positions.
+        """
+        if (images := self.normalized) is None:
+            return self.pixels.batches(chosen)
+        return (images if len(positions) == len(self) else images[positions] for positions in chosen)
 
     def images(self, pixels: Tensor, config: Augment | None = None, draws: Tensor | None = None) -> Tensor:
         """From (B, H, W, C) uint8 to (B, C, H, W) float32, augmented as `config` and `draws` say, and normalized.
