@@ -31,6 +31,7 @@ from pipeline.system.console import UserError
 from pipeline.training import losses, optimizers
 from pipeline.training.batching import epoch_batches
 from pipeline.training.distributed import ALONE
+from pipeline.training.features import Features
 from pipeline.training.optimizers import Muon, blocks, blocks_behind, make_optimizers, restore, set_lr
 from pipeline.training.schedule import lr_factor
 from pipeline.training.trainer import Row, Trainer
@@ -472,6 +473,20 @@ def test_memory_that_runs_out_is_an_error_that_says_what_to_set(
     with pytest.raises(UserError, match=f"not enough memory for {said}"):
         Trainer(Hungry(0, spared), described, batches(packed, "train"), None, 1, tmp_path / "saved.pt").fit()
     assert (tmp_path / "saved.pt").exists() == bool(spared)  # the epochs before that can be gone on from
+
+
+def test_memory_that_runs_out_without_gradients_asks_for_no_smaller_batch(
+    packed: PackedDataset, tmp_path: Path
+) -> None:
+    train, val = batches(packed, "train"), batches(packed, "val")
+    advice = "free some, or take a smaller network or smaller images"
+    in_training = math.ceil(len(train) / 8)
+    with pytest.raises(UserError, match=f"not enough memory for the validation images: {advice}"):
+        Trainer(Hungry(0, in_training), config(), train, val, 1, tmp_path / "a.pt").fit()
+    head, frozen = nn.Linear(3, 3), config()
+    features = Features(Hungry(0, 0), train, frozen, 1, tmp_path / "features")
+    with pytest.raises(UserError, match=f"not enough memory for the features of the backbone: {advice}"):
+        Trainer(head, frozen, features, None, 1, tmp_path / "b.pt").fit()
 
 
 def test_a_number_of_parts_is_asked_for() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pipeline.training.features import Features
     from pipeline.training.first_batch import FirstBatch
 
+# what is computed without gradients has batches of a size of its own
+SMALLER = "free some, or take a smaller network or smaller images"
 Row = dict[str, float | int | None]  # of history.csv: epoch, losses and accuracies
 
 
@@ -82,12 +84,7 @@ class Trainer:
             if self.is_out_of_patience():
                 break
             start = time.monotonic()
-            try:
-                self.history.append(self.run_epoch(epoch))
-            except RuntimeError as error:
-                if device.out_of_memory(error):
-                    raise self.out_of_memory() from None
-                raise
+            self.history.append(self.run_epoch(epoch))
             self.stopwatch.end_epoch()
             if self.config.checkpoint == "best" and best_epoch(self.history) == epoch:
                 self.best = copy.deepcopy(self.result.state_dict())
@@ -102,18 +99,22 @@ class Trainer:
     def run_epoch(self, epoch: int) -> Row:
         """Train on all images once, then validate. Returns the epoch's row of the history."""
         torch.manual_seed(self.seed * 1_000_003 + epoch + self.group.rank * 7_368_787)  # for dropout
-        loss, accuracy = self.train_epoch(epoch)
+        with enough_memory("the features of the backbone", SMALLER):
+            data = self.train_data.view(epoch)
+        with enough_memory(*self.batch_memory()):
+            loss, accuracy = self.train_epoch(epoch, data)
         row: Row = {"epoch": epoch, "train_loss": loss, "train_accuracy": accuracy}
         if (val_data := self.val_data) is not None:
             tta = val_data.tta(self.config)
-            loss, accuracy = self.group.on_first(lambda: evaluate(self.result, val_data, tta))
+            with enough_memory("the validation images", SMALLER):
+                loss, accuracy = self.group.on_first(lambda: evaluate(self.result, val_data, tta))
             self.check_finite(torch.tensor([loss]), epoch, "the loss on validation images")
             row |= {"val_loss": loss, "val_accuracy": accuracy}
         return row
 
-    def train_epoch(self, epoch: int) -> tuple[float, float]:
-        """Train on all images once. Returns the mean loss and accuracy, each batch's before its own update."""
-        config, data, steps = self.config, self.train_data.view(epoch), len(self.batch_starts)
+    def train_epoch(self, epoch: int, data: Batches | Features) -> tuple[float, float]:
+        """Train on all of `data` once. Returns the mean loss and accuracy, each batch's before its own update."""
+        config, steps = self.config, len(self.batch_starts)
         step = self.prepare_step(epoch)
         # these stay on the device until the epoch is over: reading them waits for it
         batch_losses = torch.zeros(steps, device=data.device)
@@ -215,10 +216,11 @@ class Trainer:
             return
         raise UserError(f"{broken}{kept}: try a lower optimizer.lr")
 
-    def out_of_memory(self) -> UserError:
+    def batch_memory(self) -> tuple[str, str]:
+        """What needs memory to train, and what to do where there is not enough."""
         steps, size = self.config.grad_accum_steps, self.batch_size
         wanted = f"grad_accum_steps above {steps} or a smaller batch_size" if steps < size else "a smaller network"
-        return UserError(f"not enough memory for a batch of {size} with grad_accum_steps = {steps}: set {wanted}")
+        return f"a batch of {size} with grad_accum_steps = {steps}", f"set {wanted}"
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -241,6 +243,17 @@ class Trainer:
         self.stopwatch.load_state_dict(state["time"])
         if self.first_batch is not None:
             self.first_batch.restore(state["first_batch"])
+
+
+@contextmanager
+def enough_memory(what: str, advice: str) -> Iterator[None]:
+    """Raise UserError where there is not enough memory for `what`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if device.out_of_memory(error):
+            raise UserError(f"not enough memory for {what}: {advice}") from None
+        raise
 
 
 def best_epoch(history: Sequence[Row]) -> int:
