@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tabulate import tabulate
 
-from pipeline.checking import contact_sheets, label_list, usage
+from pipeline.checking import contact_sheets, label_list, summaries, usage
 from pipeline.checking.describe import describe
 from pipeline.checking.inspected import Inspected
 from pipeline.checking.overview import Overview
 from pipeline.checking.validation import Validation
 from pipeline.config import params
 from pipeline.images.folder_problems import first_problem
-from pipeline.images.folders import split_of
 from pipeline.images.labeled import Labeled
 from pipeline.images.sources import Source, open_source
 from pipeline.images.tables import SPLITS, STATUSES, write_tables
@@ -32,7 +31,6 @@ from pipeline.system.console import UserError, printable, say
 from pipeline.system.outputs import atomic_write, write_json
 
 LISTED = 50  # broken images named when there are too many
-NAMED = 20  # classes named in a line, at most
 CLASSES_AT_ONCE = 500  # whose thumbnails are in memory, 0.9 MB each
 
 
@@ -119,11 +117,12 @@ def summarize(inspected: Inspected, validation: Validation, classes: list[str], 
     files = validation.count_labels(np.ones(validation.count, bool))
     missing = validation.missing_in_official_splits(classes)
     folders = source.folders
+    splits = source.splits if isinstance(source, Labeled) and not source.list.has_splits else folders.splits
     return {
         "files": validation.count,
         **usage.count(inspected, validation, folders)._asdict(),
         "empty_folders": dict.fromkeys(folders.empty, 0),
-        "official_splits": {"/".join(folder): split for folder, split in folders.splits.items()},
+        "official_splits": {"/".join(folder): split for folder, split in splits.items()},
         "classes": validation.images_per_class(classes),
         "classes_by_split": validation.images_per_class_and_split(classes),
         "classes_left_out": {label: files[label] for label in source.classes if not validation.has_usable(label)},
@@ -144,29 +143,11 @@ def in_words(name: str, summary: dict[str, Any]) -> list[str]:
     status = ", ".join(f"{count} {status}" for status, count in summary["status"].items())
     lines = [f"{name}: {summary['files']} files: {status}"]
     lines += [f"  {count:>7} {issue}" for issue, count in summary["issues"].items()]
-    used, left_out = summary["used"], summary["left_out"]
-    in_use = f"{sum(used.values())} in use, {sum(left_out.values())} left out"
-    lines.append(f"{in_use}: {counted(left_out)}" if left_out else in_use)
-    if without_class := summary["without_class"]:
-        lines.append(f"without a class: {counted(without_class)}")
-    if empty := summary["empty_folders"]:
-        lines.append(f"empty folders, which are no classes: {shortened(list(empty))}")
-        if drawn := [folder for folder in empty if split_of(folder.rpartition("/")[2])]:
-            lines.append(f"of these named as splits: {shortened(drawn)}; the stage split draws what is empty")
-    if splits := summary["official_splits"]:
-        lines.append(f"official splits: {', '.join(f'{split} in {folder}/' for folder, split in splits.items())}")
+    lines += summaries.of_files(summary)
     classes = summary["classes"]
     title = f"{len(classes)} {'class' if len(classes) == 1 else 'classes'}"
-    lines += class_table(title, summary) if summary["classes_by_split"] else [f"{title}: {counted(classes)}"]
-    if undecoded := summary["classes_left_out"]:
-        lines.append(f"not a class, because none of its images can be decoded: {shortened(list(undecoded))}")
-    for split, missing in summary["classes_missing"].items():
-        if len(missing) == len(classes):
-            lines.append(f"no class has a usable image in the official {split} split: the stage split draws one")
-        else:
-            lines.append(f"without a usable image in the official {split} split: {shortened(list(missing))}")
-    if respelled := summary["classes_respelled"]:
-        lines.append(f"one class, written in two ways: {counted(respelled)}")
+    lines += class_table(title, summary) if summary["classes_by_split"] else [f"{title}: {summaries.counted(classes)}"]
+    lines += summaries.of_classes(summary)
     lines.append(f"{'':<8}{'width':>14}{'height':>14}")
     for statistic in summary["width"]:
         both = (summary[side][statistic] for side in ("width", "height"))
@@ -184,20 +165,7 @@ def class_table(title: str, summary: dict[str, Any]) -> list[str]:
     rows = [[title, *splits, "all"], *([printable(label), *row, sum(row)] for label, row in counts.items())]
     aligned = ["left", *["right"] * (len(splits) + 1)]
     head, *lines, total = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=aligned).splitlines()
-    return [head, *few(lines), total]
-
-
-def counted(counts: dict[str, Any]) -> str:
-    return shortened([f"{name} ({count})" for name, count in counts.items()])
-
-
-def shortened(names: list[str]) -> str:
-    """The names, separated by commas; of many only the first ones and the last."""
-    return ", ".join(few(names))
-
-
-def few(lines: list[str]) -> list[str]:
-    return [*lines[: NAMED - 1], "…", lines[-1]] if len(lines) > NAMED else lines
+    return [head, *summaries.few(lines), total]
 
 
 if __name__ == "__main__":

@@ -187,7 +187,8 @@ def draw(path: Path, dataset: str, sides: dict[str, pd.DataFrame], changed: pd.D
         tiles.append(grid.Tile(packed.images[position[image]], title, "green" if said[1] == label else "red"))
     grid.draw_grid(path, tiles, software=pictures.MARK)
     of = f"the first {DRAWN} of " if len(changed) > DRAWN else ""
-    say(f"{path}: {of}{len(changed)} images that only one of them gets right; green: {list(sides)[1]}")
+    images = f"{of}{len(changed)} image{'s' * (len(changed) != 1)}"
+    say(f"{path}: {images} that only one of them gets right; green: {list(sides)[1]}")
 
 
 if __name__ == "__main__":

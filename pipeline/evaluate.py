@@ -56,13 +56,14 @@ def main(name: str) -> None:
         write_json(folder / "metrics.json", {**metrics, **counts, **trainings})
         write_json(folder / "summary.json", summary(name, metrics))
         write_predictions(folder / FILE, predictions_of(sides, packed), model.folder)
-        absent = write_reports(folder, sides, sliced, packed.classes)
+        write_reports(folder, sides, sliced, packed.classes)
         draw(folder, sides, packed)
     for side in sides:
         say(f"{name}: {side}")
     say(*(f"{name}: worst slice of {sides[0].split}: {told}" for told in slices.worst(sliced[sides[0].split])))
-    if absent:
-        say(f"{name}: no test images of {', '.join(absent)}")
+    for side in sides:
+        if missing := reports.absent(side.predictions, packed.classes):
+            say(f"{name}: no {side.split} images of {', '.join(missing)}")
     if any(side.predictions.probabilities is None for side in sides):
         say(f"{name}: no AUC and no curves: the probabilities of all classes would take too much memory")
 
@@ -140,8 +141,8 @@ def summary(name: str, metrics: dict[str, dict[str, float]]) -> dict[str, object
     return {name: {"val": val}, f"{name}_test": test}
 
 
-def write_reports(folder: Path, sides: list[Side], sliced: dict[str, pd.DataFrame], classes: list[str]) -> list[str]:
-    """Write all reports in text and tables. Returns the names of the classes that no test image is of."""
+def write_reports(folder: Path, sides: list[Side], sliced: dict[str, pd.DataFrame], classes: list[str]) -> None:
+    """Write all reports in text and tables."""
     reports.write_by_split(folder / "per_class.csv", sides, lambda side: reports.metrics_by_class(side, classes))
     reports.write_by_split(folder / "confusions.csv", sides, lambda side: reports.top_confusions(side, classes))
     reports.write_by_split(folder / "slices.csv", sides, lambda side: reports.escaped(sliced[side.split]))
@@ -149,7 +150,7 @@ def write_reports(folder: Path, sides: list[Side], sliced: dict[str, pd.DataFram
     counts = reports.confusion_counts(test, len(classes))
     reports.write_confusion(folder / "confusion_matrix.csv", counts, classes)
     figures.draw_confusion_matrix(folder / "confusion_matrix.png", counts, classes)
-    return reports.write_classification_report(folder, test, classes)
+    reports.write_classification_report(folder, test, classes)
 
 
 def draw(folder: Path, sides: list[Side], packed: PackedDataset) -> None:

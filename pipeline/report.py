@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from pipeline.system.entry import run_stage
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.checking import summaries
 from pipeline.checking.overview import Overview
 from pipeline.config import params
-from pipeline.images.sources import Source, open_source
+from pipeline.images.sources import open_source
 from pipeline.images.tables import SPLITS, STATUSES, read_columns
 from pipeline.page import charts, findings, overall
 from pipeline.page.template import page_script, write_page
 from pipeline.page.thumbnails import thumbnails
 from pipeline.page.ticking import decided_by, script_data
-from pipeline.system import workers
+from pipeline.system import readers, workers
 from pipeline.system.console import say
 
 SHOWN = ["path", "status", "issues", "reason", "width", "height", "bytes", "format", "mode"]
@@ -74,23 +74,20 @@ def main(name: str) -> None:
         histograms=charts.histograms(checked),
         official_splits=[split for split in SPLITS if pc.index(checked["official_split"], split).as_py() >= 0],
         by_class=charts.by_class(checked, labels),
-        notes=notes(checked, classes, sorted(others), source),
+        notes=notes(name),
     )
     say(f"{name}: {len(checked)} files, {len(whole) + len(sections)} kinds of findings: open {path} in a browser")
 
 
-def notes(checked: pa.Table, classes: list[str], others: list[str], source: Source) -> Iterator[str]:
-    """What `check` has said of classes: those that are none, and those without images in an official split."""
-    if others:
-        yield f"Not a class, because none of its images can be decoded: {', '.join(others)}."
-    if source.folders.empty:
-        yield f"Empty folders, which are no classes: {', '.join(source.folders.empty)}."
-    usable = checked.filter(pc.not_equal(checked["status"], "quarantined"))
-    counts = charts.crosstab(usable["label"], classes, usable["official_split"], SPLITS)
-    for split, of_split in zip(SPLITS, counts.T, strict=True):
-        if of_split.any() and not of_split.all():
-            missing = [label for label, count in zip(classes, of_split, strict=True) if not count]
-            yield f"Without a usable image in the official {split} split: {', '.join(missing)}."
+def notes(name: str) -> list[str]:
+    """What `check` said of files and classes, as sentences. Raises UserError for a damaged check.json."""
+    file, stage = Path("reports", name, "check.json"), f"check@{name}"
+    summary = readers.read_json(file, stage)
+    try:
+        lines = [*summaries.of_files(summary), *summaries.of_classes(summary)]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise readers.damaged(file, "it is not what check writes", stage) from None
+    return [f"{line[0].upper()}{line[1:]}." for line in lines]
 
 
 def metadata(table: pa.Table, labels: list[str], decisions: dict[str, list[str]]) -> dict[str, list[Any]]:

@@ -191,6 +191,15 @@ def write_manifest(path: Path, rows: list[dict[str, Any]], classes: list[str], s
     write_tables(path, [pa.Table.from_pylist(rows, schema)], classes, schema)
 
 
+def write_summary(root: Path, name: str) -> None:
+    """What `report` reads of check.json: nothing to remark on."""
+    of_files = ("used", "left_out", "without_class", "empty_folders", "official_splits")
+    of_classes = ("classes", "classes_left_out", "classes_missing", "classes_respelled")
+    folder = root / "reports" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "check.json").write_text(json.dumps({key: {} for key in (*of_files, *of_classes)}))
+
+
 def outputs(project: Project) -> dict[str, bytes]:
     """All that the stages of a project wrote, by path."""
     return {

@@ -357,6 +357,17 @@ def test_classes_that_are_missing(
         assert "no test images" not in text + printed.out
 
 
+def test_a_class_without_validation_images_is_named(
+    project: Project, evaluated: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *others = BRIGHTNESS
+    tested = [(label, "test", value) for label, value in BRIGHTNESS.items()]
+    write_images(project.root, [(first, "val", BRIGHTNESS[first]), *tested], list(BRIGHTNESS))
+    write_model(project.root, BRIGHTNESS)
+    evaluated()
+    assert f"grays-near: no val images of {', '.join(others)}\n" in capsys.readouterr().out
+
+
 def test_of_many_classes_the_most_confused_are_drawn(project: Project, evaluated: Evaluate) -> None:
     """Class n is as bright as n; of the classes from 100 on every second one looks like its neighbor."""
     classes = {f"class {number:03d} with a name of several words": number / 255 for number in range(180)}

@@ -306,7 +306,9 @@ def test_config_that_has_changed_since_training_is_named(tmp_path: Path) -> None
     project = make_project(tmp_path)
     project.params["experiments"]["things-best"]["epochs"] = 3
     write(project)
-    assert page_of(project).read_text().count("not as in params.yaml now") == 1
+    page = page_of(project).read_text()
+    assert page.count("not as in params.yaml now") == 1
+    assert "repeats things-best" not in page and "that repeats things-" in page  # it would train another one
     assert "It has changed since" in (tmp_path / "reports/things-best/index.html").read_text()
 
 

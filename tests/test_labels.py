@@ -93,9 +93,20 @@ def test_every_row_and_every_file_is_accounted_for(plants: tuple[Project, str]) 
     ) in said
     summary = json.loads((project.root / "reports/plants/check.json").read_text())
     assert summary["classes"] == {"rust": 19, "scab": 19}
+    assert summary["official_splits"] == {"train_images": "train", "test_images": "test"}
     assert summary["label_list"] == {
         "rows": 41, "labeled": 38, "without_label": 1, "missing": 1, "repeated": 1, "unlisted": 4,
     }  # fmt: skip
+
+
+@together
+def test_the_page_says_what_the_folders_were_taken_for(plants: tuple[Project, str]) -> None:
+    project, _ = plants
+    (project.root / "data/decided").mkdir(exist_ok=True)
+    project.must_run("report", "plants")
+    page = (project.root / "reports/plants/index.html").read_text()
+    assert "Official splits: " in page and "train in train_images/" in page and "test in test_images/" in page
+    assert "Empty folders" not in page
 
 
 @together

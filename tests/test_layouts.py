@@ -215,19 +215,18 @@ def test_every_file_is_counted_once_and_what_is_no_class_is_named(project: Proje
     assert found["without_class"] == {"./": 1, "docs/": 1, "test/": 4}
     assert found["classes"] == {"cat": 6, "dog": 6} and found["classes_left_out"] == {"horse": 1}
     assert found["empty_folders"] == {"train/cow": 0, "train/sheep": 0}
-    for line in (
+    told = (
         "12 in use, 10 left out: clutter (1), empty_file (1), hidden (1), no_label (6), not_an_image (1)",
         "without a class: ./ (1), docs/ (1), test/ (4)",
         "empty folders, which are no classes: train/cow, train/sheep",
         "not a class, because none of its images can be decoded: horse",
         "no class has a usable image in the official test split: the stage split draws one",
-    ):
-        assert line in said, said
+    )
+    assert not set(told).difference(said)
     (project.root / "data/decided").mkdir()
     project.must_run("report", "photos")
     page = (project.root / "reports/photos/index.html").read_text()
-    assert "Empty folders, which are no classes: train/cow, train/sheep." in page
-    assert "none of its images can be decoded: horse." in page
+    assert not [line for line in told if f"{line.capitalize()}." not in page]
 
 
 def test_folders_of_the_same_classes_stop_the_stage(project: Project) -> None:

@@ -459,6 +459,15 @@ def test_blocks_of_every_family_hold_at_most_half_of_the_weights(name: str) -> N
     assert 0 <= outside < 0.01 * parameters(model)  # a vision transformer's class token and position embedding
 
 
+@pytest.mark.parametrize("name", ["resnet", "airbench"])
+def test_blocks_of_own_networks_hold_at_most_half_of_the_weights(name: str) -> None:
+    model = build(network(name), Shape(3, 32, 32, 10))
+    found = blocks(model)
+    assert len(found) > 4
+    assert not [block for block in found if list(block.children()) and parameters(block) > parameters(model) / 2]
+    assert sum(parameters(block) for block in found) == parameters(model)
+
+
 def test_every_network_is_a_module_and_a_config() -> None:
     members = get_args(get_args(Network)[0])
     names = {get_args(member.model_fields["name"].annotation)[0] for member in members}

@@ -164,6 +164,24 @@ def test_only_programs_change_how_python_ends() -> None:
     assert run([sys.executable, "-c", hooked], REPOSITORY).out.splitlines()[-1] == "end_quietly"
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("MemoryError()", "error: not enough memory: end other programs, or take a machine with more\n"),
+        ("OSError(5, 'failed', 'data/raw/a.zip')", "error: data/raw/a.zip: Input/output error\n"),
+    ],
+)
+def test_what_a_machine_lacks_is_told_in_one_line(error: str, line: str) -> None:
+    script = f"""
+from pipeline.system import console
+def main():
+    raise {error}
+console.run(main)
+"""
+    ran = run([sys.executable, "-c", script], REPOSITORY)
+    assert (ran.status, ran.out, ran.err) == (1, "", line)
+
+
 @pytest.mark.parametrize(("number", "status", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
 def test_an_interruption_that_a_library_makes_an_error_of(number: str, status: int, word: str) -> None:
     """As pandas does where it is just being imported."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, Project, failed_in_one_line, picture, write_manifest
+from conftest import REPOSITORY, Project, failed_in_one_line, picture, write_manifest, write_summary
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -83,6 +83,7 @@ def prepare(root: Path, rows: list[dict[str, Any]], classes: list[str] = CLASSES
     project = Project(root)
     project.dataset("photos", "photos")
     write_manifest(root / "data/checked/photos.parquet", rows, classes)
+    write_summary(root, "photos")
     for number, row in enumerate(rows[:120]):
         file = root / "photos" / row["path"]
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -688,12 +689,20 @@ def test_an_image_that_has_gone_loses_only_its_thumbnail(chromium: Browser, tmp_
     [
         ("data/checked/photos.parquet", ["data/checked/photos.parquet is not there", "dvc repro"]),
         ("photos", ["photos is not there"]),
+        ("reports/photos/check.json", ["reports/photos/check.json is not there", "check@photos"]),
     ],
 )
 def test_what_is_missing_is_named(tmp_path: Path, missing: str, words: list[str]) -> None:
     project = prepare(tmp_path, every_kind())
     shutil.move(tmp_path / missing, tmp_path / "away")
     failed_in_one_line(project.run("report", "photos"), *words)
+
+
+def test_a_damaged_summary(tmp_path: Path) -> None:
+    project = prepare(tmp_path, every_kind())
+    for content in ("{", "{}", '{"used": 1, "left_out": 2}'):
+        (tmp_path / "reports/photos/check.json").write_text(content)
+        failed_in_one_line(project.run("report", "photos"), "reports/photos/check.json is damaged", "check@photos")
 
 
 def test_a_damaged_manifest(tmp_path: Path) -> None:

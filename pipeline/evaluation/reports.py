@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 CONFUSIONS = 50  # of a side, in confusions.csv
 
 
-def write_classification_report(folder: Path, given: Predictions, classes: list[str]) -> list[str]:
-    """Write scikit-learn's report. Returns the names of the classes that no image is of.
+def absent(given: Predictions, classes: list[str]) -> list[str]:
+    """The names of the classes that no image is of, to be printed."""
+    return [printable(classes[number]) for number in np.setdiff1d(np.arange(len(classes)), given.labels)]
 
-    Those that are not predicted either are left out of the report, so that its macro average is scikit-learn's.
+
+def write_classification_report(folder: Path, given: Predictions, classes: list[str]) -> None:
+    """Write scikit-learn's report.
+
+    Classes that no image is of and that are not predicted are left out, so that its macro average is scikit-learn's.
     """
     from sklearn.metrics import classification_report
 
@@ -37,11 +42,9 @@ def write_classification_report(folder: Path, given: Predictions, classes: list[
     report = classification_report(truth, predicted, output_dict=True, **options)
     write_json(folder / "classification_report.json", report)
     text = classification_report(truth, predicted, digits=4, **{**options, "target_names": list(map(printable, names))})
-    absent = [printable(classes[number]) for number in np.setdiff1d(np.arange(len(classes)), truth)]
-    if absent:
-        text += f"\nno test images: {', '.join(absent)}\n"
+    if missing := absent(given, classes):
+        text += f"\nno test images: {', '.join(missing)}\n"
     (folder / "classification_report.txt").write_text(text, encoding="utf-8")
-    return absent
 
 
 def confusion_counts(given: Predictions, classes: int) -> csr_array:

@@ -21,9 +21,9 @@ T = TypeVar("T")
 stopped: KeyboardInterrupt | None = None  # what `stop` has raised
 INTERRUPTED = 128 + signal.SIGINT  # exit codes, as shells report signals
 TERMINATED = 128 + signal.SIGTERM
-# What a person can mend: a full disk, a missing permission, a file in the wrong place
+# What a person can mend: a full or failing disk, a missing permission, a file in the wrong place
 THEIRS_TO_MEND = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
 }
 
@@ -96,7 +96,8 @@ def stoppable(main: Callable[[], int | None]) -> int | None:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and exit: with 0 or its own status, 1 after a UserError, 130 after Ctrl-C, 143 after SIGTERM.
 
-    None of these prints a traceback. If DVC has started this process, it ends when DVC does.
+    None of these prints a traceback, nor does a machine that lacks memory or disk. If DVC has started this process, it
+    ends when DVC does.
     """
     global stopped
     stopped = None
@@ -119,6 +120,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             say(f"{why}: nothing half-written is left; run it again to go on", file=sys.stderr)
     except BrokenPipeError:  # the reader has ended, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except MemoryError:
+        say("error: not enough memory: end other programs, or take a machine with more", file=sys.stderr)
         status = 1
     except OSError as error:
         if error.errno not in THEIRS_TO_MEND:

@@ -140,21 +140,20 @@ def layer_weights(model: nn.Module) -> list[Tensor]:
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The parts of a network that hold weights, from its input to its output; a new head is one of them.
 
-    A part of a backbone with more than half of the backbone's weights, such as the encoder of a vision transformer, is
-    taken apart into its own parts, and those again, down to single layers.
+    A part with more than half of the weights of the network or of its backbone, such as the encoder of a vision
+    transformer, is taken apart into its own parts, and those again, down to single layers.
     """
-    backbone = getattr(model, "backbone", None)
-    return parts(model, count(backbone) // 2 if backbone is not None else None)
+    return parts(model, count(getattr(model, "backbone", model)) // 2)
 
 
-def parts(module: nn.Module, most: int | None) -> list[nn.Module]:
+def parts(module: nn.Module, most: int) -> list[nn.Module]:
     """Children that hold weights; of CONTAINERS and of those with more than `most` weights, their own parts."""
     found: list[nn.Module] = []
     for name, child in module.named_children():
         weights = count(child)
         if not weights:
             continue
-        taken_apart = name in CONTAINERS or (name != "head" and most is not None and weights > most)
+        taken_apart = name in CONTAINERS or (name != "head" and weights > most)
         found += (parts(child, most) if taken_apart else []) or [child]
     return found
 
