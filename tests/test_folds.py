@@ -198,16 +198,18 @@ def test_an_interruption_in_the_second_fold_changes_nothing(
 def test_two_experiments_with_folds_are_compared_on_all_images(
     folded: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    learned = {"folds": "all", "epochs": 60, "network": {**MLP, "hidden": [64]}}
     for name, seed in (("things-a", 1), ("things-b", 2)):
-        stage(folded, monkeypatch, name, folds="all", seed=seed)
-        evaluated(folded, name, folds="all", seed=seed)
-    folded.experiment("things-a", "things", folds="all", seed=1)
+        stage(folded, monkeypatch, name, **learned, seed=seed)
+        evaluated(folded, name, **learned, seed=seed)
+    folded.experiment("things-a", "things", **learned, seed=1)
     folded.command("compare")
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["compare", "things-a", "things-b"])
     compare.main()
     out = capsys.readouterr().out
     assert "On the same 97 validation images, each by the training that left its fold out:" in out
+    assert "\nthings-b is not distinguishable from things-a by these images.\n" in out  # two seeds of one recipe
 
 
 @pytest.mark.parametrize(
