@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
 from pathlib import Path
@@ -484,12 +484,14 @@ def test_the_printed_page_shows_the_runs_val_first(made: Results, server: str, c
 
 
 class Forward(BaseHTTPRequestHandler):
-    """A proxy that knows one server, whatever host it is asked for."""
+    """A proxy that knows one server, whatever host it is asked for, and lets each answer wait."""
 
     address: tuple[str, int]
     asked: set[str]
+    delay: float
 
     def forward(self) -> None:
+        time.sleep(self.delay)
         asked = urlsplit(self.path)
         self.asked.add(asked.netloc)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -511,15 +513,23 @@ class Forward(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def proxy(server: str, delay: float = 0.0) -> Iterator[dict[str, str]]:
+    """An environment in which MLflow is asked through a proxy, at an address that nobody else could know."""
+    address = urlsplit(server)
+    Forward.address, Forward.asked, Forward.delay = (address.hostname or "", address.port or 0), set(), delay
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forward) as forwarding:
+        threading.Thread(target=forwarding.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{forwarding.server_port}"
+        yield {"MLFLOW_TRACKING_URI": "http://mlflow.invalid:5000", "HTTP_PROXY": here, "http_proxy": here}
+        forwarding.shutdown()
+
+
 def test_a_server_behind_a_proxy(made: Results, server: str) -> None:
     made.add("proxied")
-    Forward.address, Forward.asked = (urlsplit(server).hostname or "", urlsplit(server).port or 0), set()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Forward) as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{proxy.server_port}"
-        uri = "http://mlflow.invalid:5000"  # only the proxy could know it
-        ran = made.track(MLFLOW_TRACKING_URI=uri, HTTP_PROXY=address, http_proxy=address)
-        proxy.shutdown()
+    with proxy(server) as variables:
+        ran = made.track(**variables)
+    uri = variables["MLFLOW_TRACKING_URI"]
     assert ran.status == 0 and ran.err == "" and f"logged to {uri}: proxied (" in ran.out
     assert Forward.asked == {"mlflow.invalid:5000"}
     (run,) = [run for run in runs_of(client_of(server)) if run.info.run_name == "proxied"]
@@ -527,6 +537,15 @@ def test_a_server_behind_a_proxy(made: Results, server: str) -> None:
 
     refused = made.track(MLFLOW_TRACKING_URI=uri, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
     assert refused.status == 1 and "Connection refused" in refused.err
+
+
+def test_a_slow_server_is_waited_for(made: Results, server: str) -> None:
+    made.add("slow")
+    with proxy(server, delay=0.3) as variables:
+        ran = made.track(**variables)
+    assert ran.status == 0 and ran.err == "" and ": slow (" in ran.out
+    (run,) = [run for run in runs_of(client_of(server)) if run.info.run_name == "slow"]
+    assert run.info.status == "FINISHED" and run.data.metrics["val_accuracy"] > 0
 
 
 @pytest.mark.usefixtures("with_tables")
