@@ -401,6 +401,7 @@ def made() -> dict[str, tuple[bytes, str, str]]:
         "targa.jpg": (encoded(photo(), "TGA"), "unreadable", "Targa"),
         "jpeg2000.jpg": (encoded(photo(), "JPEG2000"), "unreadable", "JPEG 2000"),
         "layers.jpg": (b"8BPS\0\1" + bytes(99), "unreadable", "Photoshop"),
+        "canon.cr2": (b"II*\0\x10\0\0\0CR\2\0" + bytes(99), "unreadable", "raw file"),
         "canon.cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(99), "unreadable", "a raw photo"),
         "fuji.raf": (b"FUJIFILMCCD-RAW 0201" + bytes(99), "unreadable", "a raw photo"),
         "olympus.orf": (b"IIRO\x08\0\0\0" + bytes(99), "unreadable", "a raw photo"),

@@ -24,6 +24,8 @@ INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # types of unsigned integ
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR = 254, 256, 257, 258, 259, 262, 277, 284
 ORIENTATION, EXTRA_SAMPLES, SAMPLE_FORMAT = 274, 338, 339
 EXIF, GPS, SUBPAGES = 34665, 34853, 330  # places of further directories
+CR2 = b"\x10\0\0\0CR\2\0"  # what follows TIFF's signature in Canon's raw files, whose first page is not marked
+RAW = "its first page is a thumbnail, as in a camera's raw file: convert it to PNG"
 STRIP_OFFSETS, STRIP_ROWS, STRIP_COUNTS = 273, 278, 279
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
 SMALLER_OR_MASK = 0b101  # bits of SUBFILE: the page is a thumbnail or a mask of another one
@@ -77,6 +79,8 @@ def inspect(content: bytes, most_pixels: float) -> list[str]:
 
     Raises ImageError if a page or some of its pixels are missing, or the first page is too large.
     """
+    if content[4:12] == CR2:
+        raise ImageError("unreadable", RAW)
     pages, odd, damaged, first_is_part = 0, [], False, False
     for page in directories(content):
         is_part = bool(page.number(SUBFILE, 0) & SMALLER_OR_MASK)
@@ -85,9 +89,7 @@ def inspect(content: bytes, most_pixels: float) -> list[str]:
             odd = odd_orientation(page)  # Pillow turns the image and forgets it
             first_is_part = is_part
         if first_is_part and (SUBPAGES in page.fields or not is_part):
-            raise ImageError(
-                "unreadable", "its first page is a thumbnail, as in a camera's raw file: convert it to PNG"
-            )
+            raise ImageError("unreadable", RAW)
         pages += not pages or not is_part
         for tag, _, place in page.beyond:
             if tag in PIXELS or place <= len(content) + 1:  # values begin at even places
