@@ -841,6 +841,15 @@ def test_stage_leaves_checkpoints_of_others_alone(things: Project, monkeypatch: 
     assert files(things.root / ".checkpoints") == kept
 
 
+def test_stage_takes_one_thread_for_small_steps(
+    things: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for batch_size, threads in ((8, "1 thread"), ("full", "3 threads")):
+        torch.set_num_threads(3)
+        stage(things, monkeypatch, "things-mlp", batch_size=batch_size, epochs=1)
+        assert f"on cpu ({threads})" in capsys.readouterr().out
+
+
 def test_stage_stops_for_a_loss_that_is_no_number(things: Project) -> None:
     # every epoch multiplies the weights by -999: the loss overflows after a few good ones
     runaway = {"name": "sgd", "lr": 1.0, "weight_decay": 1000.0}
