@@ -64,8 +64,8 @@ class Job:
     @property
     def train_rows(self) -> np.ndarray:
         """Rows of the packed images to train on, in file order: `images` of them evenly spaced, or repeated."""
-        sides = ["train", "val"] if self.config.train_on_val else ["train"]
-        return self.thinned(self.data.rows(*sides), self.images)
+        splits = ["train", "val"] if self.config.train_on_val else ["train"]
+        return self.thinned(self.data.rows(*splits), self.images)
 
     @property
     def test_rows(self) -> np.ndarray:

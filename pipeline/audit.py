@@ -115,23 +115,23 @@ def judge(
 
 
 def describe(pairs: copies.Pairs, images: pd.DataFrame) -> pd.DataFrame:
-    """A row for each pair: `first` and `second`, of which the first is on the stronger side, and how alike they are."""
-    side = images.split.map({split: rank for rank, split in enumerate(SPLITS)}).to_numpy()[pairs.positions]
-    turned = np.where((side[:, 1] > side[:, 0])[:, None], pairs.positions[:, ::-1], pairs.positions)
+    """A row for each pair: `first`, which is in the stronger split, `second`, and how alike they are."""
+    ranks = images.split.map({split: rank for rank, split in enumerate(SPLITS)}).to_numpy()[pairs.positions]
+    turned = np.where((ranks[:, 1] > ranks[:, 0])[:, None], pairs.positions[:, ::-1], pairs.positions)
     table = pd.DataFrame(turned, columns=["first", "second"])
     table["similarity"] = pairs.similarity.astype(float).round(DIGITS)
     table["difference"] = pairs.difference.astype(float).round(DIGITS)
-    table["across"] = side[:, 0] != side[:, 1]
+    table["across"] = ranks[:, 0] != ranks[:, 1]
     return table
 
 
 def named(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """The pairs with path, label and split of both images instead of their rows."""
-    sides = [
+    both = [
         images.loc[pairs[which], ["path", "label", "split"]].reset_index(drop=True).add_prefix(f"{which}_")
         for which in ("first", "second")
     ]
-    return pd.concat([*sides, pairs[["similarity", "difference"]]], axis=1)
+    return pd.concat([*both, pairs[["similarity", "difference"]]], axis=1)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -51,14 +51,15 @@ def main() -> None:
     two = list(dict.fromkeys(name for name in arguments.experiments if name in results))
     if arguments.before is not None:
         (name,) = results
-        sides = {f"{name} at {arguments.before}": read_before(name, arguments.before), name: read_predictions(name)}
+        before = read_before(name, arguments.before)
+        predictions = {f"{name} at {arguments.before}": before, name: read_predictions(name)}
     elif len(two) == 2 == len(results) and len({known[name].dataset for name in two}) == 1:
         if len({known[name].folds for name in two}) == 2:
             raise UserError(
                 f"only one of {' and '.join(two)} has folds = all, so they were validated on other images: expected"
                 " both with it, or both without"
             )
-        sides = {name: read_predictions(name) for name in two}
+        predictions = {name: read_predictions(name) for name in two}
     elif arguments.grid:
         raise UserError("--grid draws what two experiments of one data set differ in: name two, or one with --before")
     else:
@@ -66,12 +67,12 @@ def main() -> None:
             datasets = " and ".join(known[name].dataset for name in two)
             say("", f"No verdict: {' and '.join(two)} are of different data sets, {datasets}.")
         return
-    counts, changed = compare(sides)
+    counts, changed = compare(predictions)
     first = "by the first training of each"
     how = "each by the training that left its fold out" if all(known[name].folds for name in results) else first
-    say("", *in_words(counts, how, *sides))
+    say("", *in_words(counts, how, *predictions))
     if arguments.grid:
-        draw(arguments.grid, known[next(iter(results))].dataset, sides, changed)
+        draw(arguments.grid, known[next(iter(results))].dataset, predictions, changed)
 
 
 def read_metrics(name: str) -> dict[str, Any] | None:
@@ -84,10 +85,10 @@ def read_metrics(name: str) -> dict[str, Any] | None:
 
 def table(results: dict[str, dict[str, Any]]) -> list[str]:
     """Lines with aligned columns, in the order of `params.yaml`."""
-    heads = [f"{side} {column}" for side in ("val", "test") for column in COLUMNS]
+    heads = [f"{split} {column}" for split in ("val", "test") for column in COLUMNS]
     rows = [["experiment", *heads, "parameters"]]
     for name, metrics in results.items():
-        values = [cell(metrics.get(side, {}), column) for side in ("val", "test") for column in COLUMNS]
+        values = [cell(metrics.get(split, {}), column) for split in ("val", "test") for column in COLUMNS]
         rows.append([name, *values, f"{metrics['parameters']:,}"])
     aligned = ["left", *["right"] * (len(heads) + 1)]
     return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=aligned).splitlines()
@@ -140,12 +141,12 @@ def read_before(name: str, revision: str) -> pd.DataFrame:
         return read_predictions(name, file)
 
 
-def compare(sides: dict[str, pd.DataFrame]) -> tuple[Paired, pd.DataFrame]:
+def compare(predictions: dict[str, pd.DataFrame]) -> tuple[Paired, pd.DataFrame]:
     """The counts, and a row for each image that only one of the two gets right, with what both say.
 
     Raises UserError unless both are of the same images, labeled alike.
     """
-    (first_name, first), (second_name, second) = sides.items()
+    (first_name, first), (second_name, second) = predictions.items()
     if first.path.tolist() != second.path.tolist() or first.label.tolist() != second.label.tolist():
         shared = len(set(first.path) & set(second.path))
         raise UserError(
@@ -158,7 +159,7 @@ def compare(sides: dict[str, pd.DataFrame]) -> tuple[Paired, pd.DataFrame]:
 
 
 def in_words(counts: Paired, how: str, first: str, second: str) -> Iterator[str]:
-    low, high = (100 * side for side in counts.interval())
+    low, high = (100 * bound for bound in counts.interval())
     yield f"On the same {counts.images:,} validation images, {how}:"
     yield f"  both right {counts.both:,}, only {first} {counts.only_first:,}, only {second} {counts.only_second:,}," + (
         f" neither {counts.neither:,}"
@@ -170,8 +171,8 @@ def in_words(counts: Paired, how: str, first: str, second: str) -> Iterator[str]
     yield f"{second} is {words.get(verdict, f'{verdict} from {first}')} by these images."
 
 
-def draw(path: Path, dataset: str, sides: dict[str, pd.DataFrame], changed: pd.DataFrame) -> None:
-    """Draw the images that changed sides, titled with their class and what each of the two says."""
+def draw(path: Path, dataset: str, predictions: dict[str, pd.DataFrame], changed: pd.DataFrame) -> None:
+    """Draw the images that only one of the two gets right, titled with their class and what each of the two says."""
     from pipeline.dataset.packed import PackedDataset
     from pipeline.evaluation import grid
 
@@ -188,7 +189,7 @@ def draw(path: Path, dataset: str, sides: dict[str, pd.DataFrame], changed: pd.D
     grid.draw_grid(path, tiles, software=pictures.MARK)
     of = f"the first {DRAWN} of " if len(changed) > DRAWN else ""
     images = f"{of}{len(changed)} image{'s' * (len(changed) != 1)}"
-    say(f"{path}: {images} that only one of them gets right; green: {list(sides)[1]}")
+    say(f"{path}: {images} that only one of them gets right; green: {list(predictions)[1]}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.config import params
 from pipeline.evaluation import charts, figures, galleries, reports, slices
-from pipeline.evaluation.metrics import Side
+from pipeline.evaluation.metrics import SplitResults
 from pipeline.system import portable
 from pipeline.system.console import UserError, say
 from pipeline.system.outputs import together, write_json
@@ -44,31 +44,31 @@ def main(name: str) -> None:
     model = Model(Path("models", name))
     check_model(name, config, model, packed)
     check_files(model.folder, Path("reports", name, "provenance.json"), model.stage)
-    sides = measured(config, model, packed, device)
+    splits = measured(config, model, packed, device)
     group_by = everything.datasets[config.dataset].split.group_by
-    rows = np.concatenate([side.predictions.rows for side in sides])
+    rows = np.concatenate([results.predictions.rows for results in splits])
     attributes = slices.attributes(packed, rows, config.dataset, group_by)
-    sliced = {side.split: slices.accuracies(side.predictions, attributes) for side in sides}
+    sliced = {results.split: slices.accuracies(results.predictions, attributes) for results in splits}
     with together(Path("reports", name)) as folder:
         counts = {key: model.about[key] for key in ("parameters", "trainable_parameters")}
         trainings = {"folds": packed.folds} if config.folds else {"seeds": config.seeds} if config.seeds > 1 else {}
-        metrics = {side.split: side.metrics for side in sides}
+        metrics = {results.split: results.metrics for results in splits}
         write_json(folder / "metrics.json", {**metrics, **counts, **trainings})
         write_json(folder / "summary.json", summary(name, metrics))
-        write_predictions(folder / FILE, predictions_of(sides, packed), model.folder)
-        write_reports(folder, sides, sliced, packed.classes)
-        draw(folder, sides, packed)
-    for side in sides:
-        say(f"{name}: {side}")
-    say(*(f"{name}: worst slice of {sides[0].split}: {told}" for told in slices.worst(sliced[sides[0].split])))
-    for side in sides:
-        if missing := reports.absent(side.predictions, packed.classes):
-            say(f"{name}: no {side.split} images of {', '.join(missing)}")
-    if any(side.predictions.probabilities is None for side in sides):
+        write_predictions(folder / FILE, predictions_of(splits, packed), model.folder)
+        write_reports(folder, splits, sliced, packed.classes)
+        draw(folder, splits, packed)
+    for results in splits:
+        say(f"{name}: {results}")
+    say(*(f"{name}: worst slice of {splits[0].split}: {told}" for told in slices.worst(sliced[splits[0].split])))
+    for results in splits:
+        if missing := reports.absent(results.predictions, packed.classes):
+            say(f"{name}: no {results.split} images of {', '.join(missing)}")
+    if any(results.predictions.probabilities is None for results in splits):
         say(f"{name}: no AUC and no curves: the probabilities of all classes would take too much memory")
 
 
-def measured(config: Experiment, model: Model, packed: PackedDataset, device: torch.device) -> list[Side]:
+def measured(config: Experiment, model: Model, packed: PackedDataset, device: torch.device) -> list[SplitResults]:
     """What all trainings say of val, if it says anything, and of test."""
     from pipeline.dataset.batches import Batches, resident_budget
     from pipeline.evaluation.predictions import predict
@@ -76,30 +76,32 @@ def measured(config: Experiment, model: Model, packed: PackedDataset, device: to
 
     if not len(packed.rows("test")):
         raise UserError(f"{config.dataset} has no test images: raise datasets.{config.dataset}.split.test")
-    sides = [Side("test", len(packed.classes))]
+    splits = [SplitResults("test", len(packed.classes))]
     if not config.train_on_val and len(packed.rows("val")):  # images that it trained on say nothing about a model
-        sides.insert(0, Side("val", len(packed.classes), pools=bool(config.folds)))
+        splits.insert(0, SplitResults("val", len(packed.classes), pools=bool(config.folds)))
     budget = resident_budget(device)
     for number, file in enumerate([None, *model.other_trainings()]):
         if file:
             model.load(file)
-        split = packed.with_fold(number) if config.folds else packed  # each fold by the model that did not train on it
+        # each fold is predicted by the model that did not train on it
+        assigned = packed.with_fold(number) if config.folds else packed
         network = model.network.to(device)
-        for side in sides:
-            rows = split.rows(side.split)
+        for results in splits:
+            rows = assigned.rows(results.split)
             data = Batches(packed, rows, model.mean, model.std, device, budget)
             try:
                 given = predict(network, data, rows, model.tta, model.temperature)
             except RuntimeError as error:
                 if out_of_memory(error):
-                    raise UserError(f"not enough memory on {device} for the {side.split} images: free some") from None
+                    wrong = f"not enough memory on {device} for the {results.split} images"
+                    raise UserError(f"{wrong}: free some") from None
                 raise
-            del data  # before the images of the next side come into memory
+            del data  # before the images of the next split come into memory
             if not math.isfinite(loss := given.loss()):
-                wrong = f"the loss of {file or model.folder} on {side.split} images is {loss}"
+                wrong = f"the loss of {file or model.folder} on {results.split} images is {loss}"
                 raise UserError(f"{wrong}: train it with a lower optimizer.lr")
-            side.add(given)
-    return sides
+            results.add(given)
+    return splits
 
 
 def check_model(name: str, config: Experiment, model: Model, packed: PackedDataset) -> None:
@@ -113,14 +115,14 @@ def check_model(name: str, config: Experiment, model: Model, packed: PackedDatas
         raise UserError(f"models/{name} holds {trainings} trainings, params.yaml wants {what} {wanted}: run dvc repro")
 
 
-def predictions_of(sides: list[Side], packed: PackedDataset) -> pd.DataFrame:
+def predictions_of(splits: list[SplitResults], packed: PackedDataset) -> pd.DataFrame:
     """A row for each image: path, split, label, predicted class and its calibrated probability."""
     import pandas as pd
 
-    given = [side.predictions for side in sides]
+    given = [results.predictions for results in splits]
     predictions = packed.table.loc[np.concatenate([each.rows for each in given]), ["path", "split", "label"]]
     predictions = predictions.reset_index(drop=True)
-    predictions["split"] = np.repeat([side.split for side in sides], [len(each.rows) for each in given])
+    predictions["split"] = np.repeat([results.split for results in splits], [len(each.rows) for each in given])
     predicted = np.concatenate([each.predicted for each in given])
     predictions["predicted"] = pd.Series(np.array(packed.classes, object)[predicted])
     predictions["probability"] = np.concatenate([each.probability for each in given])
@@ -141,25 +143,27 @@ def summary(name: str, metrics: dict[str, dict[str, float]]) -> dict[str, object
     return {name: {"val": val}, f"{name}_test": test}
 
 
-def write_reports(folder: Path, sides: list[Side], sliced: dict[str, pd.DataFrame], classes: list[str]) -> None:
+def write_reports(
+    folder: Path, splits: list[SplitResults], sliced: dict[str, pd.DataFrame], classes: list[str]
+) -> None:
     """Write all reports in text and tables."""
-    reports.write_by_split(folder / "per_class.csv", sides, lambda side: reports.metrics_by_class(side, classes))
-    reports.write_by_split(folder / "confusions.csv", sides, lambda side: reports.top_confusions(side, classes))
-    reports.write_by_split(folder / "slices.csv", sides, lambda side: reports.escaped(sliced[side.split]))
-    test = sides[-1].predictions
+    reports.write_by_split(folder / "per_class.csv", splits, lambda results: reports.metrics_by_class(results, classes))
+    reports.write_by_split(folder / "confusions.csv", splits, lambda results: reports.top_confusions(results, classes))
+    reports.write_by_split(folder / "slices.csv", splits, lambda results: reports.escaped(sliced[results.split]))
+    test = splits[-1].predictions
     counts = reports.confusion_counts(test, len(classes))
     reports.write_confusion(folder / "confusion_matrix.csv", counts, classes)
     figures.draw_confusion_matrix(folder / "confusion_matrix.png", counts, classes)
     reports.write_classification_report(folder, test, classes)
 
 
-def draw(folder: Path, sides: list[Side], packed: PackedDataset) -> None:
+def draw(folder: Path, splits: list[SplitResults], packed: PackedDataset) -> None:
     """Draw all figures. Galleries to look for mistakes in are of val where there is one: test is for the end."""
-    galleries.draw_samples(folder / "samples.png", packed, sides[-1])
-    galleries.draw_worst(folder / "gallery_worst.png", packed, sides[0])
-    galleries.draw_uncertain(folder / "gallery_uncertain.png", packed, sides[0])
-    charts.draw_reliability(folder / "reliability.png", sides)
-    charts.draw_curves(folder / "curves.png", sides, packed.classes)
+    galleries.draw_samples(folder / "samples.png", packed, splits[-1])
+    galleries.draw_worst(folder / "gallery_worst.png", packed, splits[0])
+    galleries.draw_uncertain(folder / "gallery_uncertain.png", packed, splits[0])
+    charts.draw_reliability(folder / "reliability.png", splits)
+    charts.draw_curves(folder / "curves.png", splits, packed.classes)
 
 
 if __name__ == "__main__":

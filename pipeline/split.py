@@ -63,7 +63,7 @@ def main(name: str) -> None:
     write_cuts(cuts_file, cuts)  # before the table: no test set is ever there that is not remembered
     write_json(Path("reports", name, "split.json"), {**counts, "left_out": left_out, "decisions": changes})
     overview = Overview(checked_file)
-    whole, differences = compare_sides(overview, table, set(checked.official_split.dropna()))
+    whole, differences = compare_splits(overview, table, set(checked.official_split.dropna()))
     write_page(Path("reports", name, "split.html"), "split.html", name=name, counts=counts, whole=whole)
     rows = pa.Table.from_pandas(table[SPLIT.names], SPLIT, preserve_index=False)
     write_tables(Path("data/splits", f"{name}.parquet"), [rows], classes, SPLIT)
@@ -80,41 +80,41 @@ def main(name: str) -> None:
         say(f"{name}: by {edited(decisions_file)}: {in_words(changes)}")
 
 
-def compare_sides(overview: Overview, table: pd.DataFrame, official: set[str]) -> tuple[list[Finding], list[str]]:
+def compare_splits(overview: Overview, table: pd.DataFrame, official: set[str]) -> tuple[list[Finding], list[str]]:
     """How the images of the overview's sample differ between splits: for the page, and in lines for the console.
 
-    The lines leave out what `check` has said already, of pairs of `official` sides.
+    The lines leave out what `check` has said already, of pairs of `official` splits.
     """
     placed = table.set_index("path")[["label", "split"]].reindex(overview.column("path"))
     labels = placed.label.fillna("").tolist()
-    sides = placed.split.astype(object).where(placed.split.notna(), None).tolist()  # None: left out
+    splits = placed.split.astype(object).where(placed.split.notna(), None).tolist()  # None: left out
     known: list[Shift] = []
     drawn: list[Shift] = []
-    for shift in overview.shifts_between(labels, sides):
-        (known if official.issuperset(shift.sides) else drawn).append(shift)
+    for shift in overview.shifts_between(labels, splits):
+        (known if official.issuperset(shift.splits) else drawn).append(shift)
     found = [
-        *overall.drifted(known, overview.column("path"), labels, sides),
-        *overall.drifted(drawn, overview.column("path"), labels, sides, DRAWN_MEND),
+        *overall.drifted(known, overview.column("path"), labels, splits),
+        *overall.drifted(drawn, overview.column("path"), labels, splits, DRAWN_MEND),
     ]
     return [finding._replace(strips=[]) for finding in found], drift.in_words(drawn)  # the other page has pictures
 
 
 def straddling(name: str, groups: Suggestion, table: pd.DataFrame) -> list[str]:
-    """A line for groups of file names that are on several sides, if there are any."""
+    """A line for groups of file names that are in several splits, if there are any."""
     keys = table.path.str.extract(groups.pattern, expand=False)
-    sides = table.split.groupby(keys).agg(["size", "nunique"])
-    sides = sides[sides["size"] > 1]
-    torn = sides.index[sides["nunique"] > 1]
+    counted = table.split.groupby(keys).agg(["size", "nunique"])
+    counted = counted[counted["size"] > 1]
+    torn = counted.index[counted["nunique"] > 1]
     if torn.empty:
         return []
     return [
-        f"{name}: {len(torn)} of {len(sides)} groups that file names show, such as {torn[0]}, are on several sides: to"
-        f" keep each on one, set datasets.{name}.split.group_by: {name_groups.quoted(groups.pattern)}"
+        f"{name}: {len(torn)} of {len(counted)} groups that file names show, such as {torn[0]}, are in several splits:"
+        f" to keep each in one, set datasets.{name}.split.group_by: {name_groups.quoted(groups.pattern)}"
     ]
 
 
 def refuse_kept_leaks(file: Path, decisions: pd.DataFrame, table: pd.DataFrame) -> None:
-    """Raise UserError for an image to be kept whose group has another on a stronger official side."""
+    """Raise UserError for an image to be kept whose group has another in a stronger official split."""
     line_of = dict(zip(decisions.path, decisions.line, strict=True))
     kept = decisions.path[decisions.decision == "keep"]
     refused = table[table.leaked & table.path.isin(kept)]
@@ -122,12 +122,12 @@ def refuse_kept_leaks(file: Path, decisions: pd.DataFrame, table: pd.DataFrame) 
         return
     path, component = refused.path.iloc[0], refused.component.iloc[0]
     rivals = table[table.used & (table.component == component)]
-    side = max(rivals.placed, key=SPLITS.index)
-    rival = rivals.path[rivals.placed == side].iloc[0]
+    split = max(rivals.placed, key=SPLITS.index)
+    rival = rivals.path[rivals.placed == split].iloc[0]
     raise wrong(
         file,
         line_of[path],
-        f"{path!r} can't be kept: {rival!r}, an official {side} image, is of the same group;"
+        f"{path!r} can't be kept: {rival!r}, an official {split} image, is of the same group;"
         " expected a drop of that one too",
     )
 
@@ -143,7 +143,7 @@ def stop_if_one_class(name: str, present: set[str], source: str) -> None:
 
 
 def count(table: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
-    """Images of each side, of each class and side, groups of each side, and images of the largest group."""
+    """Images of each split, of each class and split, groups of each split, and images of the largest group."""
     import pandas as pd
 
     by_class = pd.crosstab(table.label, table.split).reindex(index=classes, columns=list(SPLITS), fill_value=0)

@@ -98,7 +98,7 @@ def test_copies_that_hashes_missed(clone: Clone) -> None:
     pairs = pd.read_parquet(clone.root / "reports/clouds/near_copies.parquet")
     assert set(zip(pairs.first_path, pairs.second_path, strict=True)) == COPIES
     across = pairs[pairs.first_split != pairs.second_split]
-    assert across.first_path.tolist() == ["test/green/00.png"]  # the stronger side stands first
+    assert across.first_path.tolist() == ["test/green/00.png"]  # the stronger split stands first
     summary = json.loads((clone.root / "reports/clouds/audit.json").read_text())
     assert {key: summary[key] for key in ("wrong_label", "copy_across_splits", "near_copy")} == {
         **{"wrong_label": 3, "copy_across_splits": 1, "near_copy": 1},

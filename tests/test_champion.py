@@ -54,8 +54,8 @@ class Trained(Project):
         pd.concat([table, test]).astype({"probability": np.float32}).to_parquet(reports / "predictions.parquet")
         (reports / "history.csv").write_text("epoch,train_loss\n1,0.5\n")
         score = {"accuracy": float(1 - wrong.mean()) if len(val) else 0.0, "loss": 0.1, "macro_f1": 0.5}
-        sides = {"val": score, "test": score} if len(val) else {"test": score}
-        (reports / "metrics.json").write_text(json.dumps({**sides, "parameters": 9, "trainable_parameters": 9}))
+        splits = {"val": score, "test": score} if len(val) else {"test": score}
+        (reports / "metrics.json").write_text(json.dumps({**splits, "parameters": 9, "trainable_parameters": 9}))
         about = {
             "experiment": name, "dataset": "letters", "classes": ["a", "b"], "network": {"name": "mlp"},
             "shape": {"channels": 1, "height": 4, "width": 4, "classes": 2},

@@ -42,7 +42,7 @@ def fit(
 
 
 def losses(history: list[Row]) -> list[Any]:
-    return [row[side] for row in history for side in ("train_loss", "val_loss")]
+    return [row[split] for row in history for split in ("train_loss", "val_loss")]
 
 
 @pytest.mark.parametrize("network", [{"name": "mlp", "hidden": [12]}, CNN], ids=["mlp", "cnn"])

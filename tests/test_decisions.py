@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY, Project, failed_in_one_line, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_split import Rows, row, rows_of, sides, write
+from test_split import Rows, row, rows_of, splits, write
 
 from pipeline.splitting.decisions import decide, read_decisions
 from pipeline.system.console import UserError
@@ -208,7 +208,7 @@ def test_decisions_count_in_the_split(project: Project) -> None:
     rows = [*rows_of({"cat": 30, "dog": 30}), *checked()]
     write(project, rows)
     project.must_run("split", "photos")
-    before = sides(project)
+    before = splits(project)
     decide_by(project, "loose.png,keep,dog,\ncat/0003.png,drop,,\ncat/0004.png,,dog,\n")
     ran = project.must_run("split", "photos")
     assert "photos: by data/decisions/photos.csv: 1 kept, 1 dropped, 2 relabeled" in ran.out
@@ -238,17 +238,19 @@ def test_a_leaked_copy_is_kept_only_when_its_counterpart_is_dropped(project: Pro
         failed_in_one_line(project.run("split", "photos"), *words)
         decide_by(project, f"{other},drop,,\n{path},keep,,\n")
         project.must_run("split", "photos")
-        split_of = sides(project)
+        split_of = splits(project)
         assert split_of[path] in ("train", "val") and other not in split_of
 
 
 def test_images_of_a_patient_who_is_on_two_official_sides_are_left_out(project: Project) -> None:
     """`check` knows nothing of patients."""
     rows = [*rows_of({"cat": 30, "dog": 30}, "train"), *rows_of({"cat": 5, "dog": 5}, "test")]
-    rows += [row(f"{side}/cat/patient1-{n}.png", "cat", f"{side}{n}", side) for side in ("train", "test") for n in "12"]
+    rows += [
+        row(f"{split}/cat/patient1-{n}.png", "cat", f"{split}{n}", split) for split in ("train", "test") for n in "12"
+    ]
     write(project, rows, group_by=r"patient\d+")
     assert "2 leaked" in project.must_run("split", "photos").out
-    split_of = sides(project)
+    split_of = splits(project)
     assert {path for path in split_of if "patient" in path} == {"test/cat/patient1-1.png", "test/cat/patient1-2.png"}
     report = json.loads((project.root / "reports/photos/split.json").read_text())
     assert report["left_out"] == {"quarantined": 0, "dropped": 0, "leaked": 2, "tested": 0}

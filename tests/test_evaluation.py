@@ -43,8 +43,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def probabilities(split: str, temperature: float = 1.0) -> np.ndarray:
-    """What the model must say of the images of `mixed_rows` on one side."""
-    values = np.array([round(255 * value) / 255 for _, side, value in mixed_rows() if side == split])
+    """What the model must say of the images of `mixed_rows` in one split."""
+    values = np.array([round(255 * value) / 255 for _, given, value in mixed_rows() if given == split])
     centers = np.array(list(BRIGHTNESS.values()))
     logits = SHARPNESS * (2 * values[:, None] * centers - centers**2) / temperature
     return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -147,7 +147,7 @@ def test_accuracy_by_slices(project: Project, evaluated: Evaluate, capsys: pytes
         ("class", "ant"): (40, 0.75), ("class", "bee"): (60, 1.0),
     }  # fmt: skip
     assert val.loc[("class", "ant"), ["low", "high"]].to_list() == pytest.approx(
-        [float(side) for side in wilson(30, 40)], abs=1e-5
+        [float(bound) for bound in wilson(30, 40)], abs=1e-5
     )
     # all of test are alike in everything: no slices
     assert not (table["split"] == "test").any()

@@ -61,8 +61,8 @@ def evaluated(project: Project, name: str, **more: Any) -> tuple[pd.DataFrame, d
     return pd.read_parquet(folder / "predictions.parquet"), json.loads((folder / "metrics.json").read_text())
 
 
-def of_side(predictions: pd.DataFrame, side: str) -> pd.DataFrame:
-    return predictions[predictions.split == side].set_index("path").sort_index()
+def of_split(predictions: pd.DataFrame, name: str) -> pd.DataFrame:
+    return predictions[predictions.split == name].set_index("path").sort_index()
 
 
 def test_each_fold_is_predicted_by_the_model_that_was_trained_on_the_others(
@@ -87,20 +87,20 @@ def test_each_fold_is_predicted_by_the_model_that_was_trained_on_the_others(
         assert (folder / file).read_bytes() == (single / "model.safetensors").read_bytes()
         predictions, own = evaluated(folded, f"things-{fold}")
         alone.append(predictions)
-        accuracies.append([own[side]["accuracy"] for side in ("val", "test")])
+        accuracies.append([own[name]["accuracy"] for name in ("val", "test")])
 
-    expected = pd.concat(of_side(predictions, "val") for predictions in alone).sort_index()
-    pd.testing.assert_frame_equal(of_side(pooled, "val"), expected)
+    expected = pd.concat(of_split(predictions, "val") for predictions in alone).sort_index()
+    pd.testing.assert_frame_equal(of_split(pooled, "val"), expected)
     every = opened(folded.root / "data/packed/things").table
-    assert sorted(of_side(pooled, "val").index) == sorted(every.path[every.split != "test"])  # each of them once
-    pd.testing.assert_frame_equal(of_side(pooled, "test"), of_side(alone[0], "test"))
+    assert sorted(of_split(pooled, "val").index) == sorted(every.path[every.split != "test"])  # each of them once
+    pd.testing.assert_frame_equal(of_split(pooled, "test"), of_split(alone[0], "test"))
 
     assert metrics["folds"] == FOLDS and "seeds" not in metrics
     assert metrics["val"]["accuracy"] == pytest.approx((expected.label == expected.predicted).mean())
-    for number, side in enumerate(("val", "test")):
+    for number, name in enumerate(("val", "test")):
         values = [pair[number] for pair in accuracies]
-        assert metrics[side]["accuracy_mean"] == pytest.approx(np.mean(values))
-        assert metrics[side]["accuracy_sd"] == pytest.approx(np.std(values, ddof=1))
+        assert metrics[name]["accuracy_mean"] == pytest.approx(np.mean(values))
+        assert metrics[name]["accuracy_sd"] == pytest.approx(np.std(values, ddof=1))
     assert metrics["test"]["accuracy"] == accuracies[0][1]
     summary = json.loads((folded.root / "reports/things-folds/summary.json").read_text())
     assert summary["things-folds"] == {"val": {key: metrics["val"][key] for key in ("accuracy_mean", "accuracy_sd")}}
@@ -143,10 +143,10 @@ def test_folds_share_the_images_out(data: st.DataObject) -> None:
     validated: list[int] = []
     for fold in range(4):
         seen = packed.with_fold(fold)
-        sides = {side: set(seen.rows(side)) for side in ("train", "val", "test")}
-        assert not sides["train"] & sides["val"] and set().union(*sides.values()) == set(packed.positions)
-        assert sides["test"] == set(packed.positions[folds < 0])
-        validated += sides["val"]
+        splits = {name: set(seen.rows(name)) for name in ("train", "val", "test")}
+        assert not splits["train"] & splits["val"] and set().union(*splits.values()) == set(packed.positions)
+        assert splits["test"] == set(packed.positions[folds < 0])
+        validated += splits["val"]
     assert sorted(validated) == sorted(packed.positions[folds >= 0])
 
 

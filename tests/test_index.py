@@ -51,12 +51,12 @@ def write_result(
     table["probability"] = np.where(table.index == 7, 0.97, 0.8).astype(np.float32)
     table.to_parquet(folder / "predictions.parquet", index=False)
     right = table.label == table.predicted
-    sides = {}
+    splits = {}
     for split in ("val", "test"):
         accuracy = float(right[table.split == split].mean())
         around = {"accuracy_low": accuracy - 0.02, "accuracy_high": min(1.0, accuracy + 0.01)}
-        sides[split] = {"accuracy": accuracy, **around, "loss": 1 - accuracy, "macro_f1": accuracy, **metrics}
-    (folder / "metrics.json").write_text(json.dumps({**sides, "parameters": 1000 * len(name)}))
+        splits[split] = {"accuracy": accuracy, **around, "loss": 1 - accuracy, "macro_f1": accuracy, **metrics}
+    (folder / "metrics.json").write_text(json.dumps({**splits, "parameters": 1000 * len(name)}))
     rows = [f"{epoch},{1 / epoch},{1 - 0.5 / epoch},{2 / epoch},{1 - 0.6 / epoch}" for epoch in range(1, epochs + 1)]
     head = "epoch,train_loss,train_accuracy,val_loss,val_accuracy"
     (folder / "history.csv").write_text("\n".join([head, *rows]) + "\n")

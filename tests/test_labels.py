@@ -115,8 +115,8 @@ def test_groups_of_the_list_are_never_torn(plants: tuple[Project, str]) -> None:
     project.must_run("split", "plants")
     split = pd.read_parquet(project.root / "data/splits/plants.parquet").set_index("path")
     assert len(split) == 38 and set(split.split) == {"train", "val", "test"}
-    sides = split.split.groupby(checked(project).listed_group).nunique()
-    assert len(sides) == 10 and (sides == 1).all()
+    splits = split.split.groupby(checked(project).listed_group).nunique()
+    assert len(splits) == 10 and (splits == 1).all()
     cuts = json.loads((project.root / "data/splits/plants.json").read_text())
     assert all("listed groups" in drawn for cut in cuts.values() for drawn in cut)
 

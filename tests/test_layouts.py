@@ -189,8 +189,8 @@ def test_the_publishers_splits_reach_the_split(project: Project) -> None:
     project.must_run("split", "photos")
     table, classes = read_manifest(project.root / "data/splits/photos.parquet")
     assert classes == ["cat", "dog"] and table.split.value_counts().to_dict() == {"train": 20, "val": 8, "test": 6}
-    side = {"training_set": "train", "validation": "val", "evaluation": "test"}
-    assert all(row.split == side[row.path.split("/")[0]] for row in table.itertuples())
+    split_of = {"training_set": "train", "validation": "val", "evaluation": "test"}
+    assert all(row.split == split_of[row.path.split("/")[0]] for row in table.itertuples())
 
     write(project.root / "in", {"more/cat": 1})
     failed_in_one_line(project.run("check", "photos"), "in: 'more' lies beside", "rename 'more'")

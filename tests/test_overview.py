@@ -1,4 +1,4 @@
-"""What is wrong with a data set as a whole: what predicts the class, how sides differ, which groups names show."""
+"""What is wrong with a data set as a whole: what predicts the class, how splits differ, which groups names show."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_noise_says_nothing(tmp_path: Path) -> None:
     assert predictors(tmp_path, of_classes(lambda label, number: f"{number}.jpg", 30, many)) == {}
 
 
-# sides
+# splits
 
 
 def test_check_and_split_say_how_official_sides_differ(project: Project) -> None:
@@ -196,7 +196,7 @@ def test_check_and_split_say_how_official_sides_differ(project: Project) -> None
 
 
 def test_split_says_how_sides_differ_that_it_has_drawn(project: Project) -> None:
-    """Half of the images are of one group, which is on one side, and dark."""
+    """Half of the images are of one group, which is in one split, and dark."""
     rows = of_classes(lambda label, number: f"{number}.jpg", 120)
     for number, one in enumerate(rows):
         one["official_split"] = "test" if number % 3 == 0 else None

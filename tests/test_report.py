@@ -294,17 +294,17 @@ def test_a_link_leads_to_the_page_of_the_split(chromium: Browser, split: Project
     assert chromium.errors() == []
     assert chromium.script("return window.hacked ?? null") is None
     counts = json.loads((split.root / "reports/photos/split.json").read_text())
-    for found, (label, sides) in zip(
+    for found, (label, splits) in zip(
         chromium.cells("tbody tr"), [("All classes", counts["total"]), *counts["classes"].items()], strict=True
     ):
-        total = sum(sides.values())
+        total = sum(splits.values())
         assert found[0] == label and found[2] == f"{total:,}"
-        assert found[3:] == [f"{count:,} {100 * count / total:.1f} %" for count in sides.values()]
+        assert found[3:] == [f"{count:,} {100 * count / total:.1f} %" for count in splits.values()]
     assert chromium.texts("thead th")[-3:] == ["train", "val", "test"]
     bars = chromium.script(
         "return [...document.querySelectorAll('tbody tr:first-child .bar i')].map(i => [i.className, i.style.flexGrow])"
     )
-    assert {side: int(count) for side, count in bars} == counts["total"]
+    assert {split: int(count) for split, count in bars} == counts["total"]
 
 
 def test_size_table_is_that_of_pandas(project: Project, browser: Browser, tmp_path: Path) -> None:
@@ -348,18 +348,18 @@ def test_bars_stand_at_their_values(browser: Browser, tmp_path: Path) -> None:
 
 
 def with_faults() -> list[dict[str, Any]]:
-    """Two classes that differ in size, on two sides that differ in brightness, of patients with five images."""
+    """Two classes that differ in size, on two splits that differ in brightness, of patients with five images."""
     return [
         row(
-            f"{side}/{label}/patient{2 * (number // 5) + cat}_{number % 5}.png",
+            f"{split}/{label}/patient{2 * (number // 5) + cat}_{number % 5}.png",
             label,
             width=(side_length := (30 if cat else 60) + number % 7),
             height=side_length,
-            brightness=(0.2 if side == "test" else 0.7) + number % 9 / 100,
-            official_split=side,
+            brightness=(0.2 if split == "test" else 0.7) + number % 9 / 100,
+            official_split=split,
             phash=f"{number:016x}",
         )
-        for side in ("train", "test")
+        for split in ("train", "test")
         for cat, label in enumerate(("dog", "cat"))
         for number in range(60)
     ]
@@ -378,10 +378,10 @@ def test_findings_about_the_whole_come_first(chromium: Browser, faulty: Project,
     assert chromium.errors() == []
     assert chromium.texts("main > :first-child h2") == ["The data set as a whole"]
     assert chromium.texts("nav a")[0] == "The data set as a whole 3"
-    size, sides, groups = chromium.texts(".overall")
+    size, splits, groups = chromium.texts(".overall")
     assert size.startswith("Size predicts the class\n\n") and "100 ± 0\u00a0% balanced accuracy" in size
     assert "What it costs." in size and "blurred" in size and "What to do." in size
-    assert sides.startswith("Train and test differ in brightness")
+    assert splits.startswith("Train and test differ in brightness")
     assert groups.startswith("File names show groups\n\n24 groups") and "24 of them have images on several" in groups
     assert chromium.texts(".overall code") == [r"group_by: '(patient\d+)_'"]
     assert chromium.texts(".overall:first-of-type .row .group") == ["cat", "dog"]

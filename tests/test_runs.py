@@ -168,13 +168,13 @@ def test_a_result_that_was_pulled_is_of_the_one_who_committed_it(made: Trained) 
 
 
 def test_only_few_metrics_are_shown(made: Trained) -> None:
-    side = {"accuracy": 0.9, "loss": 0.3, "macro_f1": 0.8, "accuracy_low": 0.8, "auc": 0.7}
-    made.add("a", val=side)  # as long as people look at them all
+    split = {"accuracy": 0.9, "loss": 0.3, "macro_f1": 0.8, "accuracy_low": 0.8, "auc": 0.7}
+    made.add("a", val=split)  # as long as people look at them all
     assert made.log().status == 0
     run = shown(made.root)["a"]
     names = {"accuracy", "loss", "macro_f1"}
     assert run["metrics"].keys() == {
-        *(f"{side}_{name}" for side in ("val", "test") for name in names),
+        *(f"{split}_{name}" for split in ("val", "test") for name in names),
         *("train_loss", "train_accuracy", "train_seconds"),
     }
     files = {path for path, suffix in run["files"] if not path.startswith("images/")}

@@ -38,12 +38,12 @@ def test_several_seeds_have_a_mean_and_a_deviation(
         evaluate.main(name)
         metrics = json.loads((project.root / "reports" / name / "metrics.json").read_text())
         losses[name] = metrics["test"]["loss"]
-        accuracies.append([metrics[side]["accuracy"] for side in ("val", "test")])
+        accuracies.append([metrics[split]["accuracy"] for split in ("val", "test")])
     assert metrics["seeds"] == 3
-    for number, side in enumerate(("val", "test")):
-        of_side = [pair[number] for pair in accuracies]
-        assert metrics[side]["accuracy_mean"] == pytest.approx(np.mean(of_side[:3]))
-        assert metrics[side]["accuracy_sd"] == pytest.approx(np.std(of_side[:3], ddof=1))
+    for number, split in enumerate(("val", "test")):
+        of_split = [pair[number] for pair in accuracies]
+        assert metrics[split]["accuracy_mean"] == pytest.approx(np.mean(of_split[:3]))
+        assert metrics[split]["accuracy_sd"] == pytest.approx(np.std(of_split[:3], ddof=1))
     assert accuracies[3] == accuracies[0]
     assert metrics["test"]["loss_mean"] == pytest.approx(np.mean(list(losses.values())[:3]))
     assert {f"{key}_sd" for key in metrics["test"] if f"{key}_mean" in metrics["test"]} == {

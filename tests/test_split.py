@@ -26,7 +26,7 @@ from pipeline.splitting.groups import join
 from pipeline.system.console import UserError
 
 Rows = list[dict[str, Any]]
-SIDES = ["train", "val", "test"]
+SPLITS = ["train", "val", "test"]
 ORDER = {"test": 0, "val": 1, "train": 2}
 PATIENT = r"patient(\d+)"
 
@@ -60,18 +60,18 @@ def write(project: Project, rows: Rows, classes: list[str] | None = None, **spli
     project.dataset("photos", "in", split=split)
 
 
-def sides(project: Project) -> dict[str, str]:
+def splits(project: Project) -> dict[str, str]:
     table = pq.read_table(project.root / "data/splits/photos.parquet")
     assert table.column_names == ["path", "label", "split", "train_order", "fold"]
     frame = table.to_pandas()
-    assert set(frame.split) <= set(SIDES) and frame.path.is_unique
+    assert set(frame.split) <= set(SPLITS) and frame.path.is_unique
     return dict(zip(frame.path, frame.split, strict=True))
 
 
 def split(project: Project, rows: Rows, **options: Any) -> dict[str, str]:
     write(project, rows, **options)
     project.must_run("split", "photos")
-    return sides(project)
+    return splits(project)
 
 
 def outputs(project: Project) -> list[bytes]:
@@ -98,16 +98,16 @@ def test_fractions_of_every_class_and_a_report(project: Project) -> None:
     assert list(report["classes"]) == ["1", "2", "10"]  # check's order
     counted = Counter(zip(table.label, table.split, strict=True))
     assert report == {
-        "total": {side: int((table.split == side).sum()) for side in SIDES},
-        "classes": {label: {side: counted[label, side] for side in SIDES} for label in ("1", "2", "10")},
-        "groups": {side: int((table.split == side).sum()) for side in SIDES},
+        "total": {split: int((table.split == split).sum()) for split in SPLITS},
+        "classes": {label: {split: counted[label, split] for split in SPLITS} for label in ("1", "2", "10")},
+        "groups": {split: int((table.split == split).sum()) for split in SPLITS},
         "largest_group": 1,
         "left_out": {"quarantined": 1, "dropped": 0, "leaked": 0, "tested": 0},
         "decisions": {"kept": 0, "dropped": 0, "relabeled": 0},
     }
     for label, count in (("1", 33), ("2", 400), ("10", 300)):
         assert abs(counted[label, "test"] - 0.2 * count) < 1 and abs(counted[label, "val"] - 0.1 * count) < 1
-    assert ", ".join(f"{report['total'][side]} {side}" for side in SIDES) in ran.out and "1 quarantined" in ran.out
+    assert ", ".join(f"{report['total'][split]} {split}" for split in SPLITS) in ran.out and "1 quarantined" in ran.out
     schema = pq.read_schema(project.root / "data/splits/photos.parquet")
     assert json.loads(schema.metadata[b"classes"]) == ["1", "2", "10"]
     assert list(table.path) == [row["path"] for row in rows[:-1]]  # in check's order
@@ -118,8 +118,8 @@ def test_fractions_of_every_class_and_a_report(project: Project) -> None:
 def test_official_splits_are_kept(project: Project) -> None:
     rows = rows_of({"a": 100, "b": 100}, "train") + rows_of({"a": 7, "b": 3}, "test")
     split_of = split(project, rows, val=0.1, test=0.2)
-    assert {path for path, side in split_of.items() if side == "test"} == {r["path"] for r in rows[200:]}
-    validates = [path for path, side in split_of.items() if side == "val"]
+    assert {path for path, split in split_of.items() if split == "test"} == {r["path"] for r in rows[200:]}
+    validates = [path for path, split in split_of.items() if split == "val"]
     assert len(validates) == 20 and sum("/a/" in path for path in validates) == 10
     assert all(path.startswith("train/") for path in validates)
 
@@ -137,7 +137,7 @@ def test_the_same_again_in_any_order_and_another_with_another_seed(
     def once_more(rows: Rows) -> dict[str, str]:
         write(project, rows)
         run_here(project, monkeypatch)
-        return sides(project)
+        return splits(project)
 
     rows = rows_of({"a": 60, "b": 50})
     first = once_more(rows)
@@ -159,7 +159,7 @@ def test_a_clone_that_has_only_what_git_keeps_draws_the_same_as_data_grow_and_se
     rows = rows_of({"a": 250, "b": 150, "few": 5})
     write(project, rows)
     run_here(project, monkeypatch)
-    first = sides(project)
+    first = splits(project)
     clone = Project(tmp_path_factory.mktemp("clone"))
     for round_ in range(3):
         new = [row(f"{'ab'[n % 2]}/new{round_}-{n}.png", "ab"[n % 2], f"new{round_}-{n}") for n in range(40)]
@@ -171,12 +171,12 @@ def test_a_clone_that_has_only_what_git_keeps_draws_the_same_as_data_grow_and_se
         for options in ({"val": 0.3}, {"folds": 4}, {"folds": 4, "fold": 1}, {}):  # others, and back
             write(project, rows, **options)
             run_here(project, monkeypatch)
-            is_ = sides(project)
+            is_ = splits(project)
             assert {path for path in first if first[path] == "test"} == {p for p in first if is_[p] == "test"}
         write(clone, rows)
         run_here(clone, monkeypatch)
-        second = sides(project)
-        assert second == sides(clone) and first.items() <= second.items()
+        second = splits(project)
+        assert second == splits(clone) and first.items() <= second.items()
         assert all(second[f"copies/{round_}/{image['path']}"] == first[image["path"]] for image in copied)
         first = second
 
@@ -189,10 +189,10 @@ def test_a_smaller_test_set_leaves_out_what_has_tested(
     for test, left_out in ((0.2, 0), (0.3, 0), (0.2, 20), (0.0, 60), (0.3, 0)):
         write(project, rows, test=test)
         run_here(project, monkeypatch)
-        split_of = sides(project)
-        tests = {path for path, side in split_of.items() if side == "test"}
+        split_of = splits(project)
+        tests = {path for path, split in split_of.items() if split == "test"}
         assert tested.setdefault(test, tests) == tests and len(tests) == 200 * test  # the same as before
-        assert not set().union(*tested.values()) & {path for path, side in split_of.items() if side != "test"}
+        assert not set().union(*tested.values()) & {path for path, split in split_of.items() if split != "test"}
         assert Counter(split_of.values())["val"] == 20
         report = json.loads((project.root / "reports/photos/split.json").read_text())
         assert report["left_out"]["tested"] == left_out == 200 - len(split_of)
@@ -308,7 +308,7 @@ def made(table: pd.DataFrame, options: Split, seed: int = 1, cuts: Cuts | None =
 
 
 def made_if_it_can_be(*arguments: Any) -> pd.DataFrame | None:
-    """None where a class has too few groups for its sides."""
+    """None where a class has too few groups for its splits."""
     try:
         return made(*arguments)
     except UserError as error:
@@ -396,13 +396,13 @@ def test_what_always_holds(rows: Rows, options: Split, seed: int, random: Any) -
     # no group is torn
     for paths in links(rows).values():
         assert len({side_of(table)[path] for path in paths}) == 1
-    # every class is on every side that is wanted
+    # every class is in every split that is wanted
     wanted = {"train", *(["test"] if options.test else []), *(["val"] if options.val or options.folds else [])}
     for _, of_class in table.groupby("label"):
         assert set(of_class.split) == wanted
-    # of every class and side, the fractions are nested and none is empty
-    for _, of_side in table.groupby(["label", "split"]):
-        np.testing.assert_allclose(sorted(of_side.train_order), np.arange(len(of_side)) / len(of_side))
+    # of every class and split, the fractions are nested and none is empty
+    for _, of_split in table.groupby(["label", "split"]):
+        np.testing.assert_allclose(sorted(of_split.train_order), np.arange(len(of_split)) / len(of_split))
     # with what it remembers, it is the same again
     remembered = copy.deepcopy(cuts)
     pd.testing.assert_frame_equal(made(as_table(rows), options, seed, cuts), table)
@@ -433,7 +433,7 @@ def test_the_first_draw_is_exact_to_within_one_group(sizes: list[int], options: 
     of_class = table[table.label == "b"]
     shares = [("test", options.test), ("val", options.val)][: 1 if options.folds else 2]
     rest = len(rows) - (of_class.split == "test").sum()
-    counts = [((of_class.split == side).sum(), fraction * len(rows)) for side, fraction in shares]
+    counts = [((of_class.split == split).sum(), fraction * len(rows)) for split, fraction in shares]
     counts += [((of_class.fold == fold).sum(), rest / options.folds) for fold in range(options.folds or 0)]
     for count, wanted in counts:
         assert abs(count - wanted) <= max(sizes)
@@ -482,7 +482,7 @@ def test_growth_moves_only_what_is_tied_to_an_image_further_ahead(
             image |= same_pixels(old[random.integers(len(old))])
     cut_before = copy.deepcopy(cuts)
     after = made_if_it_can_be(as_table([*new, *old]), options, seed, cuts)
-    assume(after is not None and cuts == cut_before)  # a class that has lost the last group of a side is cut anew
+    assume(after is not None and cuts == cut_before)  # a class that has lost the last group of a split is cut anew
     assert after is not None
     bins_before, bins_after = (
         dict(zip(table.path, table.fold.fillna(-1) if options.folds else table.split.map(ORDER), strict=True))
@@ -559,8 +559,8 @@ def test_official_sides_stay_and_leaks_are_left_out(rows: Rows, rest: dict[str, 
         strongest = max(rank[placed[path]] for path in paths)
         assert {path for path in paths if path in split_of} == {p for p in paths if rank[placed[p]] == strongest}
     official = {placed[path] for path in split_of} - {"train", "val" if options.folds else "train"}
-    for path, side in split_of.items():  # what the publisher has placed stays, and nothing else comes there
-        assert side == placed[path] if placed[path] in official else side not in official
+    for path, split in split_of.items():  # what the publisher has placed stays, and nothing else comes there
+        assert split == placed[path] if placed[path] in official else split not in official
 
 
 # One rule at a time
@@ -579,7 +579,7 @@ def test_another_seed_is_another_draw() -> None:
     [
         ([0.5, 0.1, 0.9, 0.3], [1, 1, 1, 1], [1, 2], 1, [0.2, 0.4]),
         ([0.5, 0.1, 0.9, 0.3], [1, 1, 1, 1], [0.1, 0.2], 1, [0.2, 0.4]),  # a group each …
-        ([0.5, 0.1, 0.9, 0.3], [1, 1, 1, 1], [4, 4], 1, [0.4, 0.7]),  # … and one for the last side
+        ([0.5, 0.1, 0.9, 0.3], [1, 1, 1, 1], [4, 4], 1, [0.4, 0.7]),  # … and one for the last split
         ([0.5, 0.1, 0.9, 0.3], [1, 1, 1, 1], [4], 2, [0.4]),
         ([0.5, 0.1, 0.9, 0.3], [1, 9, 1, 1], [5.1], 1, [0.2]),  # nearer to 9 than to 0
         ([0.5, 0.1, 0.9, 0.3], [1, 9, 1, 4], [12], 1, [0.4]),  # to 13 than to 9
@@ -597,8 +597,8 @@ def test_where_a_class_is_cut(
 def test_the_order_of_training_images_is_not_that_of_the_sides() -> None:
     table = made(as_table(rows_of({"a": 300, "b": 300})), options_of(group_by=".+"), 1)  # known by their paths, both
     positions = pd.Series(uniform("side", 1, table.key), table.index)
-    for _, of_side in table[table.split == "train"].groupby("label"):
-        assert abs(of_side.train_order.corr(positions[of_side.index])) < 0.3
+    for _, of_split in table[table.split == "train"].groupby("label"):
+        assert abs(of_split.train_order.corr(positions[of_split.index])) < 0.3
 
 
 def test_a_side_whose_images_were_dropped_gets_others_but_never_those_of_test() -> None:
@@ -608,15 +608,15 @@ def test_a_side_whose_images_were_dropped_gets_others_but_never_those_of_test() 
     few = before[before.label == "few"].set_index("path").split
     assert few.value_counts().to_dict() == {"train": 4, "test": 3, "val": 1}
 
-    def without(side: str) -> dict[str, str]:
-        table = as_table(rows, frozenset(few.index[few == side]))
+    def without(split: str) -> dict[str, str]:
+        table = as_table(rows, frozenset(few.index[few == split]))
         return side_of(made(table, options, 1, copy.deepcopy(cuts)))
 
-    for side in ("val", "test"):  # one or more that trained come instead
-        is_ = without(side)
+    for split in ("val", "test"):  # one or more that trained come instead
+        is_ = without(split)
         moved = {path for path in is_ if is_[path] != before.set_index("path").split[path]}
         assert moved and all(few[path] != "test" for path in moved)
-        assert {is_[path] for path in few.index if path in is_} == set(SIDES)
+        assert {is_[path] for path in few.index if path in is_} == set(SPLITS)
 
     gone = frozenset(few.index[few != "test"])
     with pytest.raises(UserError, match=r"'few' has 3 different images, but none is left for val.*photos.json"):
@@ -631,7 +631,7 @@ def test_a_new_label_takes_no_image_out_of_test() -> None:
     for first, second in ("ab", "ba"):
         relabeled = table.assign(label=table.label.where((table.label != first) | (table.index % 3 > 0), second))
         is_ = side_of(made(relabeled, options_of(), 1, copy.deepcopy(cuts)))
-        assert all(is_[path] == "test" for path, side in was.items() if side == "test")
+        assert all(is_[path] == "test" for path, split in was.items() if split == "test")
 
 
 def test_an_image_that_is_brought_back_from_an_unlabeled_test_set_is_drawn() -> None:
@@ -641,8 +641,8 @@ def test_an_image_that_is_brought_back_from_an_unlabeled_test_set_is_drawn() -> 
     after = table.assign(label=table.label.fillna("a"))
     cuts: Cuts = {}
     was, is_ = (side_of(made(each, options_of(test=0.25), 1, cuts)) for each in (before, after))
-    assert sum(side == "test" for side in was.values()) >= 20
-    assert {path: side for path, side in is_.items() if path in was} == was and is_["test/1.png"] in SIDES
+    assert sum(split == "test" for split in was.values()) >= 20
+    assert {path: split for path, split in is_.items() if path in was} == was and is_["test/1.png"] in SPLITS
 
 
 def test_folds_put_no_official_val_image_into_test() -> None:
@@ -652,7 +652,7 @@ def test_folds_put_no_official_val_image_into_test() -> None:
     assert folds.fold[folds.official_split == "val"].between(0, 3).all()
     assert within_one(folds[folds.split == "test"].label.value_counts().to_dict(), {"a": 12.5, "b": 7.75})
     plain = side_of(made(as_table(rows), options_of(test=0.25), 1, cuts))
-    tested = {path for path, side in plain.items() if side == "test"}
+    tested = {path for path, split in plain.items() if split == "test"}
     assert tested == set(folds.path[folds.split == "test"])
     assert all(plain[path] == "val" for path in folds.path[folds.official_split == "val"])
 
@@ -665,7 +665,7 @@ def test_copies_of_test_images_among_official_val_images_do_not_train(seed: int,
     options = options_of(folds=3, test=0.25)
     cuts: Cuts = {}
     before = side_of(made(as_table(rows), options, seed, cuts))
-    tested = {path for path, side in before.items() if side == "test"}
+    tested = {path for path, split in before.items() if split == "test"}
     new = rows_of({"a": 20, "b": 20}, "val")
     random = np.random.default_rng(copies_seed)
     of = {}
@@ -677,8 +677,8 @@ def test_copies_of_test_images_among_official_val_images_do_not_train(seed: int,
         else:
             image |= same_pixels(old)
     after = side_of(made(as_table([*new, *rows]), options, seed, cuts))
-    for path, side in after.items():
-        assert side == "test" or of.get(path, path) not in tested
+    for path, split in after.items():
+        assert split == "test" or of.get(path, path) not in tested
 
 
 def within_one(counts: dict[str, int], expected: dict[str, float]) -> bool:
@@ -695,11 +695,11 @@ def test_patients_with_images_of_every_class() -> None:
     for seed in range(10):
         table = made(as_table(rows), options_of(group_by=PATIENT), seed)
         assert (table.groupby(table.path.str.extract(PATIENT)[0]).split.nunique() == 1).all()
-        assert set(table.split) == set(SIDES)
+        assert set(table.split) == set(SPLITS)
 
 
 def test_a_patient_keeps_his_side_with_other_pictures() -> None:
-    """The side comes from the name."""
+    """The split comes from the name."""
     split_of = []
     for day in ("monday", "tuesday"):
         rows = [

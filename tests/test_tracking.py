@@ -93,9 +93,9 @@ def test_metrics_are_those_of_the_reports(digits: Clone, logged: tuple[Any, dict
 
     client, runs = logged
     metrics = json.loads((digits.root / f"reports/{name}/metrics.json").read_text())
-    for side in ("val", "test"):
+    for split in ("val", "test"):
         for key in ("accuracy", "loss", "macro_f1"):
-            assert runs[name].data.metrics[f"{side}_{key}"] == metrics[side][key]
+            assert runs[name].data.metrics[f"{split}_{key}"] == metrics[split][key]
     history = pd.read_csv(digits.root / f"reports/{name}/history.csv")
     assert len(history) > 1
     for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
@@ -152,8 +152,8 @@ class Results(Project):
         header = "epoch,train_loss,train_accuracy,val_loss,val_accuracy"
         (folder / "history.csv").write_text("\n".join([header, *rows]) + "\n")
         last = {"accuracy": 0.9 - 0.9 / epochs, "loss": 2 / epochs, "macro_f1": 0.25}
-        sides = {"val": last if val is None else val, "test": {"accuracy": accuracy, "loss": 1.5, "macro_f1": 0.25}}
-        metrics = {**sides, "parameters": 9, "trainable_parameters": 8}
+        splits = {"val": last if val is None else val, "test": {"accuracy": accuracy, "loss": 1.5, "macro_f1": 0.25}}
+        metrics = {**splits, "parameters": 9, "trainable_parameters": 8}
         (folder / "metrics.json").write_text(json.dumps(metrics))
         config = {"dataset": "digits", "optimizer": {"name": "adam", "lr": 0.01}, "epochs": epochs}
         model = {"path": f"models/{name}", "md5": f"{name}-{epochs}"}

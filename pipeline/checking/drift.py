@@ -1,4 +1,4 @@
-"""How the sides of a split differ: in the attributes of their images, in the shares of their classes, in copies."""
+"""How splits differ: in the attributes of their images, in the shares of their classes, in copies."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from numpy.typing import NDArray
 from pipeline.checking.attributes import Attribute, text
 from pipeline.images.tables import SPLITS
 
-FEWEST = 20  # images of each of two sides that are compared
-LEAST = 0.2  # a fifth of one side would have to be other images for both to be alike
+FEWEST = 20  # images of each of two splits that are compared
+LEAST = 0.2  # a fifth of one split would have to be other images for both to be alike
 SAID = 3  # differences in a line
 CHANCE = 1e-6  # below this, a difference is not one of the draw
-# Every listing of folders counts them anew on each side, and publishers name the side in the file name
+# Every listing of folders counts them anew in each split, and publishers name the split in the file name
 OF_THE_LISTING = {
     *("beginning of the file name", "length of the file name", "number in the file name", "position in the source"),
 }
 
 
 class Shift(NamedTuple):
-    """A difference between two sides, of all their images or of those of one class (`label`)."""
+    """A difference between two splits, of all their images or of those of one class (`label`)."""
 
     attribute: Attribute
-    sides: tuple[str, str]
+    splits: tuple[str, str]
     label: str | None
     distance: float  # of Kolmogorov and Smirnov for numbers, total variation for texts: 0 to 1
-    probability: float  # of a difference like this if the sides were drawn from the same images
-    measure: str  # what `typical` is of each side: the median, or the share of the text whose share differs most
+    probability: float  # of a difference like this if the splits were drawn from the same images
+    measure: str  # what `typical` is of each split: the median, or the share of the text whose share differs most
     typical: tuple[str, str]
 
     @property
@@ -36,25 +36,25 @@ class Shift(NamedTuple):
         return self.distance >= LEAST and self.probability <= CHANCE
 
 
-def shifts(attributes: list[Attribute], labels: list[str], copies: list[bool], sides: list[str | None]) -> list[Shift]:
-    """The differences of the later sides from the first one: for each attribute of all images, and of its worst class.
+def shifts(attributes: list[Attribute], labels: list[str], copies: list[bool], splits: list[str | None]) -> list[Shift]:
+    """The differences of the later splits from the first one: for each attribute of all images, and of its worst class.
 
-    `labels`, `copies` (whether it has one) and `sides` are those of the N images.
+    `labels`, `copies` (whether it has one) and `splits` are those of the N images.
     """
     compared = [text("class", "recording", labels)]
     compared.append(text("copies", "recording", ["with a copy" if copy else "without a copy" for copy in copies]))
     compared += [attribute for attribute in attributes if attribute.name not in OF_THE_LISTING]
-    present = [side for side in SPLITS if side in sides]
-    side_of, class_of = np.array(sides, object), np.array(labels, object)
+    present = [split for split in SPLITS if split in splits]
+    split_of, class_of = np.array(splits, object), np.array(labels, object)
     found = []
-    for side in present[1:]:
-        one, other = (np.flatnonzero(side_of == name) for name in (present[0], side))
+    for split in present[1:]:
+        one, other = (np.flatnonzero(split_of == name) for name in (present[0], split))
         classes = [
             (label, one[class_of[one] == label], other[class_of[other] == label]) for label in sorted(set(labels))
         ]
         for attribute in compared:
-            overall = difference(attribute, (present[0], side), None, one, other)
-            within = [difference(attribute, (present[0], side), *rows) for rows in classes]
+            overall = difference(attribute, (present[0], split), None, one, other)
+            within = [difference(attribute, (present[0], split), *rows) for rows in classes]
             found += [shift for shift in (overall, worst(within)) if shift is not None]
     return found
 
@@ -64,20 +64,20 @@ def findings(found: list[Shift]) -> list[Shift]:
     first: dict[tuple[str, tuple[str, str]], Shift] = {}
     for shift in found:
         if shift.is_finding:
-            first.setdefault((shift.attribute.name, shift.sides), shift)
+            first.setdefault((shift.attribute.name, shift.splits), shift)
     called = [shift for name, shift in first.items() if name[0] != "bytes per pixel" or ("bytes", name[1]) not in first]
     return sorted(called, key=lambda shift: -shift.distance)
 
 
 def in_words(found: list[Shift]) -> list[str]:
-    """A line for each pair of sides: what differs most."""
+    """A line for each pair of splits: what differs most."""
     lines = []
-    for sides in dict.fromkeys(shift.sides for shift in found):
-        shifts = [shift for shift in found if shift.sides == sides]
+    for splits in dict.fromkeys(shift.splits for shift in found):
+        shifts = [shift for shift in found if shift.splits == splits]
         told = [f"{described(shift)} ({shift.measure} {' against '.join(shift.typical)})" for shift in shifts[:SAID]]
         more = f" and {len(shifts) - SAID} more" if len(shifts) > SAID else ""
         lines.append(
-            f"{' and '.join(sides)} differ in {', '.join(told)}{more}: results on one may not hold for the other"
+            f"{' and '.join(splits)} differ in {', '.join(told)}{more}: results on one may not hold for the other"
         )
     return lines
 
@@ -93,7 +93,7 @@ def worst(found: list[Shift | None]) -> Shift | None:
 
 def difference(
     attribute: Attribute,
-    sides: tuple[str, str],
+    splits: tuple[str, str],
     label: str | None,
     one: NDArray[np.int64],
     other: NDArray[np.int64],
@@ -110,7 +110,7 @@ def difference(
         distance, probability = kolmogorov_smirnov(here, there)
         measure = "median"
         typical = [f"{float(f'{np.median(values):.3g}'):,.8g}" for values in (here, there)]
-    return Shift(attribute, sides, label, round(distance, 6), probability, measure, (typical[0], typical[1]))
+    return Shift(attribute, splits, label, round(distance, 6), probability, measure, (typical[0], typical[1]))
 
 
 def kolmogorov_smirnov(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float]:
@@ -118,7 +118,7 @@ def kolmogorov_smirnov(one: NDArray[np.float64], other: NDArray[np.float64]) -> 
     from scipy.special import kolmogorov  # scipy.stats would take a second to import
 
     values = np.concatenate([one, other])
-    below = [np.searchsorted(np.sort(side), values, "right") / len(side) for side in (one, other)]
+    below = [np.searchsorted(np.sort(each), values, "right") / len(each) for each in (one, other)]
     distance = float(np.abs(below[0] - below[1]).max())
     return distance, float(kolmogorov(distance * np.sqrt(len(one) * len(other) / len(values))))
 
@@ -127,7 +127,7 @@ def total_variation(one: NDArray[np.int64], other: NDArray[np.int64]) -> tuple[f
     """Half the sum of the differences of shares; how probable that is by chance (chi-squared); where it is largest."""
     from scipy.special import chdtrc
 
-    counts = np.stack([np.bincount(side, minlength=max(one.max(), other.max()) + 1) for side in (one, other)])
+    counts = np.stack([np.bincount(each, minlength=max(one.max(), other.max()) + 1) for each in (one, other)])
     shares = counts / counts.sum(1, keepdims=True)
     apart = np.abs(shares[0] - shares[1])
     present = counts[:, counts.sum(0) > 0]

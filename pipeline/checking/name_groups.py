@@ -37,7 +37,7 @@ class Suggestion(NamedTuple):
     pattern: str
     groups: int  # of two images or more
     images: int  # in them
-    straddling: int  # groups with images on several of the publisher's sides
+    straddling: int  # groups with images in several of the publisher's splits
     reason: str  # what is particular about images of one group
     examples: list[tuple[str, list[str]]]  # some groups: their key, and paths of images
 
@@ -69,7 +69,7 @@ def suggest(table: pa.Table) -> Suggestion | None:
     return None
 
 
-def describe(pattern: str, keys: Keys, paths: list[str], sides: list[str | None], reason: str) -> Suggestion:
+def describe(pattern: str, keys: Keys, paths: list[str], splits: list[str | None], reason: str) -> Suggestion:
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for row, key in enumerate(keys):
         if key is not None:
@@ -79,7 +79,7 @@ def describe(pattern: str, keys: Keys, paths: list[str], sides: list[str | None]
         pattern,
         groups=len(large),
         images=sum(map(len, large.values())),
-        straddling=sum(len({sides[row] for row in rows}) > 1 for rows in large.values()),
+        straddling=sum(len({splits[row] for row in rows}) > 1 for rows in large.values()),
         reason=reason,
         examples=[(key, [paths[row] for row in rows]) for key, rows in list(large.items())[:EXAMPLES]],
     )
@@ -88,8 +88,8 @@ def describe(pattern: str, keys: Keys, paths: list[str], sides: list[str | None]
 def in_words(found: Suggestion, name: str) -> str:
     example, _ = found.examples[0]
     return (
-        f"file names show {found.groups} groups, such as {example}, whose images {found.reason}: to keep each on one"
-        f" side of the split, set datasets.{name}.split.group_by: {quoted(found.pattern)}"
+        f"file names show {found.groups} groups, such as {example}, whose images {found.reason}: to keep each in one"
+        f" split, set datasets.{name}.split.group_by: {quoted(found.pattern)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a data set as a whole: what predicts the class, sides that differ, groups in file names."""
+"""What is wrong with a data set as a whole: what predicts the class, splits that differ, groups in file names."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Overview:
 
     @cached_property
     def shifts(self) -> list[Shift]:
-        """Between the publisher's sides."""
+        """Between the publisher's splits."""
         return self.shifts_between(self.column("label"), self.column("official_split"))
 
-    def shifts_between(self, labels: list[str], sides: list[str | None]) -> list[Shift]:
-        """The differences to call out, if the images of the sample have these classes and are on these sides."""
+    def shifts_between(self, labels: list[str], splits: list[str | None]) -> list[Shift]:
+        """The differences to call out, if the images of the sample have these classes and are in these splits."""
         copies = [group is not None for group in self.column("group")]
-        return drift.findings(drift.shifts(self.attributes, labels, copies, sides))
+        return drift.findings(drift.shifts(self.attributes, labels, copies, splits))
 
     @cached_property
     def groups(self) -> Suggestion | None:
@@ -69,8 +69,8 @@ class Overview:
                 for prediction in self.correlations
             }
         for shift in self.shifts:
-            sides = found.setdefault("official_splits_differ_in", {}).setdefault("-".join(shift.sides), {})
-            sides[shift.attribute.name] = {"class": shift.label or "all", "distance": round(shift.distance, 4)}
+            splits = found.setdefault("official_splits_differ_in", {}).setdefault("-".join(shift.splits), {})
+            splits[shift.attribute.name] = {"class": shift.label or "all", "distance": round(shift.distance, 4)}
         if self.groups:
             found["groups_in_file_names"] = {"groups": self.groups.groups, "images": self.groups.images}
         return found

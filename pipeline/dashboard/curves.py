@@ -74,8 +74,8 @@ def loss_scale(values: NDArray[np.float64]) -> Scale:
 
 
 def panel(title: str, records: list[Record], metric: str, scale_of: Callable[[NDArray[np.float64]], Scale]) -> Panel:
-    sides = {side: [series(record, f"{side}_{metric}") for record in records] for side in ("val", "train")}
-    every = np.concatenate([values for lists in sides.values() for _, values in lists] or [np.empty(0)])
+    splits = {split: [series(record, f"{split}_{metric}") for record in records] for split in ("val", "train")}
+    every = np.concatenate([values for lists in splits.values() for _, values in lists] or [np.empty(0)])
     if not len(every):
         return Panel(title, [], [], [])
     scale, last = scale_of(every), max(len(record.history) for record in records)
@@ -83,7 +83,7 @@ def panel(title: str, records: list[Record], metric: str, scale_of: Callable[[ND
         Curve(
             record.name,
             f"c{number}" if number < COLORS else "other",
-            *(points(*sides[side][number], last, scale) for side in ("val", "train")),
+            *(points(*splits[split][number], last, scale) for split in ("val", "train")),
         )
         for number, record in enumerate(records)
         if record.history

@@ -100,11 +100,11 @@ def as_yaml(values: dict[str, Any]) -> str:
 
 def metric_rows(record: Record) -> dict[str, list[MetricRow]]:
     """All that metrics.json has, by metric: on val, then on test."""
-    sides = [as_mapping(record.metrics.get(split)) for split in ("val", "test")]
+    splits = [as_mapping(record.metrics.get(split)) for split in ("val", "test")]
     endings = tuple(f"_{field}" for field in MetricRow._fields[1:])
-    names = dict.fromkeys(name for side in sides for name in side if not name.endswith(endings))
+    names = dict.fromkeys(name for split in splits for name in split if not name.endswith(endings))
     return {
-        name: [MetricRow(side.get(name), *(side.get(name + end) for end in endings)) for side in sides]
+        name: [MetricRow(split.get(name), *(split.get(name + end) for end in endings)) for split in splits]
         for name in names
     }
 

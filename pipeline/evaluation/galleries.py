@@ -13,33 +13,33 @@ from pipeline.evaluation.grid import short
 
 if TYPE_CHECKING:
     from pipeline.dataset.packed import PackedDataset
-    from pipeline.evaluation.metrics import Side
+    from pipeline.evaluation.metrics import SplitResults
     from pipeline.evaluation.predictions import Predictions
 
 SHOWN = 24  # images of a grid
 
 
-def draw_samples(path: Path, packed: PackedDataset, side: Side) -> None:
-    """Evenly spaced images of one side."""
-    count = len(side.predictions.rows)
+def draw_samples(path: Path, packed: PackedDataset, results: SplitResults) -> None:
+    """Evenly spaced images of one split."""
+    count = len(results.predictions.rows)
     chosen = np.linspace(0, count - 1, min(SHOWN, count)).round().astype(int)
-    grid.draw_grid(path, tiles(packed, side.predictions, chosen))
+    grid.draw_grid(path, tiles(packed, results.predictions, chosen))
 
 
-def draw_worst(path: Path, packed: PackedDataset, side: Side) -> None:
+def draw_worst(path: Path, packed: PackedDataset, results: SplitResults) -> None:
     """The images that are classified wrong, those with the highest probability first."""
-    given = side.predictions
+    given = results.predictions
     wrong = np.flatnonzero(~given.correct)
     chosen = wrong[np.argsort(-given.probability[wrong], kind="stable")[:SHOWN]]
-    heading = f"{side.split}: the most confident of {len(wrong):,} wrong images"
+    heading = f"{results.split}: the most confident of {len(wrong):,} wrong images"
     grid.draw_grid(path, tiles(packed, given, chosen, paths=True), heading)
 
 
-def draw_uncertain(path: Path, packed: PackedDataset, side: Side) -> None:
+def draw_uncertain(path: Path, packed: PackedDataset, results: SplitResults) -> None:
     """The images whose predicted class has the lowest probability."""
-    given = side.predictions
+    given = results.predictions
     chosen = np.argsort(given.probability, kind="stable")[:SHOWN]
-    heading = f"{side.split}: the least certain of {len(given.rows):,} images"
+    heading = f"{results.split}: the least certain of {len(given.rows):,} images"
     grid.draw_grid(path, tiles(packed, given, chosen, paths=True), heading)
 
 

@@ -1,4 +1,4 @@
-"""Metrics of one experiment on one side of the split, over all its trainings."""
+"""Metrics of one experiment on one split, over all its trainings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def measure(given: Predictions, table: pd.DataFrame) -> dict[str, float]:
 
 
 @dataclass
-class Side:
+class SplitResults:
     """What all models of an experiment say of `val` or `test`.
 
     Usually all are asked about the same images, and the first one is the one that predicts. With `pools`, each is asked

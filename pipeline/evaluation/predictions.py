@@ -1,4 +1,4 @@
-"""What a model says of the images of one side of a split, as arrays that the metrics and figures are made of."""
+"""What a model says of the images of one split, as arrays that the metrics and figures are made of."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_array
 
-    from pipeline.evaluation.metrics import Side
+    from pipeline.evaluation.metrics import SplitResults
     from pipeline.evaluation.predictions import Predictions
 
-CONFUSIONS = 50  # of a side, in confusions.csv
+CONFUSIONS = 50  # of a split, in confusions.csv
 
 
 def absent(given: Predictions, classes: list[str]) -> list[str]:
@@ -76,16 +76,16 @@ def write_confusion(path: Path, counts: csr_array, classes: list[str]) -> None:
     ).to_csv(path, index=False)
 
 
-def top_confusions(side: Side, classes: list[str]) -> pd.DataFrame:
+def top_confusions(results: SplitResults, classes: list[str]) -> pd.DataFrame:
     """The pairs of classes that are confused most, with the fraction of the images of `actual` that are."""
     import pandas as pd
 
-    counts = confusion_counts(side.predictions, len(classes))
+    counts = confusion_counts(results.predictions, len(classes))
     cells = counts.tocoo()
     wrong = cells.row != cells.col
     actual, predicted, count = cells.row[wrong], cells.col[wrong], cells.data[wrong]
     most = np.argsort(-count, kind="stable")[:CONFUSIONS]
-    names, images = cell_names(classes), side.table["images"].to_numpy()
+    names, images = cell_names(classes), results.table["images"].to_numpy()
     return pd.DataFrame(
         {
             "actual": names[actual[most]],
@@ -96,22 +96,22 @@ def top_confusions(side: Side, classes: list[str]) -> pd.DataFrame:
     )
 
 
-def metrics_by_class(side: Side, classes: list[str]) -> pd.DataFrame:
-    return side.table.set_axis(cell_names(classes)).rename_axis("class").reset_index()
+def metrics_by_class(results: SplitResults, classes: list[str]) -> pd.DataFrame:
+    return results.table.set_axis(cell_names(classes)).rename_axis("class").reset_index()
 
 
 def escaped(sliced: pd.DataFrame) -> pd.DataFrame:
     return sliced.assign(slice=cell_names(sliced["slice"].tolist()))
 
 
-def write_by_split(path: Path, sides: list[Side], table: Callable[[Side], pd.DataFrame]) -> None:
-    """Write one table of all sides, val first, with the column `split` before the others."""
+def write_by_split(path: Path, splits: list[SplitResults], table: Callable[[SplitResults], pd.DataFrame]) -> None:
+    """Write one table of all splits, val first, with the column `split` before the others."""
     import pandas as pd
 
     tables = []
-    for side in sides:
-        tables.append(table(side))
-        tables[-1].insert(0, "split", side.split)
+    for results in splits:
+        tables.append(table(results))
+        tables[-1].insert(0, "split", results.split)
     pd.concat(tables).to_csv(path, index=False, float_format="%.6g")
 
 

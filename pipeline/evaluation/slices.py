@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.predictions import Predictions
 
 PARTS = 4  # slices that a number is cut into, with as many images each
-SIGNIFICANT = 0.05  # of finding a worse slice by chance, among all slices of a side
+SIGNIFICANT = 0.05  # of finding a worse slice by chance, among all slices of a split
 
 
 def attributes(packed: PackedDataset, rows: NDArray[np.int64], dataset: str, group_by: str | None) -> pd.DataFrame:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAMED = 30  # classes
 WEAKEST = 3  # classes, among the limits
-SIDES = ("val", "test")
+EVALUATED = ("val", "test")
 
 
 def card(model: Model, difference: float, checked: str) -> str:
@@ -52,14 +52,14 @@ def card(model: Model, difference: float, checked: str) -> str:
         difference=difference,
         split=split,
         metrics={"seeds": None, "folds": None, **metrics},
-        images={side: sum(each.images for each in recalls if each.split == side) for side in SIDES if side in metrics},
+        images={key: sum(each.images for each in recalls if each.split == key) for key in EVALUATED if key in metrics},
         weakest=weakest(recalls),
         commands=commands(name, of_report(Path("reports", name), provenance.get("fingerprint"))),
     )
 
 
 class Recall(NamedTuple):
-    """How many images of a class there are on one side, and what share of them the model finds, if there are any."""
+    """How many images of a class there are in one split, and what share of them the model finds, if there are any."""
 
     split: str
     label: str
@@ -68,7 +68,7 @@ class Recall(NamedTuple):
 
 
 def read_recalls(name: str) -> list[Recall]:
-    """The recall of each class on each side. Raises UserError where the model has not been evaluated."""
+    """The recall of each class on each split. Raises UserError where the model has not been evaluated."""
     file = Path("reports", name, "per_class.csv")
     try:
         with file.open(encoding="utf-8", newline="") as lines:

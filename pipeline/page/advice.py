@@ -25,13 +25,13 @@ MENDS = {
     "filing": "Collect every class from the same sources and at the same times.",
     "picture": "If it is not, collect every class in the same light, or augment brightness and contrast.",
 }
-SIDES_COST = "Results on one side say little about images like those of the other."
-SIDES_MEND = (
-    "If both should be of one kind, take the folders of the sides away: then this pipeline draws them. If the test is"
+SPLITS_COST = "Results on one split say little about images like those of the other."
+SPLITS_MEND = (
+    "If both should be of one kind, take the folders of the splits away: then this pipeline draws them. If the test is"
     " meant to be of another kind, nothing."
 )
-DRAWN_MEND = "Large groups, or few, make sides differ by chance: more images help, or another seed."
+DRAWN_MEND = "Large groups, or few, make splits differ by chance: more images help, or another seed."
 GROUPS_COST = (
-    "With images of one group on both sides of a split, a network may recognize the group instead of the class, and"
+    "With images of one group in two splits, a network may recognize the group instead of the class, and"
     " results are too good."
 )

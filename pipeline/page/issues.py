@@ -21,23 +21,23 @@ GROUPS = {
     ),
     "split_leak": Issue(
         "Leaks across official splits",
-        "The same image on two sides of the published split: results on the test side would be too good."
-        " The weaker side is quarantined.",
+        "The same image in two published splits: results on the test split would be too good."
+        " The copy in the weaker split is quarantined.",
     ),
     "near_duplicate": Issue(
         "Near duplicates",
-        "Nearly the same picture: resized, re-encoded, cropped, flipped. Always on one side of a split.",
+        "Nearly the same picture: resized, re-encoded, cropped, flipped. Always in one split.",
     ),
-    "exact_duplicate": Issue("Exact duplicates", "The same pixels more than once. Always on one side of a split."),
+    "exact_duplicate": Issue("Exact duplicates", "The same pixels more than once. Always in one split."),
 }
 # What the stage audit finds: of pairs, and of single images
 PAIRS = {
     "copy_across_splits": Issue(
         "Near copies across splits",
-        "Nearly the same picture on two sides of the split, which hashes have not found: results on the stronger side"
+        "Nearly the same picture in two splits, which hashes have not found: results in the stronger split"
         " would be too good. It stands first; the other may be dropped.",
     ),
-    "near_copy": Issue("Near copies", "Nearly the same picture on one side of the split, which hashes have not found."),
+    "near_copy": Issue("Near copies", "Nearly the same picture in one split, which hashes have not found."),
 }
 AUDITED = {
     "wrong_label": Issue(

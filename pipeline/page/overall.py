@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.checking.drift import described
 from pipeline.checking.name_groups import quoted
-from pipeline.page.advice import COSTS, GROUPS_COST, MENDS, SIDES_COST, SIDES_MEND
+from pipeline.page.advice import COSTS, GROUPS_COST, MENDS, SPLITS_COST, SPLITS_MEND
 from pipeline.page.charts import tick
 
 if TYPE_CHECKING:
@@ -72,22 +72,22 @@ class AttributeScore(NamedTuple):
 
 
 def findings(overview: Overview) -> list[Finding]:
-    """What predicts the class, how the publisher's sides differ, which groups file names show."""
-    paths, labels, sides = (overview.column(name) for name in ("path", "label", "official_split"))
+    """What predicts the class, how the publisher's splits differ, which groups file names show."""
+    paths, labels, splits = (overview.column(name) for name in ("path", "label", "official_split"))
     found = [correlated(prediction, paths, labels) for prediction in overview.correlations[:SHOWN]]
-    found += drifted(overview.shifts, paths, labels, sides)
+    found += drifted(overview.shifts, paths, labels, splits)
     if overview.groups:
         found.append(grouped(overview.groups, overview.name))
     return found
 
 
 def drifted(
-    shifts: list[Shift], paths: list[str], labels: list[str], sides: list[str | None], mend: str = SIDES_MEND
+    shifts: list[Shift], paths: list[str], labels: list[str], splits: list[str | None], mend: str = SPLITS_MEND
 ) -> list[Finding]:
-    """A finding for each pair of sides."""
-    pairs = dict.fromkeys(shift.sides for shift in shifts)
-    found = [[shift for shift in shifts if shift.sides == pair][:SHOWN] for pair in pairs]
-    return [differing(some, paths, labels, sides, mend) for some in found]
+    """A finding for each pair of splits."""
+    pairs = dict.fromkeys(shift.splits for shift in shifts)
+    found = [[shift for shift in shifts if shift.splits == pair][:SHOWN] for pair in pairs]
+    return [differing(some, paths, labels, splits, mend) for some in found]
 
 
 def correlated(prediction: AttributePrediction, paths: list[str], labels: list[str]) -> Finding:
@@ -108,35 +108,35 @@ def correlated(prediction: AttributePrediction, paths: list[str], labels: list[s
     )
 
 
-def differing(shifts: list[Shift], paths: list[str], labels: list[str], sides: list[str | None], mend: str) -> Finding:
-    """Of one pair of sides."""
-    pair = shifts[0].sides
+def differing(shifts: list[Shift], paths: list[str], labels: list[str], splits: list[str | None], mend: str) -> Finding:
+    """Of one pair of splits."""
+    pair = shifts[0].splits
     charts = []
     for shift in shifts:
-        groups = np.array(sides, object)
+        groups = np.array(splits, object)
         if shift.label is not None:
             groups[np.array(labels, object) != shift.label] = None
         title = f"{described(shift)}: {shift.measure} {shift.typical[0]} in {pair[0]}, {shift.typical[1]} in {pair[1]}"
         charts.append(chart(title, shift.attribute, groups, None, list(pair)))
     most = shifts[0]
-    side_of = np.array(sides, object)
-    typical_of = [typical(most.attribute, np.flatnonzero(side_of == side)).tolist() for side in pair]
+    split_of = np.array(splits, object)
+    typical_of = [typical(most.attribute, np.flatnonzero(split_of == split)).tolist() for split in pair]
     return Finding(
         title=f"{sentence(pair[0])} and {pair[1]} differ in {', '.join(described(shift) for shift in shifts)}",
-        told=f"At least {100 * most.distance:.0f} % of the images on one side would have to be others for the"
+        told=f"At least {100 * most.distance:.0f} % of the images in one split would have to be others for the"
         f" {described(most)} to be alike on both.",
-        cost=SIDES_COST,
+        cost=SPLITS_COST,
         mend=mend,
         charts=charts,
         strips=[
-            Strip(f"typical of {side}", [(paths[row], labels[row]) for row in rows])
-            for side, rows in zip(pair, typical_of, strict=True)
+            Strip(f"typical of {split}", [(paths[row], labels[row]) for row in rows])
+            for split, rows in zip(pair, typical_of, strict=True)
         ],
     )
 
 
 def grouped(found: Suggestion, name: str) -> Finding:
-    straddling = f" {found.straddling:,} of them have images on several official sides." if found.straddling else ""
+    straddling = f" {found.straddling:,} of them have images in several official splits." if found.straddling else ""
     return Finding(
         title="File names show groups",
         told=f"{found.groups:,} groups of images have a part of their file names in common, and images of one group"

@@ -25,7 +25,7 @@ class Choice(NamedTuple):
     images: int
 
     def __str__(self) -> str:
-        low, high = (100 * side for side in wilson(self.correct, self.kept))
+        low, high = (100 * bound for bound in wilson(self.correct, self.kept))
         return (
             f"threshold {self.threshold:.4f}: of {self.images:,} val images it keeps {self.kept:,}"
             f" ({100 * self.kept / self.images:.1f} %), of which {100 * self.correct / self.kept:.2f} % are right"

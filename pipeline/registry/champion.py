@@ -135,7 +135,7 @@ def compare(own: pd.DataFrame, standing: ModelVersion, theirs: pd.DataFrame | No
         return Verdict(False, f"Not champion: {name} is, and was validated on other images. Move the alias yourself.")
     first = both[["label", "predicted_theirs"]].set_axis(["label", "predicted"], axis=1)
     counts, _ = pair(first, both)
-    low, high = (100 * side for side in counts.interval())
+    low, high = (100 * bound for bound in counts.interval())
     changed = "" if len(both) == len(own) == len(theirs) else ", those that both were validated on"
     measured = (
         f"{100 * counts.difference:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}; McNemar's exact test,"

@@ -111,7 +111,7 @@ def draw(name: str, table: pd.DataFrame, options: Split, seed: int, cuts: Cuts) 
 
     kept = (table.used & ~table.leaked).to_numpy()
     usable = table[kept]
-    has_official = {side: (usable.placed == side).any() for side in ("test", "val")}
+    has_official = {split: (usable.placed == split).any() for split in ("test", "val")}
     test = 0.0 if has_official["test"] else options.test
     val = 0.0 if has_official["val"] or options.folds else options.val
     names = [f"fold {fold}" for fold in range(options.folds)] if options.folds else ["val"] * (val > 0) + ["train"]
@@ -133,8 +133,8 @@ def draw(name: str, table: pd.DataFrame, options: Split, seed: int, cuts: Cuts) 
 
     in_bin = np.where(usable.placed == "train", bins[groups.number[kept]], -1)
     val_bin = 2 + options.fold if options.folds else 2 if val else None
-    sides = [(in_bin == 0) | (usable.placed == "test"), (in_bin == val_bin) | (usable.placed == "val")]
-    split = pd.Series(np.select(sides, ["test", "val"], "train"), usable.index, dtype=object).where(in_bin != 1, None)
+    masks = [(in_bin == 0) | (usable.placed == "test"), (in_bin == val_bin) | (usable.placed == "val")]
+    split = pd.Series(np.select(masks, ["test", "val"], "train"), usable.index, dtype=object).where(in_bin != 1, None)
     fold = pd.Series(in_bin - 2, usable.index, dtype="Int32").where((in_bin >= 2) & (options.folds is not None))
     return pd.DataFrame({"split": split, "fold": fold})
 
@@ -159,44 +159,44 @@ def cut_test(groups: Groups, records: list[Record], test: float) -> NDArray[np.f
 
 
 def cut_rest(
-    groups: Groups, records: list[Record], tested: NDArray[np.float64], test: float, val: float, sides: int
+    groups: Groups, records: list[Record], tested: NDArray[np.float64], test: float, val: float, splits: int
 ) -> NDArray[np.float64]:
-    """The cuts between val and train, or between folds, (C, sides - 1).
+    """The cuts between val and train, or between folds, (C, splits - 1).
 
-    `tested` (C, 2) is what `cut_test` returned. New cuts are added to `records`. Those that leave a side without a
+    `tested` (C, 2) is what `cut_test` returned. New cuts are added to `records`. Those that leave a split without a
     group are chosen anew.
     """
     is_rest = groups.bins(tested) == 2
-    key = f"test {test}, " + (f"val {val}" if val else f"folds {sides}")
+    key = f"test {test}, " + (f"val {val}" if val else f"folds {splits}")
     for label, record in enumerate(records):
         members, all_images = groups.members(label)
         position, images = groups.position[members[is_rest[members]]], all_images[is_rest[members]]
         found = np.searchsorted(record.get(key, []), position, side="right")
-        if len(position) and len(np.unique(found)) < sides:
-            share = val * all_images.sum() if val else images.sum() / sides
-            record[key] = choose_cuts(position, images, share * np.arange(1, sides), spared=1)
-    return np.array([record.get(key, [0.0] * (sides - 1)) for record in records])
+        if len(position) and len(np.unique(found)) < splits:
+            share = val * all_images.sum() if val else images.sum() / splits
+            record[key] = choose_cuts(position, images, share * np.arange(1, splits), spared=1)
+    return np.array([record.get(key, [0.0] * (splits - 1)) for record in records])
 
 
-def refuse_few(name: str, groups: Groups, sides: list[str]) -> None:
+def refuse_few(name: str, groups: Groups, splits: list[str]) -> None:
     """Raise UserError for a class that has fewer groups than there are splits and folds."""
     for number, label in enumerate(groups.classes[: groups.used]):
         count = len(groups.members(number)[0])
-        if count < len(sides):
+        if count < len(splits):
             raise UserError(
                 f"{name}: class '{label}' has too few different images ({count}) to share between"
-                f" {' and '.join(sides)}; expected at least {len(sides)}: add images or remove the class"
+                f" {' and '.join(splits)}; expected at least {len(splits)}: add images or remove the class"
             )
 
 
-def refuse_empty(name: str, groups: Groups, bins: NDArray[np.int64], sides: dict[int, str]) -> None:
-    """Raise UserError for a class without a group in one of the bins whose names are in `sides`."""
+def refuse_empty(name: str, groups: Groups, bins: NDArray[np.int64], splits: dict[int, str]) -> None:
+    """Raise UserError for a class without a group in one of the bins whose names are in `splits`."""
     for number, label in enumerate(groups.classes[: groups.used]):
         members, _ = groups.members(number)
-        for bin_, side in sides.items():
+        for bin_, split in splits.items():
             if bin_ not in bins[members]:
                 raise UserError(
-                    f"{name}: class '{label}' has {len(members)} different images, but none is left for {side}: add"
+                    f"{name}: class '{label}' has {len(members)} different images, but none is left for {split}: add"
                     f" images of this class, or remove its line from data/splits/{name}.json to draw it anew"
                 )
 

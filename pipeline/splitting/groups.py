@@ -45,7 +45,7 @@ def join(name: str, table: pd.DataFrame, options: Split) -> pd.DataFrame:
     placed = table.official_split.where(table.official_split.isin(labeled)).fillna("train")
     if options.folds is not None:
         placed = placed.replace("val", "train")
-    rank = placed.map({side: rank for rank, side in enumerate(SPLITS)})
+    rank = placed.map({split: rank for rank, split in enumerate(SPLITS)})
     strongest = rank.where(table.used).groupby(component).transform("max")
     return table.assign(
         component=component,

@@ -52,10 +52,10 @@ def read_json(file: Path, stage: str) -> dict[str, Any]:
 def read_metrics(file: Path, stage: str) -> dict[str, Any]:
     """Read a metrics.json. Raises UserError unless it holds numbers for val and test, and counts of parameters."""
     metrics = read_json(file, stage)
-    for side in ("val", "test"):
-        values = metrics.get(side, {})
+    for split in ("val", "test"):
+        values = metrics.get(split, {})
         if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
-            raise damaged(file, f"{side} holds something else than numbers", stage)
+            raise damaged(file, f"{split} holds something else than numbers", stage)
     for count in ("parameters", "trainable_parameters"):
         if type(metrics.get(count)) is not int:
             raise damaged(file, f"it has no number of {count.replace('_', ' ')}", stage)

@@ -67,9 +67,9 @@ class Content:
         time = result.origin.time
         seconds = time.train_seconds if time else 0.0
         points = []
-        for side in ("val", "test"):
+        for split in ("val", "test"):
             for key in METRICS:
-                name, value = f"{side}_{key}", result.metrics.get(side, {}).get(key)
+                name, value = f"{split}_{key}", result.metrics.get(split, {}).get(key)
                 if value is not None and value != last.get(name):
                     points.append((name, value, int(last["epoch"]) + 1 if name in last else 0, seconds))
         if time and "train_seconds" not in self.known.metrics:  # of two machines with this result, the first one's

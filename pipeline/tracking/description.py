@@ -11,11 +11,11 @@ from pipeline.tracking.results import Result
 
 def description(result: Result) -> str:
     """Markdown, which MLflow's page shows on top of a run."""
-    sides = [side for side in ("val", "test") if side in result.metrics]
+    splits = [split for split in ("val", "test") if split in result.metrics]
     lines = ["```", *commands(result.experiment, result.origin), "```", ""]
-    lines += [f"| | {' | '.join(sides)} |", "| --- |" + " ---: |" * len(sides)]
+    lines += [f"| | {' | '.join(splits)} |", "| --- |" + " ---: |" * len(splits)]
     for key in METRICS:
-        values = [result.metrics[side].get(key) for side in sides]
+        values = [result.metrics[split].get(key) for split in splits]
         if any(value is not None for value in values):
             cells = ["" if value is None else f"{value:.4f}" for value in values]
             lines.append(f"| {key.replace('_', ' ')} | {' | '.join(cells)} |")
