@@ -78,8 +78,9 @@ def batches(config: FeaturesConfig, packed: PackedImages, device: torch.device) 
     import torch
     from torch.nn.functional import interpolate
 
-    from pipeline.dataset.batches import Normalize, Rows
+    from pipeline.dataset.normalize import Normalize
     from pipeline.dataset.packed import NORMALIZATIONS
+    from pipeline.dataset.rows import Rows
 
     network = config.network
     mean, std = network.normalization() if isinstance(network, TimmConfig) else NORMALIZATIONS["imagenet"]

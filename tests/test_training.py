@@ -49,8 +49,9 @@ from torch import Tensor, nn
 
 from pipeline import train
 from pipeline.config.experiments import Compute, Normalization, OptimizerConfig
-from pipeline.dataset.batches import Batches, Rows
+from pipeline.dataset.batches import Batches
 from pipeline.dataset.packed import PackedDataset
+from pipeline.dataset.rows import Rows
 from pipeline.evaluation import inference
 from pipeline.networks import Shape, build
 from pipeline.system import memory
@@ -449,7 +450,7 @@ def test_images_stay_where_memory_for_twice_as_much_is_left(
 
 def test_images_reach_another_device_in_parts(packed: PackedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each through memory that can't be swapped, of which there may be little. (`meta` has no values.)"""
-    monkeypatch.setattr("pipeline.dataset.batches.PART", 10 * 90)
+    monkeypatch.setattr("pipeline.dataset.rows.PART", 10 * 90)
     read: list[int] = []
     original = Rows.read
     monkeypatch.setattr(Rows, "read", lambda self, rows: read.extend(rows) or original(self, rows))

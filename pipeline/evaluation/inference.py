@@ -10,14 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.dataset.augmentation import crop
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pipeline.config.experiments import TTA
-    from pipeline.dataset.batches import Rows
+    from pipeline.dataset.rows import Rows
 
 EVALUATION_BATCH = 1000  # images in a batch, where they are small
 EVALUATION_VALUES = 2**24  # most values in a batch: activations of a network take many times their memory
@@ -96,6 +94,8 @@ def mean_logits(model: nn.Module, images: Tensor, tta: TTA) -> Tensor:
     """
     given = mirrored_logits(model, images) if tta else model(images)
     if tta == "flip_and_shift":
+        from pipeline.dataset.augmentation import crop
+
         offsets = images.new_ones(images.shape[0], 2)  # `len` would fix the size of the batch in an exported graph
         moved = [mirrored_logits(model, crop.apply(images, shift * offsets)) for shift in SHIFTS]
         given = given / 2 + sum(moved) / (2 * len(SHIFTS))

@@ -142,7 +142,7 @@ class Model:
         """Pixels (N, H, W, C) uint8 as the network takes them: (N, C, H, W) float32, normalized, on its device."""
         import torch
 
-        from pipeline.dataset.batches import Normalize
+        from pipeline.dataset.normalize import Normalize
 
         images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float()
         return Normalize(self.mean, self.std, self.device)(images)

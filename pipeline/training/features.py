@@ -11,7 +11,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from pipeline.dataset.batches import Batches, Rows
+from pipeline.dataset.batches import Batches
+from pipeline.dataset.rows import Rows
 from pipeline.evaluation.inference import write_features
 from pipeline.system.checksummed import checksummed_write, is_intact, remove_checksummed
 from pipeline.system.console import progress, say
