@@ -70,6 +70,7 @@ coverage: $(INSTALLED) ## run the whole test suite, list the lines and branches 
 
 .PHONY: bench
 bench: $(INSTALLED) ## measure training and start-up, write the tables of docs/benchmarks.md
+	@$(BIN)/dvc repro --quiet download@digits
 	@$(BIN)/python -m benchmarks.document
 
 .PHONY: lint

@@ -66,6 +66,7 @@ PEERS: dict[str, list[dict[str, Any]]] = {
 }
 ONLY_CPU = ("conditions", "queue", "repro", "startup")
 WORKERS = {"cpu": 0, "cuda": 10}  # of the usual loop: none is faster than one a core where all cores train
+SMALL = "digits-cnn"
 GROWING = ("mnist-mlp", 6_000)  # images, times 1, 10 and 100
 
 
@@ -77,11 +78,26 @@ def main() -> None:
     if unknown := set(arguments.tables) - set(TABLES):
         parser.error(f"no table {', '.join(unknown)}: expected some of {', '.join(TABLES)}")
     known = [name for name in TABLES if arguments.device == "cpu" or name not in ONLY_CPU]
-    for name in arguments.tables or known:
+    tables = arguments.tables or known
+    for config in experiments(tables, arguments.device):
+        train.read_job(config)  # packs its images, and exits where they are missing: before hours of work, not after
+    for name in tables:
         print(f"{name} …", file=sys.stderr, flush=True)
         section = name if name in ONLY_CPU else f"{name} {arguments.device}"
         text = TABLES[name](arguments.device)
         DOCUMENT.write_text(replaced(DOCUMENT.read_text(), section, text))
+
+
+def experiments(tables: list[str], device: str) -> list[str]:
+    """Those that the tables train, each once."""
+    studied = [row.config for row in STUDIES[device]]
+    trained = {
+        "studies": studied,
+        "conditions": [SMALL, *studied],
+        "peers": [compared["config"] for compared in PEERS[device]],
+        "growth": [GROWING[0]],
+    }
+    return list(dict.fromkeys(config for table in tables for config in trained.get(table, ())))
 
 
 def replaced(document: str, section: str, text: str) -> str:
@@ -114,7 +130,7 @@ def can_choose_bf16(job: dict[str, Any]) -> bool:
 
 
 def all_conditions(device: str) -> str:
-    rows = [Row("digits-cnn", 0, epochs=20), *(row for row in STUDIES[device] if not row.precision)]
+    rows = [Row(SMALL, 0, epochs=20), *(row for row in STUDIES[device] if not row.precision)]
     return conditions.as_table([conditions.measure(row.config, row.epochs, row.images, ROUNDS) for row in rows])
 
 

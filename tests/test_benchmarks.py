@@ -257,7 +257,15 @@ def test_every_measured_study_is_an_experiment() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
         known = with_all_studies(params.read()).experiments
-    assert {row.config for rows in document.STUDIES.values() for row in rows} <= set(known)
+    for device in document.STUDIES:
+        assert set(document.experiments([*document.TABLES], device)) <= set(known)
+
+
+def test_missing_data_are_told_before_anything_is_measured(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    shutil.copytree(REPOSITORY / "studies", tmp_path / "studies")
+    ran = benchmark(tmp_path, "document", "startup", "conditions", DATA_MIRROR="nowhere")
+    assert ran.status == 1 and "run dvc repro download@digits" in ran.err and "startup" not in ran.err
 
 
 def test_the_usual_loop_trains_the_networks_of_the_studies() -> None:
