@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.checking.attributes import Attribute, text
 from pipeline.images.tables import SPLITS
+from pipeline.system.console import first_few
 
 FEWEST = 20  # images of each of two splits that are compared
 LEAST = 0.2  # a fifth of one split would have to be other images for both to be alike
@@ -74,10 +75,9 @@ def in_words(found: list[Shift]) -> list[str]:
     lines = []
     for splits in dict.fromkeys(shift.splits for shift in found):
         shifts = [shift for shift in found if shift.splits == splits]
-        told = [f"{described(shift)} ({shift.measure} {' against '.join(shift.typical)})" for shift in shifts[:SAID]]
-        more = f" and {len(shifts) - SAID} more" if len(shifts) > SAID else ""
+        told = [f"{described(shift)} ({shift.measure} {' against '.join(shift.typical)})" for shift in shifts]
         lines.append(
-            f"{' and '.join(splits)} differ in {', '.join(told)}{more}: results on one may not hold for the other"
+            f"{' and '.join(splits)} differ in {first_few(told, SAID)}: results on one may not hold for the other"
         )
     return lines
 

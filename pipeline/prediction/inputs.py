@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pipeline.images.files import utf8
 from pipeline.images.formats import SUFFIXES, magic
 from pipeline.images.items import is_visible
-from pipeline.system.console import UserError, say
+from pipeline.system.console import UserError, first_few, say
 
 STDIN = "-"
 NAMED = 10  # files that are left out
@@ -69,9 +69,7 @@ class Found:
 
     def say_left_out(self) -> None:
         if self.left_out:
-            paths = list(dict.fromkeys(self.left_out))
-            more = [f"and {len(paths) - NAMED} more"] * (len(paths) > NAMED)
-            say(f"left out: {', '.join([*map(utf8, paths[:NAMED]), *more])}", file=sys.stderr)
+            say(f"left out: {utf8(first_few(list(dict.fromkeys(self.left_out)), NAMED))}", file=sys.stderr)
 
 
 def find(arguments: Sequence[str], lists: Sequence[str]) -> Found:

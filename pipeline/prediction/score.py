@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 from pipeline.prediction.classify import Answer
-from pipeline.system.console import UserError
+from pipeline.system.console import UserError, first_few
 
 NAMED = 10  # folders that are no class
 
@@ -49,8 +49,8 @@ class Score:
         """Lines: scikit-learn's classification report. Raises UserError where no file has a class."""
         if not self.labels and not self.unsure:
             raise UserError(
-                f"no image lies in a folder of a class of the model ({', '.join(self.classes[:NAMED])}"
-                f"{', …' * (len(self.classes) > NAMED)}): --score needs one folder for each class"
+                f"no image lies in a folder of a class of the model ({first_few(self.classes, NAMED)}): --score needs"
+                " one folder for each class"
             )
         if self.labels:
             from sklearn.metrics import classification_report
@@ -68,6 +68,5 @@ class Score:
         """The folders that are no class, in one line."""
         if not self.unknown:
             return None
-        listed = [f"{folder!r} ({count:,})" for folder, count in self.unknown.most_common(NAMED)]
-        more = [f"and {len(self.unknown) - NAMED} more"] * (len(self.unknown) > NAMED)
-        return f"not scored, as no folder above them has the name of a class: files in {', '.join([*listed, *more])}"
+        folders = [f"{folder!r} ({count:,})" for folder, count in self.unknown.most_common()]
+        return f"not scored, as no folder above them has the name of a class: files in {first_few(folders, NAMED)}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.evaluation.calibration import binned
 from pipeline.evaluation.paired import pair
 from pipeline.evaluation.stored import FILE, read_val
-from pipeline.system.console import printable
+from pipeline.system.console import first_few, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.config.datasets import Gates
 
 ALIAS = "champion"
+NAMED = 3  # gates that a model does not pass
 GATES = "gates"  # tag of a version: those by which it was judged
 
 
@@ -115,8 +116,7 @@ def passes(own: pd.DataFrame, gates: Gates, dataset: str) -> Verdict:
     if gates.ece is not None and error > gates.ece:
         failed.append(f"calibration error {error:.4f} is above {gates.ece:g}")
     if failed:
-        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-        return Verdict(False, f"Not champion: on val, {', '.join(failed[:3])}{more} (datasets.{dataset}.gates).")
+        return Verdict(False, f"Not champion: on val, {first_few(failed, NAMED)} (datasets.{dataset}.gates).")
     passed = "passes the gates" if gates.model_fields_set else "was validated"
     return Verdict(True, f"Champion: the first model that {passed}.")
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.fields import hint
-from pipeline.system.console import UserError
+from pipeline.system.console import UserError, first_few
 from pipeline.system.csv_cells import unescape_formula
 
 if TYPE_CHECKING:
@@ -108,10 +108,7 @@ def refuse_impossible(file: Path, row: dict[str, Any], metadata: dict[Any, Any],
     if decision not in DECISIONS:
         raise wrong(file, line, f"decision {decision!r}{hint(decision, DECISIONS)}; expected keep, drop or nothing")
     if label and label not in classes:
-        more = ", …" if len(classes) > LISTED else ""
-        raise wrong(
-            file, line, f"no class {label!r}{hint(label, classes)}; there are: {', '.join(classes[:LISTED])}{more}"
-        )
+        raise wrong(file, line, f"no class {label!r}{hint(label, classes)}; there are: {first_few(classes, LISTED)}")
     if label and not decision and metadata["label"] is None:
         raise wrong(file, line, f"{path!r} is left out, because it has no class; expected keep, to use it as {label!r}")
     if decision == "keep" and metadata["pixel_hash"] is None:

@@ -7,7 +7,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
@@ -46,6 +46,12 @@ def printable(text: str) -> str:
 def one_line(text: object) -> str:
     """What an error says, without line breaks and cut to what a line has room for."""
     return " ".join(str(text).split())[:200]
+
+
+def first_few(names: Sequence[str], most: int) -> str:
+    """The names, separated by commas; of more than `most` the first ones, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def say(*lines: str, file: IO[str] | None = None) -> None:
