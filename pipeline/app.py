@@ -5,11 +5,10 @@ from __future__ import annotations
 from pipeline.system.entry import command_line
 
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.system import workers
-from pipeline.system.console import MissingExtra, run, say
+from pipeline.system.console import require, run, say
 from pipeline.web.listening import listen
 
 HOST, PORT = "127.0.0.1", 8000
@@ -21,9 +20,7 @@ def main() -> None:
     parser.add_argument("--host", default=HOST, help=f"the address to listen at ({HOST}); it has no password")
     parser.add_argument("--port", type=int, default=PORT, help=f"{PORT}; 0: any that is free")
     arguments = parser.parse_args()
-    for package in ("fastapi", "uvicorn"):
-        if find_spec(package) is None:
-            raise MissingExtra(f"the app needs the package {package}: run `.venv/bin/uv pip install fastapi uvicorn`")
+    require("the app", "fastapi", "uvicorn")
     listener = listen(arguments.host, arguments.port)
     workers.warm_up("pipeline.prediction.pixels")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.system.console import MissingExtra, UserError, printable, run, say
+from pipeline.system.console import UserError, printable, require, run, say
 from pipeline.system.outputs import atomic_write
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def main() -> None:
     out: Path = arguments.out
     if out.exists():
         raise UserError(f"{out} is there already: give --out another name, or remove it")
-    stop_without_packages()
+    require("export", "onnx", "onnxscript", "onnxruntime")
 
     from pipeline.evaluation.model import Model
     from pipeline.evaluation.stored import check_files
@@ -48,18 +48,6 @@ def main() -> None:
         (folder / "README.md").write_text(card(model, difference, checked), encoding="utf-8")
     say(f"{out}: model.onnx, model.pt2, classify.py and README.md, the model card")
     say(f"on {checked}, ONNX Runtime and PyTorch differ by at most {difference:.1g} of a probability")
-
-
-def stop_without_packages() -> None:
-    """Raises MissingExtra unless the packages of the extra `export` are installed."""
-    from importlib.util import find_spec
-
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        if find_spec(package) is None:
-            raise MissingExtra(
-                f"export needs the package {package}, which is not installed: run"
-                " `.venv/bin/uv pip install onnx onnxscript onnxruntime`"
-            )
 
 
 def onnx_metadata(model: Model) -> dict[str, object]:

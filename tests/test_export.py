@@ -190,7 +190,8 @@ def test_every_kind_of_network(described: Any, side: int, tmp_path: Path) -> Non
         graph.check_onnx(tmp_path / "model.onnx", model, images)
 
 
-def test_packages_that_are_not_installed_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_that_are_not_installed_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr("sys.argv", ["export", "--model", "models/any", "--out", str(tmp_path / "exported")])
     with pytest.raises(MissingExtra, match=r"^export needs the package onnxscript[^\n]*uv pip install[^\n]*$"):
-        export.stop_without_packages()
+        export.main()

@@ -660,7 +660,7 @@ def test_timm_that_is_not_installed_is_one_line(project: Project, monkeypatch: p
     monkeypatch.setitem(sys.modules, "timm", None)
     described = network("timm", model=LITE0)
     for needs in (described.normalization, lambda: build(described, Shape(3, 64, 64, 2))):
-        with pytest.raises(UserError, match=r"^[^\n]*not installed: run `\.venv/bin/uv pip install 'timm>=1\.0'`$"):
+        with pytest.raises(UserError, match=r"^[^\n]*not installed: run `\.venv/bin/uv pip install timm`$"):
             needs()
     folder = model_folder(project.root / "models/a", described)
     with pytest.raises(UserError, match="not installed"):

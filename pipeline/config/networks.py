@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from pipeline.config.fields import Address, Fraction, Positive, Sha256, Strict, hint, shown
-from pipeline.system.console import MissingExtra, UserError
+from pipeline.system.console import UserError, require
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -197,15 +197,10 @@ class TimmConfig(BackboneConfig):
 
     def library(self) -> ModuleType:
         """The module `timm`. Raises MissingExtra where it is not installed, UserError for a model that it lacks."""
-        try:
-            import timm
-        except ModuleNotFoundError as error:
-            if error.name != "timm":
-                raise
-            raise MissingExtra(
-                "params.yaml: network.name = 'timm' needs the package timm, which is not installed: run"
-                " `.venv/bin/uv pip install 'timm>=1.0'`"
-            ) from None
+        require("params.yaml: network.name = 'timm'", "timm")
+
+        import timm
+
         try:
             if timm.is_model(self.model):
                 timm.get_pretrained_cfg(self.model)

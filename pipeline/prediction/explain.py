@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.system.console import MissingExtra, UserError
+from pipeline.system.console import UserError, require
 
 if TYPE_CHECKING:
     from pipeline.evaluation.model import Model
@@ -32,12 +32,10 @@ def explainer(model: Model) -> Explain:
         raise UserError(
             f"{model.folder}: its network has no convolution that tells places apart: Grad-CAM can't explain it"
         )
-    try:
-        from captum.attr import LayerAttribution, LayerGradCam
-    except ImportError:
-        raise MissingExtra(
-            "explaining needs the package captum, which is not installed: run `.venv/bin/uv pip install captum`"
-        ) from None
+    require("explaining", "captum")
+
+    from captum.attr import LayerAttribution, LayerGradCam
+
     grad_cam = LayerGradCam(model.network, layer)
 
     def explain(pixels: NDArray[np.uint8], label: str) -> NDArray[np.uint8]:

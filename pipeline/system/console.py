@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import io
 import os
 import signal
@@ -33,7 +34,17 @@ class UserError(Exception):
 
 
 class MissingExtra(UserError):
-    """An optional package that params.yaml asks for is not installed."""
+    """An optional package is not installed."""
+
+
+def require(what: str, *packages: str) -> None:
+    """Raises MissingExtra unless the optional packages that `what` needs are installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(
+                f"{what} needs the package {package}, which is not installed: run"
+                f" `.venv/bin/uv pip install {' '.join(packages)}`"
+            )
 
 
 def printable(text: str) -> str:
