@@ -77,10 +77,7 @@ def main() -> None:
 
 def read_metrics(name: str) -> dict[str, Any] | None:
     """The content of metrics.json; None where the experiment never ran. Raises UserError where it is damaged."""
-    file = Path("reports", name, "metrics.json")
-    if not file.exists():
-        return None
-    return readers.read_metrics(file, f"evaluate@{name}")
+    return readers.read_metrics(name) if Path("reports", name, "metrics.json").exists() else None
 
 
 def table(results: dict[str, dict[str, Any]]) -> list[str]:

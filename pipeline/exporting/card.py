@@ -29,7 +29,7 @@ def card(model: Model, difference: float, checked: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     name, dataset = model.about["experiment"], model.about["dataset"]
-    metrics = readers.read_metrics(Path("reports", name, "metrics.json"), f"evaluate@{name}")
+    metrics = readers.read_metrics(name)
     provenance = readers.read_json(Path("reports", name, "provenance.json"), f"train@{name}")
     split = readers.read_json(Path("reports", dataset, "split.json"), f"split@{dataset}")
     classes = model.classes

@@ -49,8 +49,12 @@ def read_json(file: Path, stage: str) -> dict[str, Any]:
     return value
 
 
-def read_metrics(file: Path, stage: str) -> dict[str, Any]:
-    """Read a metrics.json. Raises UserError unless it holds numbers for val and test, and counts of parameters."""
+def read_metrics(name: str) -> dict[str, Any]:
+    """Read the metrics.json of an experiment.
+
+    Raises UserError unless it holds numbers for val and test, and counts of parameters.
+    """
+    file, stage = Path("reports", name, "metrics.json"), f"evaluate@{name}"
     metrics = read_json(file, stage)
     for split in ("val", "test"):
         values = metrics.get(split, {})

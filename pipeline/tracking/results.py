@@ -107,7 +107,7 @@ def read_result(name: str, stages: dict[str, Any]) -> Result | None:
         dataset=dataset,
         params={"seed": locked_params["seed"], **config},
         history=read_history(folder / "history.csv", f"train@{name}"),
-        metrics=readers.read_metrics(folder / "metrics.json", f"evaluate@{name}"),
+        metrics=readers.read_metrics(name),
         digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
         fingerprint=provenance_of(name).get("fingerprint"),
         hash=result_hash(folder, locked_md5s(evaluated)),
