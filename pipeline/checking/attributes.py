@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.images.tables import CHECKED, telling_damage
+from pipeline.images.tables import CHECKED, stage_of
+from pipeline.system.readers import telling_damage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,7 +72,7 @@ def usable_rows(path: Path) -> NDArray[np.int64]:
     """The rows of the images that are not quarantined."""
     import pyarrow.parquet as pq
 
-    with telling_damage(path):
+    with telling_damage(path, stage_of(path)):
         pieces = pq.ParquetFile(path, page_checksum_verification=True).iter_batches(columns=["status"])
         usable = [np.array([status != "quarantined" for status in piece[0].to_pylist()], bool) for piece in pieces]
     return np.flatnonzero(np.concatenate([np.zeros(0, bool), *usable]))
@@ -84,7 +85,7 @@ def take(path: Path, rows: NDArray[np.int64]) -> pa.Table:
 
     schema = pa.schema([CHECKED.field(name) for name in COLUMNS])
     taken, start = [schema.empty_table()], 0
-    with telling_damage(path):
+    with telling_damage(path, stage_of(path)):
         for piece in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(columns=COLUMNS):
             inside = rows[(rows >= start) & (rows < start + len(piece))] - start
             part = pa.Table.from_batches([piece]).take(pa.array(inside.tolist(), pa.int64()))

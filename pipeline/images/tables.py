@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,24 +74,11 @@ def read_manifest(path: Path) -> tuple[pd.DataFrame, list[str]]:
 
 def read_columns(path: Path, columns: list[str] | None = None) -> tuple[pa.Table, list[str]]:
     """Some columns of a table, or all, and its class list. Raises UserError where the file is missing or damaged."""
-    with telling_damage(path):
+    with readers.telling_damage(path, stage_of(path)):
         # pq.read_table would compare no checksums, and import pandas, which takes half a second
         table = pq.ParquetFile(path, page_checksum_verification=True).read(columns)
         table = table if columns is None else table.select(columns)  # KeyError for one that is missing
-        return table, json.loads((table.schema.metadata or {})[b"classes"])
-
-
-@contextmanager
-def telling_damage(path: Path) -> Iterator[None]:
-    """Raises UserError where reading a table in the block fails, because it is missing or damaged."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise readers.missing(path, stage_of(path)) from None
-    except (KeyError, ValueError, pa.ArrowException, OSError) as error:  # KeyError: a column or the classes are missing
-        if getattr(error, "errno", None):  # of the disk, not of arrow
-            raise
-        raise readers.damaged(path, error, stage_of(path)) from None
+        return table, readers.classes_in(table.schema)
 
 
 def stage_of(path: Path) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,10 +126,9 @@ def read_table(file: Path, columns: dict[str, type], stage: str, nullable: bool 
 
     Raises UserError unless it has them all, without nulls unless they are `nullable`.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with telling_damage(file, stage):
         # pq.read_table would import pandas, which takes half a second
         table = pq.ParquetFile(file, page_checksum_verification=True).read(list(columns))
         table.validate(full=True)
@@ -136,28 +137,39 @@ def read_table(file: Path, columns: dict[str, type], stage: str, nullable: bool 
                 raise ValueError(f"it has no column {name}")
             if (table[name].null_count and not nullable) or str(table[name].type) not in KINDS[kind]:
                 raise ValueError(f"its column {name} is not all {kind.__name__}")
-    except FileNotFoundError:
-        raise missing(file, stage) from None
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: also for names that are not UTF-8
-        if getattr(error, "errno", None):  # of the disk, not of arrow
-            raise
-        raise damaged(file, error, stage) from None
     return table.replace_schema_metadata()  # pandas would read its metadata, which may be damaged
 
 
 def read_classes(file: Path, stage: str) -> list[str]:
     """Read the class list from the metadata of a parquet file. Raises UserError unless it has one."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with telling_damage(file, stage):
+        return classes_in(pq.read_schema(file))
+
+
+@contextmanager
+def telling_damage(file: Path, stage: str) -> Iterator[None]:
+    """Raises UserError where reading a parquet file in the block fails, because it is missing or damaged."""
+    import pyarrow as pa
+
     try:
-        classes: list[str] = json.loads((pq.read_schema(file).metadata or {})[b"classes"])
+        yield
     except FileNotFoundError:
         raise missing(file, stage) from None
-    except (pa.ArrowException, OSError, ValueError, KeyError, RecursionError) as error:
-        if getattr(error, "errno", None):
+    # KeyError: a column is missing; ValueError: also for names that are not UTF-8
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        if getattr(error, "errno", None):  # of the disk, not of arrow
             raise
-        raise damaged(file, f"it has no list of classes: {error}", stage) from None
+        raise damaged(file, error, stage) from None
+
+
+def classes_in(schema: pa.Schema) -> list[str]:
+    """The class list in the metadata of a table. Raises ValueError unless it has one."""
+    try:
+        classes: list[str] = json.loads((schema.metadata or {})[b"classes"])
+    except (ValueError, KeyError, RecursionError) as error:
+        raise ValueError(f"it has no list of classes: {error}") from None
     if reason := class_fault(classes):
-        raise damaged(file, reason, stage)
+        raise ValueError(reason)
     return classes
