@@ -117,12 +117,11 @@ def summarize(inspected: Inspected, validation: Validation, classes: list[str], 
     files = validation.count_labels(np.ones(validation.count, bool))
     missing = validation.missing_in_official_splits(classes)
     folders = source.folders
-    splits = source.splits if isinstance(source, Labeled) and not source.list.has_splits else folders.splits
     return {
         "files": validation.count,
         **usage.count(inspected, validation, folders)._asdict(),
         "empty_folders": dict.fromkeys(folders.empty, 0),
-        "official_splits": {"/".join(folder): split for folder, split in splits.items()},
+        "official_splits": {"/".join(folder): split for folder, split in folders.splits.items()},
         "classes": validation.images_per_class(classes),
         "classes_by_split": validation.images_per_class_and_split(classes),
         "classes_left_out": {label: files[label] for label in source.classes if not validation.has_usable(label)},

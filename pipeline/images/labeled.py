@@ -41,6 +41,8 @@ class Labeled:
         self.path, content = find_list(source, place, file)
         self.folder = plain_path(self.path).rpartition("/")[0]
         self.list = LabelList(f"{self.path} in {place}", content, class_names)
+        if not self.list.has_splits:
+            self.folders.splits = self.splits
         self.row_of_file = array("q")  # by position in the source, NONE for files without a row
         self.file_of_row = np.full(len(self.list), NONE)  # or REPEATED
         self.unlisted = 0  # images without a row
