@@ -16,8 +16,8 @@ from things import batches, config, fresh, opened, pack
 from things import one_thread as one_thread
 from torchvision import models
 
-from pipeline import train
 from pipeline.dataset.batches import Batches
+from pipeline.training import setup
 from pipeline.training.features import Features
 from pipeline.training.trainer import Trainer
 
@@ -112,7 +112,7 @@ def test_features_of_other_code_do_not_stay(
     versions = []
     for version in ("before", "after"):
         with monkeypatch.context() as patched:
-            patched.setattr(train, "version", lambda *rooms, version=version: version)
+            patched.setattr(setup, "version", lambda *rooms, version=version: version)
             patched.setattr(Trainer, "fit", killed)
             with pytest.raises(KeyboardInterrupt):
                 stage(photos, patched, "things-a", **described)

@@ -57,7 +57,7 @@ from pipeline.networks import Shape, build
 from pipeline.system import memory
 from pipeline.system.console import UserError, run
 from pipeline.system.device import make_deterministic, select_device
-from pipeline.training import checkpoint, live, times
+from pipeline.training import checkpoint, live, outputs, setup, times
 from pipeline.training.data import TrainingData
 from pipeline.training.distributed import ALONE
 from pipeline.training.model import has_small_steps, summary
@@ -759,9 +759,9 @@ def test_outputs_do_not_depend_on_code_that_is_no_dependency(
 ) -> None:
     """An edit of another network leaves the stage up to date. (A checkpoint of other code is not used all the same.)"""
     expected = files(stage(things, monkeypatch, "things-mlp", epochs=3))
-    monkeypatch.setattr(train, "version", lambda *rooms: "before the edit")
+    monkeypatch.setattr(setup, "version", lambda *rooms: "before the edit")
     interrupted_after_two(things, monkeypatch, "things-mlp", epochs=3)
-    monkeypatch.setattr(train, "version", lambda *rooms: "after the edit")
+    monkeypatch.setattr(setup, "version", lambda *rooms: "after the edit")
     assert files(stage(things, monkeypatch, "things-mlp", epochs=3)) == expected
     assert "resuming" not in capsys.readouterr().out
 
@@ -831,7 +831,7 @@ def test_stage_leaves_checkpoints_of_others_alone(things: Project, monkeypatch: 
         return history
 
     monkeypatch.setattr(Trainer, "fit", watched)
-    monkeypatch.setattr(train, "write_history", lambda *arguments: sys.exit("interrupted"))
+    monkeypatch.setattr(outputs, "write_history", lambda *arguments: sys.exit("interrupted"))
     with pytest.raises(SystemExit):
         stage(things, monkeypatch, "mlp-wide")
     monkeypatch.undo()
@@ -932,7 +932,7 @@ import resource, sys
 from pathlib import Path
 from pipeline import train
 from pipeline.dataset import packed
-from pipeline.training import data, distributed, model, trainer
+from pipeline.training import data, distributed, model, outputs, setup, trainer
 
 size = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv.pop()) * 2**20,) * 2)

@@ -19,6 +19,11 @@ class Training(NamedTuple):
     seed: int
     fold: int | None = None
 
+    @property
+    def told(self) -> str:
+        """What tells it from the others."""
+        return f"seed {self.seed}" if self.fold is None else f"fold {self.fold}"
+
 
 def trainings(config: Experiment, seed: int, packed: PackedDataset) -> list[Training]:
     if config.folds:
