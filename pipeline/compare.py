@@ -20,7 +20,7 @@ from pipeline.evaluation import pictures
 from pipeline.evaluation.paired import Paired, pair
 from pipeline.evaluation.stored import FILE, check_predictions, read_val
 from pipeline.system import readers
-from pipeline.system.console import UserError, run, say
+from pipeline.system.console import UserError, one_line, run, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,9 +128,9 @@ def read_before(name: str, revision: str) -> pd.DataFrame:
     try:
         content = read(path, rev=revision, mode="rb")
     except (DvcException, SCMError, OSError, AttributeError) as error:  # AttributeError: of a revision that is a file
-        said = " ".join(str(error).split())
         raise UserError(
-            f"{path} can't be read at {revision} ({said}): expected a commit whose results are in DVC's cache or remote"
+            f"{path} can't be read at {revision} ({one_line(error)}): expected a commit whose results are in DVC's"
+            " cache or remote"
         ) from None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"{name} at {revision}.parquet".replace("/", "-"))

@@ -12,7 +12,7 @@ from pipeline.config.errors import in_one_line
 from pipeline.config.experiments import Experiment
 from pipeline.config.features import FeaturesConfig
 from pipeline.config.fields import Seed, Strict, hint
-from pipeline.system.console import UserError
+from pipeline.system.console import UserError, one_line
 
 if TYPE_CHECKING:
     from ruamel.yaml.nodes import Node
@@ -99,10 +99,9 @@ def read() -> dict[str, Any]:
         raise UserError(f"{FILE} is not in {Path.cwd()}: run this in the project's root folder") from None
     except MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = " ".join((error.problem or "not valid YAML").split())
-        raise UserError(f"{FILE}{where}: {problem}") from None
+        raise UserError(f"{FILE}{where}: {one_line(error.problem or 'not valid YAML')}") from None
     except (YAMLError, ValueError, LookupError, RecursionError) as error:  # no UTF-8, 2020-13-45, !!int x, !!bool x, …
-        raise UserError(f"{FILE}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{FILE}: not valid YAML: {one_line(error)}") from None
     if not isinstance(raw, dict | None):
         raise UserError(f"{FILE}: found a {type(raw).__name__}; expected the keys {', '.join(Params.model_fields)}")
     return raw or {}
