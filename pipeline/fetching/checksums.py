@@ -88,11 +88,7 @@ def digest(file: BufferedReader | gzip.GzipFile, algorithm: str) -> str:
 def compare(what: str, found: str, expected: str) -> None:
     """Raise FetchError if two checksums differ; `what` names them in the message."""
     if found != expected.lower():
-        raise FetchError(f"{what} is {shortened(found)}, expected {shortened(expected)}")
-
-
-def shortened(digits: str) -> str:
-    return digits if len(digits) <= SHOWN else f"{digits[:SHOWN]}…"
+        raise FetchError(f"{what} is {found[:SHOWN]}…, expected {expected[:SHOWN]}…")
 
 
 def looks_like_html(beginning: bytes) -> bool:
