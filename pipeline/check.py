@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
-from tabulate import tabulate
 
 from pipeline.checking import contact_sheets, label_list, summaries, usage
 from pipeline.checking.describe import describe
@@ -27,7 +26,7 @@ from pipeline.images.labeled import Labeled
 from pipeline.images.sources import Source, open_source
 from pipeline.images.tables import SPLITS, STATUSES, write_tables
 from pipeline.system import workers
-from pipeline.system.console import UserError, printable, say
+from pipeline.system.console import UserError, aligned, printable, say
 from pipeline.system.outputs import atomic_write, write_json
 
 LISTED = 50  # broken images named when there are too many
@@ -162,8 +161,7 @@ def class_table(title: str, summary: dict[str, Any]) -> list[str]:
     counts = {label: [row[split] for split in splits] for label, row in summary["classes_by_split"].items()}
     counts[""] = [sum(column) for column in zip(*counts.values(), strict=True)]
     rows = [[title, *splits, "all"], *([printable(label), *row, sum(row)] for label, row in counts.items())]
-    aligned = ["left", *["right"] * (len(splits) + 1)]
-    head, *lines, total = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=aligned).splitlines()
+    head, *lines, total = aligned(rows, right=range(1, len(rows[0])))
     return [head, *summaries.few(lines), total]
 
 

@@ -12,15 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
 from pipeline.config import params
 from pipeline.config.patterns import matching
 from pipeline.evaluation import pictures
 from pipeline.evaluation.paired import Paired, pair
 from pipeline.evaluation.stored import FILE, check_predictions, read_val
 from pipeline.system import readers
-from pipeline.system.console import UserError, one_line, run, say
+from pipeline.system.console import UserError, aligned, one_line, run, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,8 +85,7 @@ def table(results: dict[str, dict[str, Any]]) -> list[str]:
     for name, metrics in results.items():
         values = [cell(metrics.get(split, {}), column) for split in ("val", "test") for column in COLUMNS]
         rows.append([name, *values, f"{metrics['parameters']:,}"])
-    aligned = ["left", *["right"] * (len(heads) + 1)]
-    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=aligned).splitlines()
+    return aligned(rows, right=range(1, len(rows[0])))
 
 
 def cell(metrics: dict[str, float], column: str) -> str:

@@ -22,20 +22,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from tabulate import tabulate
-
 from pipeline.compare import read_metrics
 from pipeline.config import params
 from pipeline.config.patterns import matching
 from pipeline.fetching.mirrors import absolute
-from pipeline.system.console import UserError, run, say
+from pipeline.system.console import UserError, aligned, run, say
 from pipeline.system.portable import has_avx2
 from pipeline.tracking.commit import git
 from pipeline.tracking.results import LOCK, flat, locked_stages, provenance_of
 
 DVC = (sys.executable, "-m", "dvc")
 FETCHING = ("download@", "weights@")  # stages that fetch only what is not there yet
-ALIGNED: dict[str, Any] = {"tablefmt": "plain", "disable_numparse": True}
 Stages = dict[str, dict[str, Any]]  # of dvc.lock
 
 
@@ -203,7 +200,7 @@ def report(
         paths = different[stage] = changed(locked(stage, "outs", before), outputs, rewritten)
         told = f"other bytes: {', '.join(paths)}" if paths else "the same bytes"
         rows.append([stage, str(len(outputs)), told])
-    say("", *tabulate(rows, **ALIGNED).splitlines(), "")
+    say("", *aligned(rows), "")
 
     if others := other_inputs([*different], before, after):
         say(f"note: dvc.lock was not made of this commit's {', '.join(others)}: run dvc repro and commit")
@@ -215,7 +212,7 @@ def report(
         passes, told = (True, "the same bytes") if same else compared(name, metrics, metrics_of(name), tolerance)
         rows.append([name, told])
         status = status if passes else 1
-    say(*tabulate(rows, **ALIGNED).splitlines())
+    say(*aligned(rows))
     return status
 
 

@@ -8,7 +8,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
@@ -63,6 +63,14 @@ def first_few(names: Sequence[str], most: int) -> str:
     """The names, separated by commas; of more than `most` the first ones, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def aligned(rows: Sequence[Sequence[object]], right: Collection[int] = ()) -> list[str]:
+    """Lines of a table whose columns are aligned left, and right where their number, from 0, is in `right`."""
+    from tabulate import tabulate
+
+    sides = ["right" if column in right else "left" for column in range(len(rows[0]))]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=sides).splitlines()
 
 
 def say(*lines: str, file: IO[str] | None = None) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.networks import build
+from pipeline.system.console import aligned
 
 if TYPE_CHECKING:
     from pipeline.config.experiments import Experiment
@@ -75,11 +76,7 @@ def summary(model: nn.Module) -> list[str]:
         count, trained = parameter_counts(module)
         state = "" if trained == count else "frozen" if not trained else f"{trained:,} train"
         rows.append((name or "(network)", type(module).__name__, f"{count:,}", state))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return [
-        f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {count:>{widths[2]}}  {state}".rstrip()
-        for name, kind, count, state in rows
-    ]
+    return aligned(rows, right=[2])
 
 
 def shortened(name: str, depth: int) -> str:
