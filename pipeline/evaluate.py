@@ -72,7 +72,7 @@ def measured(config: Experiment, model: Model, packed: PackedDataset, device: to
     """What all trainings say of val, if it says anything, and of test."""
     from pipeline.dataset.batches import Batches, resident_budget
     from pipeline.evaluation.predictions import predict
-    from pipeline.system.device import out_of_memory
+    from pipeline.system.device import enough_memory
 
     if not len(packed.rows("test")):
         raise UserError(f"{config.dataset} has no test images: raise datasets.{config.dataset}.split.test")
@@ -89,13 +89,8 @@ def measured(config: Experiment, model: Model, packed: PackedDataset, device: to
         for results in splits:
             rows = assigned.rows(results.split)
             data = Batches(packed, rows, model.mean, model.std, device, budget)
-            try:
+            with enough_memory(f"the {results.split} images on {device}", "free some"):
                 given = predict(network, data, rows, model.tta, model.temperature)
-            except RuntimeError as error:
-                if out_of_memory(error):
-                    wrong = f"not enough memory on {device} for the {results.split} images"
-                    raise UserError(f"{wrong}: free some") from None
-                raise
             del data  # before the images of the next split come into memory
             if not math.isfinite(loss := given.loss()):
                 wrong = f"the loss of {file or model.folder} on {results.split} images is {loss}"

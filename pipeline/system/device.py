@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,6 +74,17 @@ def make_deterministic(device: torch.device, threads: int, precision: str = "fp3
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
+@contextmanager
+def enough_memory(what: str, advice: str) -> Iterator[None]:
+    """Raise UserError where there is not enough memory for `what`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise UserError(f"not enough memory for {what}: {advice}") from None
+        raise
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.system.console import Terminated, UserError
-from pipeline.system.device import out_of_memory
+from pipeline.system.device import enough_memory
 
 if TYPE_CHECKING:
     from pipeline.config.experiments import Compute
@@ -130,19 +130,17 @@ def writes(compute: Compute) -> bool:
 
 def train_in_group(group: Group, train: Callable[..., None], *arguments: object) -> None:
     """Train as one of a group. All but the first process print nothing."""
-    with contextlib.ExitStack() as stack:
+    with enough_memory("this network", "make it smaller, or its images"), contextlib.ExitStack() as stack:
         if group.rank:
             nowhere = stack.enter_context(open(os.devnull, "w"))  # noqa: PTH123
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
         try:
             train(*arguments, group)
-        except BaseException as error:
+        except BaseException:
             # gloo's threads would abort the process at its exit; with NCCL this would wait for the others for ever
             if dist.is_initialized() and dist.get_backend() == dist.Backend.GLOO:
                 dist.destroy_process_group()
-            if isinstance(error, RuntimeError) and out_of_memory(error):
-                raise UserError("not enough memory for this network: make it smaller, or its images") from None
             raise
     if group.world_size > 1:
         dist.destroy_process_group()

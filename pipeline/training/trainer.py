@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from pipeline.dataset.augmentation import mix
 from pipeline.evaluation.inference import evaluate
-from pipeline.system import device
 from pipeline.system.console import UserError, progress, say
+from pipeline.system.device import enough_memory
 from pipeline.training import checkpoint, losses, optimizers
 from pipeline.training.batching import Batch, batch_size, batch_starts, epoch_batches, split_batch
 from pipeline.training.cuda_graph import CudaGraph, Step, can_capture
@@ -243,17 +243,6 @@ class Trainer:
         self.stopwatch.load_state_dict(state["time"])
         if self.first_batch is not None:
             self.first_batch.restore(state["first_batch"])
-
-
-@contextmanager
-def enough_memory(what: str, advice: str) -> Iterator[None]:
-    """Raise UserError where there is not enough memory for `what`."""
-    try:
-        yield
-    except RuntimeError as error:
-        if device.out_of_memory(error):
-            raise UserError(f"not enough memory for {what}: {advice}") from None
-        raise
 
 
 def best_epoch(history: Sequence[Row]) -> int:
