@@ -108,6 +108,16 @@ def run(command: list[str], cwd: Path, timeout: float = 300, **environment: str)
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
+def run_or_skip(*command: str) -> None:
+    """Run a tool of the system; skip the test where it is not installed, or where it may not do that."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip(f"there is no {command[0]}")
+    if done.returncode:
+        pytest.skip(f"{command[0]} fails here: {done.stderr.strip()}")
+
+
 def here(root: Path, module: str, *arguments: str) -> Ran:
     """Run a command in this process, which has its imports already: they are most of its time."""
     with pytest.MonkeyPatch.context() as patch:

@@ -21,7 +21,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, failed_in_one_line, run
+from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, failed_in_one_line, run, run_or_skip
 from safetensors.torch import load_file
 from servers import free_port
 from test_training import stage
@@ -428,15 +428,6 @@ def test_error_for_the_person_comes_once_and_at_once(things: Project) -> None:
 # --- Several machines ------------------------------------------------------------------------------------------------
 
 
-def ip(*words: str) -> None:
-    try:
-        done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no ip (of iproute2) to set up a network with")
-    if done.returncode:
-        pytest.skip(f"may not set up a network: {done.stderr.strip()}")
-
-
 @pytest.fixture
 def two_machines() -> Iterator[list[str]]:
     """Names of two network namespaces joined by a cable, 10.73.0.1 and 10.73.0.2 on their `eth0`."""
@@ -444,13 +435,15 @@ def two_machines() -> Iterator[list[str]]:
     made: list[str] = []
     try:
         for name in names:
-            ip("netns", "add", name)
+            run_or_skip("ip", "netns", "add", name)
             made.append(name)
-        ip("-n", names[0], "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", names[1])
+        run_or_skip(
+            "ip", "-n", names[0], "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", names[1]
+        )
         for number, name in enumerate(names, start=1):
-            ip("-n", name, "address", "add", f"10.73.0.{number}/24", "dev", "eth0")
-            ip("-n", name, "link", "set", "eth0", "up")
-            ip("-n", name, "link", "set", "lo", "up")
+            run_or_skip("ip", "-n", name, "address", "add", f"10.73.0.{number}/24", "dev", "eth0")
+            run_or_skip("ip", "-n", name, "link", "set", "eth0", "up")
+            run_or_skip("ip", "-n", name, "link", "set", "lo", "up")
         yield names
     finally:
         for name in made:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, failed_in_one_line
+from conftest import ENVIRONMENT, REPOSITORY, Project, Ran, failed_in_one_line, run_or_skip
 from conftest import run as run_command
 from samples import bit_flipped
 from things import (
@@ -895,13 +895,7 @@ def small_disk(things: Project) -> Iterator[Callable[[str, int], Path]]:
     def mount(name: str, size: int) -> Path:
         folder = things.root / name
         folder.mkdir()
-        options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-        try:
-            done = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            pytest.skip("there is no mount to make a small disk with")
-        if done.returncode:
-            pytest.skip(f"may not mount a small disk: {done.stderr.strip()}")
+        run_or_skip("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
         mounted.append(folder)
         return folder
 
