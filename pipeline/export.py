@@ -61,6 +61,7 @@ def onnx_metadata(model: Model) -> dict[str, object]:
         "fit": model.fit,
         "interpolation": model.interpolation.upper(),
         "color_profile": model.color_profile,
+        "max_pixels": model.max_pixels,
     }
 
 

@@ -11,7 +11,6 @@ from pipeline.system.entry import run_stage
 import hashlib
 from collections.abc import Iterator
 from functools import partial
-from math import inf
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -22,15 +21,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.config import params
-from pipeline.config.datasets import Pack
 from pipeline.images import stored
-from pipeline.images.decode import Preprocessing, decode, lost_by_cropping
+from pipeline.images.decode import Preprocessing, lost_by_cropping
 from pipeline.images.errors import ImageError
 from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Content, Problem
-from pipeline.images.tables import read_columns
+from pipeline.images.tables import read_columns, read_max_pixels
 from pipeline.system import workers
 from pipeline.system.console import UserError, progress, say
+from pipeline.system.memory import MOST_PIXELS
 from pipeline.system.outputs import atomic_write, write_json
 
 HEAVY_CROP = 0.4  # of an image's area that is cut off; a square of a 3:2 photo costs 0.33, of a 16:9 photo 0.44
@@ -50,18 +49,20 @@ class PackedImage(NamedTuple):
 def main(name: str) -> None:
     workers.warm_up("pipeline.images.decode")
     dataset = params.load().dataset(name)
-    checked, _ = read_columns(Path("data/checked", f"{name}.parquet"), ["path", "pixel_hash"])
+    table = Path("data/checked", f"{name}.parquet")
+    checked, _ = read_columns(table, ["path", "pixel_hash"])
     paths = checked["path"].filter(checked["pixel_hash"].is_valid()).to_pylist()
     if not paths:
         raise UserError(f"{name}: none of {len(checked)} files can be decoded: see reports/{name}/check.json")
     source = open_source(dataset.source, dataset.check.classes)
     height, width = dataset.pack.height_width
-    shape = (len(paths), height, width, dataset.pack.channels)
-    fit = dataset.pack.fit
+    channels, fit, interpolation = dataset.pack.channels, dataset.pack.fit, dataset.pack.interpolation
+    shape = (len(paths), height, width, channels)
+    how = Preprocessing(height, width, channels, interpolation, fit, dataset.pack.color_profile, read_max_pixels(table))
 
     with atomic_write(Path("data/packed", name)) as folder:
         folder.mkdir()
-        sha256, sums, lost = write_images(folder / "images.npy", source, paths, shape, dataset.pack)
+        sha256, sums, lost = write_images(folder / "images.npy", source, paths, shape, how)
         heavy = int((lost > HEAVY_CROP).sum()) if fit == "crop" else 0
         index = pa.table({"path": paths, **sums})
         pq.write_table(index, folder / "index.parquet", write_page_checksum=True)
@@ -71,7 +72,7 @@ def main(name: str) -> None:
                 "images": len(paths),
                 "height": height,
                 "width": width,
-                "channels": dataset.pack.channels,
+                "channels": channels,
                 "sha256": sha256,
                 "heavy_crop": heavy,
                 "preprocessing": {
@@ -79,8 +80,9 @@ def main(name: str) -> None:
                     "transparency": "on white",
                     "fit": fit,
                     "resize": RESIZE[fit],
-                    "interpolation": dataset.pack.interpolation,
-                    "color_profile": dataset.pack.color_profile,
+                    "interpolation": interpolation,
+                    "color_profile": how.color_profile,
+                    **({"max_pixels": how.max_pixels} if how.max_pixels != MOST_PIXELS else {}),
                 },
             },
         )
@@ -93,7 +95,7 @@ def main(name: str) -> None:
 
 
 def write_images(
-    path: Path, source: Source, wanted: list[str], shape: tuple[int, int, int, int], options: Pack
+    path: Path, source: Source, wanted: list[str], shape: tuple[int, int, int, int], how: Preprocessing
 ) -> tuple[str, dict[str, NDArray[np.int64]], NDArray[np.float32]]:
     """Write the wanted images, in their order, as one .npy file of `shape` (N, H, W, C), uint8.
 
@@ -103,8 +105,6 @@ def write_images(
     cuts off, (N,).
     """
     image_size = int(np.prod(shape[1:]))
-    _, height, width, channels = shape
-    how = Preprocessing(height, width, channels, options.interpolation, options.fit, options.color_profile)
     lost = np.empty(shape[0], np.float32)
     sums, sums_of_squares = np.empty((2, shape[3], shape[0]), np.int64)
     digest = hashlib.sha256()
@@ -152,7 +152,7 @@ def pixels(tasks: list[tuple[str, Content]], how: Preprocessing) -> Iterator[Pac
     """Each image as (height, width, channels) uint8. Runs in a worker process."""
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
         try:
-            image = how.upright(decode(content, path, inf))  # `check` has limited their size
+            image = how.upright(content, path)
         except ImageError as error:
             yield Problem(error.code, error.reason)
         else:

@@ -128,7 +128,7 @@ def test_an_image_gets_its_size_as_in_training(
     copy, out = copy_of(digits), tmp_path / "out"
     about = copy.root / f"models/{MLP}/model.json"
     described = json.loads(about.read_text())
-    described["preprocessing"]["fit"] = fit
+    described["preprocessing"] |= {"fit": fit, "max_pixels": 700}
     about.unlink()  # it may be a link into DVC's cache
     about.write_text(json.dumps(described))
     provenance = copy.root / f"reports/{MLP}/provenance.json"
@@ -145,6 +145,9 @@ def test_an_image_gets_its_size_as_in_training(
     for mine, other in zip(said.splitlines(), theirs.splitlines(), strict=True):
         assert mine.rpartition(" ")[0] == other.rpartition(" ")[0]
         assert float(mine.rpartition(" ")[2]) == pytest.approx(float(other.rpartition(" ")[2]), abs=2e-4)
+    picture(9, 27, 26).save(tmp_path / "large.png")
+    refused = subprocess.run([*command[:3], str(tmp_path / "large.png")], capture_output=True, text=True)
+    assert refused.returncode == 1 and "(702 pixels) exceeds limit of 700 pixels" in refused.stderr
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,9 @@ def test_a_limit_of_pixels_that_the_person_chooses(project: Project) -> None:
     assert checked(project).status["a/large.png"] != "quarantined"
     for stage in ("split", "pack", "report"):
         project.must_run(stage, "photos")
-    assert "a/large.png" in list(pd.read_parquet(project.root / "data/packed/photos/index.parquet").path)
+    packed = project.root / "data/packed/photos"
+    assert "a/large.png" in list(pd.read_parquet(packed / "index.parquet").path)
+    assert json.loads((packed / "meta.json").read_text())["preprocessing"]["max_pixels"] == 1200  # for predictions
 
 
 def test_another_limit_inspects_again_what_an_interrupted_check_has_left(project: Project) -> None:

@@ -38,8 +38,10 @@ from pipeline.prediction.explain import explainer, last_map, overlay
 from pipeline.prediction.pixels import pixels_of, preprocessing
 from pipeline.prediction.thresholds import Choice, choose
 from pipeline.system.console import run
+from pipeline.system.memory import MOST_PIXELS
 
 CLASSES = ["ant", "bee", "cat"]
+LIMIT = 100_000  # pixels of an image
 Predict = Callable[..., Ran]
 PHOTOS = [f"photos/test/{label}/{number:03d}.png" for label in CLASSES for number in range(2)]
 
@@ -69,7 +71,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     class_folders(photos / "train", dict.fromkeys(CLASSES, 6))
     class_folders(photos / "test", dict.fromkeys(CLASSES, 2), height=14, width=9)
     write_odd_images(photos / "test/bee")
-    project.dataset("photos", "photos", [8, 6])
+    project.dataset("photos", "photos", [8, 6], max_pixels=LIMIT)
     project.params["datasets"]["photos"]["pack"] |= {"interpolation": "bicubic", "fit": "pad", "color_profile": "srgb"}
     project.experiment("photos-cnn", "photos", network={"name": "cnn", "convolutions": [6], "hidden": [8]}, epochs=12)
     for stage in ("check", "split", "pack"):
@@ -380,9 +382,19 @@ def test_a_model_of_before_there_was_a_choice_scales_bilinearly_and_crops(traine
         bicubic, bilinear = to_size(image, 8, 6, "bicubic", "pad"), to_size(image, 8, 6, "bilinear", "crop")
     assert np.array_equal(seen(file, tmp_path / "model"), bicubic)
     about = json.loads((tmp_path / "model/model.json").read_text())
-    del about["preprocessing"]["interpolation"], about["preprocessing"]["fit"]
+    del about["preprocessing"]["interpolation"], about["preprocessing"]["fit"], about["preprocessing"]["max_pixels"]
     (tmp_path / "model/model.json").write_text(json.dumps(about))
     assert np.array_equal(seen(file, tmp_path / "model"), bilinear)
+    assert preprocessing(Model(tmp_path / "model")).max_pixels == MOST_PIXELS
+
+
+def test_photos_are_as_large_as_the_data_set_allows(asked: Predict, tmp_path: Path) -> None:
+    for name, height in (("largest", 100), ("larger", 101)):
+        picture(1, height, LIMIT // 100).save(tmp_path / f"{name}.png")
+    ran = asked(str(tmp_path))
+    assert (ran.status, names(ran)) == (1, [str(tmp_path / "largest.png")])
+    size, limit = f"{LIMIT // 100}×101 pixels", f"check.max_pixels = {LIMIT} allows"
+    assert ran.err == f"{tmp_path / 'larger.png'}: too_large: {size}, more than {limit}\n"
 
 
 def test_model_that_is_missing(asked: Predict) -> None:
@@ -423,10 +435,16 @@ def cut(file: Path) -> None:
             ),
             "fit = 'fill'; expected crop or pad or stretch",
         ),
+        (
+            lambda model: (model / "model.json").write_text(
+                (model / "model.json").read_text().replace(f'"max_pixels": {LIMIT}', '"max_pixels": "all"')
+            ),
+            "max_pixels = 'all'; expected a whole number above 0",
+        ),
     ],
     ids=[
         "no weights", "no json", "half weights", "half json", "empty", "binary", "list", "no keys", "other network",
-        "interpolation", "fit",
+        "interpolation", "fit", "limit",
     ],
 )  # fmt: skip
 def test_half_a_model(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.system import readers
 from pipeline.system.console import MissingExtra, UserError
+from pipeline.system.memory import MOST_PIXELS
 
 if TYPE_CHECKING:
     import torch
@@ -49,12 +50,13 @@ class Model:
                 raise readers.damaged(file, f"it has no {key}", self.stage)
         sizes = {key: about["shape"].get(key) for key in Shape._fields}
         counts = {key: about.get(key) for key in ("parameters", "trainable_parameters")}
-        given = {"interpolation": "bilinear", "fit": "crop", "color_profile": "stored", **about["preprocessing"]}
+        unless_said = {"interpolation": "bilinear", "fit": "crop", "color_profile": "stored", "max_pixels": MOST_PIXELS}
+        given = {**unless_said, **about["preprocessing"]}
         mean, std, tta = (about["preprocessing"].get(key) for key in ("mean", "std", "tta"))
         others = about.get("other_temperatures", {})
         normalizations = about.get("other_normalizations", {})  # of folds
         reason = (
-            readers.size_fault({**sizes, **counts})
+            readers.size_fault({**sizes, **counts, "max_pixels": given["max_pixels"]})
             or readers.class_fault(about.get("classes"))
             or readers.statistics_fault(mean, std, sizes["channels"])
             or temperature_fault(about.get("temperature", 1.0), others)
@@ -76,6 +78,7 @@ class Model:
         self.interpolation: str = given["interpolation"]
         self.fit: str = given["fit"]
         self.color_profile: str = given["color_profile"]
+        self.max_pixels: int = given["max_pixels"]
         self.shape = Shape(**sizes)
         try:
             network = TypeAdapter(dict[str, Network]).validate_python({"network": about["network"]})["network"]

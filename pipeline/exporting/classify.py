@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image, ImageOps
 model = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"))
 about = json.loads(model.get_modelmeta().custom_metadata_map["preprocessing"])
 size, method = tuple(about["size"]), Image.Resampling[about["interpolation"]]
+Image.MAX_IMAGE_PIXELS = about["max_pixels"]
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # what has more is refused, as in training
 
 
 def resized(image: Image.Image) -> Image.Image:

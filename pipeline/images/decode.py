@@ -182,7 +182,7 @@ def exif_is_corrupt(image: Image.Image) -> bool:
 
 
 class Preprocessing(NamedTuple):
-    """How a decoded image becomes what a network gets; the keys are those of `pack` in params.yaml."""
+    """How a file becomes what a network gets; the keys are those of `pack` and `check` in params.yaml."""
 
     height: int
     width: int
@@ -190,9 +190,11 @@ class Preprocessing(NamedTuple):
     interpolation: str
     fit: str
     color_profile: str
+    max_pixels: int  # of a file's image; larger ones are not decoded
 
-    def upright(self, decoded: Decoded) -> Image.Image:
-        return upright(decoded.image, self.channels, self.color_profile)
+    def upright(self, content: Read, path: str) -> Image.Image:
+        """The decoded image as a person sees it. Raises what `decode` raises."""
+        return upright(decode(content, path, self.max_pixels).image, self.channels, self.color_profile)
 
     def scaled(self, image: Image.Image) -> NDArray[np.uint8]:
         """An upright image, as (height, width, channels) uint8."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.system import readers
+from pipeline.system.memory import MOST_PIXELS
 from pipeline.system.outputs import atomic_write
 
 if TYPE_CHECKING:
@@ -55,12 +56,21 @@ SPLIT = pa.schema(
 )
 
 
-def write_tables(path: Path, tables: Iterable[pa.Table], classes: list[str], schema: pa.Schema = CHECKED) -> None:
+def write_tables(
+    path: Path,
+    tables: Iterable[pa.Table],
+    classes: list[str],
+    schema: pa.Schema = CHECKED,
+    max_pixels: int = MOST_PIXELS,
+) -> None:
     """Write a table that comes in pieces, because it may not fit into memory. Each piece becomes a row group.
 
-    The class list goes into the metadata of the file.
+    The class list goes into the metadata of the file, and so does a limit of pixels that somebody has chosen.
     """
-    schema = schema.with_metadata({"classes": json.dumps(classes)})
+    metadata = {"classes": json.dumps(classes)}
+    if max_pixels != MOST_PIXELS:
+        metadata["max_pixels"] = json.dumps(max_pixels)
+    schema = schema.with_metadata(metadata)
     with atomic_write(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
         for table in tables:
             writer.write_table(table.select(schema.names).cast(schema))
@@ -79,6 +89,12 @@ def read_columns(path: Path, columns: list[str] | None = None) -> tuple[pa.Table
         table = pq.ParquetFile(path, page_checksum_verification=True).read(columns)
         table = table if columns is None else table.select(columns)  # KeyError for one that is missing
         return table, readers.classes_in(table.schema)
+
+
+def read_max_pixels(path: Path) -> int:
+    """The largest images that `check` decoded, in pixels. Raises UserError where its table is missing or damaged."""
+    with readers.telling_damage(path, stage_of(path)):
+        return int((pq.read_schema(path).metadata or {}).get(b"max_pixels", MOST_PIXELS))
 
 
 def stage_of(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.images.decode import Preprocessing, decode
+from pipeline.images.decode import Preprocessing
 from pipeline.images.errors import ImageError
 from pipeline.images.stored import LARGEST_FILE, Problem, Read, too_large
 
@@ -24,13 +24,15 @@ NOT_FINITE = "the network's logits of it are no finite numbers"
 
 def preprocessing(model: Model) -> Preprocessing:
     shape = model.shape
-    return Preprocessing(shape.height, shape.width, shape.channels, model.interpolation, model.fit, model.color_profile)
+    return Preprocessing(
+        shape.height, shape.width, shape.channels, model.interpolation, model.fit, model.color_profile, model.max_pixels
+    )
 
 
 def pixels_of(content: Read, name: str, how: Preprocessing) -> NDArray[np.uint8] | Problem:
     """An image file's bytes as pixels (H, W, C) uint8, or why there are none. Of `name`, the suffix matters."""
     try:
-        return how.scaled(how.upright(decode(content, name)))
+        return how.scaled(how.upright(content, name))
     except ImageError as error:
         return Problem(error.code, error.reason)
     except MemoryError:
