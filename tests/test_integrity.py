@@ -408,6 +408,8 @@ def made() -> dict[str, tuple[bytes, str, str]]:
         "old_olympus.orf": (b"IIRS\x08\0\0\0" + bytes(99), "unreadable", "a raw photo"),
         "big_endian.orf": (b"MMOR\0\0\0\x08" + bytes(99), "unreadable", "a raw photo"),
         "panasonic.rw2": (b"IIU\0\x18\0\0\0" + bytes(99), "unreadable", "a raw photo"),
+        "minolta.mrw": (b"\0MRM\0\1\0\0" + bytes(99), "unreadable", "a raw photo"),
+        "old_canon.crw": (b"II\x1a\0\0\0HEAPCCDR" + bytes(99), "unreadable", "a raw photo"),
         "sigma.x3f": (b"FOVb\0\0\2\0" + bytes(99), "unreadable", "a raw photo"),
         "windows.jxr": (b"II\xbc\1\x20\0\0\0" + bytes(99), "unreadable", "JPEG XR"),
         "color.pfm": (b"PF\n2 1\n-1\n" + bytes(24), "unreadable", "a PFM image in color"),

@@ -224,6 +224,39 @@ def test_the_nearest_file_is_meant(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_ids_of_images_that_are_not_read_are_told_as_in_class_folders(project: Project) -> None:
+    """Their files are there; of a raw photo and the JPEG beside it, the id means the JPEG, wherever the list is."""
+    root = project.root / "plants"
+    photos(root, [f"{number}.jpg" for number in range(8)])
+    unread = {
+        "8.dcm": bytes(128) + b"DICM",
+        "9.JP2": b"\0\0\0\x0cjP  \r\n",
+        "10.nef": b"",
+        "0.CR2": b"II*\0",
+        "raw/1.CR2": b"II*\0",
+    }
+    for name, content in unread.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(content)
+    write(root, ["id,label", *(f"{number},{'ab'[number % 2]}" for number in range(11)), "10.nef,a"])
+    project.dataset("plants", "plants", labels="labels.csv", max_quarantined=0)
+    ran = project.run("check", "plants")
+    failed_in_one_line(ran, "5 of 13 images are broken")
+    assert "plants: labels.csv has 12 rows: 11 labels of images, 1 repeated; not in it, and left out: 2" in ran.out
+    assert "8.dcm: unreadable: a DICOM image, a format that is not read: convert it to PNG or JPEG\n" in ran.err
+    assert "9.JP2: unreadable: a JPEG 2000 image, a format that is not read" in ran.err
+    assert "10.nef: empty_file: 0 bytes\n" in ran.err
+
+    write(root, ["id,label", *(f"{number},{'ab'[number % 2]}" for number in range(10))])
+    project.dataset("plants", "plants", labels="labels.csv", max_quarantined=1)
+    assert "not in it, and left out: 3 images (10.nef, raw/1.CR2, …)" in project.must_run("check", "plants").out
+    table = checked(project)
+    assert list(table.label[["0.jpg", "1.jpg", "8.dcm", "9.JP2"]]) == ["a", "b", "a", "b"]
+    assert table.label[["0.CR2", "raw/1.CR2"]].isna().all()
+    assert {*table.status[[*unread]]} == {"quarantined"}
+    assert json.loads((project.root / "reports/plants/check.json").read_text())["classes"] == {"a": 4, "b": 4}
+
+
 def test_names_for_labels_that_are_numbers(tmp_path: Path) -> None:
     photos(tmp_path, ["1.png", "2.png"])
     write(tmp_path, ["id,label", "1,1", "2,0"])

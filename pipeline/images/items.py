@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images.folders import Folders
-from pipeline.images.formats import SUFFIXES
+from pipeline.images.formats import SUFFIXES, UNREAD_SUFFIXES
 from pipeline.images.stored import Content
 
 # Folders that systems make beside a user's: macOS, Synology's thumbnails and bin, Windows, Linux
@@ -54,7 +54,9 @@ def is_visible(path: str) -> bool:
 
 
 def is_named_as_image(path: str) -> bool:
-    return splitext(path)[1].lower() in SUFFIXES
+    """Whether the suffix is that of an image, of a format that is read or of another."""
+    suffix = splitext(path)[1].lower()
+    return suffix in SUFFIXES or suffix in UNREAD_SUFFIXES
 
 
 def is_clutter(path: str, issues: Iterable[str]) -> bool:

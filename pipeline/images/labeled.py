@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.images import stored
 from pipeline.images.folders import Folders, to_parts
-from pipeline.images.formats import SUFFIXES
-from pipeline.images.items import Item, is_visible, sort_classes
+from pipeline.images.formats import SUFFIXES, UNREAD_SUFFIXES
+from pipeline.images.items import Item, is_named_as_image, is_visible, sort_classes
 from pipeline.images.label_lists import NONE, LabelList, plain_path
 from pipeline.images.sources import Source
 from pipeline.images.stored import Content
@@ -24,7 +24,9 @@ from pipeline.system.console import UserError
 TABLES = (".csv", ".tsv", ".txt")  # named where the list is not there
 NAMED = 3  # files, in a message
 REPEATED = -2  # instead of its file, of a row that says again what another one says
-FROM_LIST, FROM_ROOT, BY_END, NOT = range(4)  # how well a row fits a file, by where the path that it names begins
+FROM_LIST, FROM_ROOT, BY_END = range(3)  # how well a row fits a file, by where the path that it names begins
+UNREAD = 3  # added where the file is of a format that is not read: an id means the JPEG beside a raw photo
+NOT = 2 * UNREAD
 
 
 class Labeled:
@@ -75,7 +77,7 @@ class Labeled:
                     rivals[row] = position
                 row = NONE
             self.row_of_file.append(row)
-            if row == NONE and is_visible(item.path) and splitext(item.path)[1].lower() in SUFFIXES:
+            if row == NONE and is_visible(item.path) and is_named_as_image(item.path):
                 self.unlisted += 1
                 self.unlisted_names += [item.path] * (len(self.unlisted_names) < NAMED)
         if rivals:
@@ -146,6 +148,8 @@ def keys(path: str, folder: str) -> Iterator[tuple[str, int]]:
         stem, suffix = splitext(name)
         if suffix.lower() in SUFFIXES:
             yield stem, fit
+        elif suffix.lower() in UNREAD_SUFFIXES:
+            yield stem, fit + UNREAD
 
 
 def find_list(source: Source, place: str, file: str) -> tuple[str, bytes]:

@@ -36,7 +36,7 @@ OTHER_IMAGES = {
     "a QOI image": rb"qoif",
     "a FITS image": rb"SIMPLE  =",
     "a DICOM image": rb".{128}DICM",
-    "a raw photo": rb".{4}ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb",  # CR3, RAF, ORF, RW2, X3F
+    "a raw photo": rb".{4}ftypcrx |II\x1a\0{3}HEAPCCDR|FUJIFILMCCD-RAW|\0MRM|IIR[OS]|MMOR|IIU\0|FOVb",
     "a JPEG XR image": rb"II\xbc\x01",
     "a PAM image": rb"P7\s",
     "a PFM image in color": rb"PF\s+\d",
