@@ -15,10 +15,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import Project, failed_in_one_line, picture
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from samples import encoded
 
 from pipeline.images.folder_problems import first_problem
@@ -315,12 +318,14 @@ def raw_zip(
     return path
 
 
-def raw_tar(path: Path, names: list[bytes], mode: str = "w:gz") -> Path:
+def raw_tar(
+    path: Path, names: list[bytes], mode: str = "w:gz", content: Callable[[int], bytes] = lambda number: b"%d" % number
+) -> Path:
     with tarfile.open(path, mode, format=tarfile.GNU_FORMAT) as archive:  # type: ignore[call-overload]
         for number, name in enumerate(names):
             info = tarfile.TarInfo(os.fsdecode(name))
-            info.size = len(str(number))
-            archive.addfile(info, BytesIO(str(number).encode()))
+            info.size = len(content(number))
+            archive.addfile(info, BytesIO(content(number)))
     return path
 
 
@@ -449,14 +454,43 @@ def test_no_name_of_an_old_archive_is_merged_or_dropped(data: st.DataObject) -> 
                 assert source.per_class == dict.fromkeys(source.classes, 2) and len(source.classes) == len(folders)
 
 
-def test_check_reads_an_old_zip(project: Project) -> None:
-    names = raw_names(JAPANESE, "cp932", count=14)
-    raw_zip(project.root / "in.zip", names, content=lambda number: encoded(picture(number), "PNG"))
-    project.dataset("photos", "in.zip", near_duplicates=False)
+def test_archives_with_names_of_every_kind_through_the_stages(project: Project) -> None:
+    """Each knows its names in a way of its own: by a guess, by the Unicode path field, as UTF-8 that no flag tells."""
+    (project.root / "in").mkdir()
+    expected: dict[str, Image.Image] = {}
+
+    def pictures(classes: list[str], count: int) -> Callable[[int], bytes]:
+        first = len(expected)
+        paths = [f"photos/{name}/{number}.jpg" for name in classes for number in range(count)]
+        expected.update({path: picture(number) for number, path in enumerate(paths, first)})
+        return lambda number: encoded(picture(first + number), "PNG")
+
+    raw_zip(project.root / "in/shift-jis.zip", raw_names(JAPANESE, "cp932", count=14), content=pictures(JAPANESE, 14))
+    with_field, mac, in_tar = ["能面", "写真"], ["Äpfel", "Birnen"], ["照片", "汽车"]
+    names = raw_names(with_field, "cp932", count=4)
+    extra = dict(zip(names, (unicode_path(name.decode("cp932"), name) for name in names), strict=True))
+    raw_zip(project.root / "in/unicode-path.zip", names, extra=extra.__getitem__, content=pictures(with_field, 4))
+    decomposed = [unicodedata.normalize("NFD", name) for name in mac]
+    names = raw_names(decomposed, "utf-8", count=4)
+    raw_zip(project.root / "in/utf-8-without-flag.zip", names, maker=3, content=pictures(decomposed, 4))
+    names = raw_names(in_tar, "gbk", count=4)
+    raw_tar(project.root / "in/gbk.tar.gz", names, content=pictures(in_tar, 4))
+
+    project.dataset("photos", "in", [12, 10], near_duplicates=False)
     project.must_run("check", "photos")
     found = summary(project)
-    assert found["files"] == found["used"]["unassigned"] == 56
-    assert found["classes"] == dict.fromkeys(sorted(JAPANESE), 14)
+    assert found["files"] == found["used"]["unassigned"] == len(expected) == 80
+    few = dict.fromkeys([*with_field, *mac, *in_tar], 4)
+    assert found["classes"] == {**few, **dict.fromkeys(JAPANESE, 14)}
+    table, classes = read_manifest(project.root / "data/checked/photos.parquet")
+    assert classes == sorted([*few, *JAPANESE]) and set(table.path) == {*expected}
+    assert all(row.label == unicodedata.normalize("NFC", row.path.split("/")[1]) for row in table.itertuples())
+    project.must_run("pack", "photos")
+    index = pq.read_table(project.root / "data/packed/photos/index.parquet")["path"].to_pylist()
+    images = np.load(project.root / "data/packed/photos/images.npy")
+    assert index == list(table.path)
+    for path, image in zip(index, images, strict=True):
+        np.testing.assert_array_equal(image, np.asarray(expected[path]))
 
 
 def test_splits_that_are_empty_are_named(project: Project) -> None:

@@ -160,6 +160,7 @@ def turned_heic() -> bytes:
 BEST = {"quality": -1, "chroma": 444}
 AVIF = encoded(Image.fromarray(SMOOTH), "AVIF", quality=100, subsampling="4:4:4")
 HEIC = encoded(Image.fromarray(SMOOTH), "HEIF", **BEST)
+JPEG = encoded(Image.fromarray(SMOOTH), "JPEG")
 WHITE_IS_ZERO = {"t262": (3, 1, 0)}
 SIGNED, FLOAT = {"t339": (3, 1, 2)}, {"t339": (3, 1, 3)}
 TWO_SAMPLES = {"t277": (3, 1, 2), "t338": (3, 1, 2)}
@@ -167,6 +168,7 @@ WIDE_FRACTIONS = FRACTIONS * 3 - 1
 WITH_NAN = FRACTIONS.copy()
 WITH_NAN[2, 2] = np.nan
 HALF = (ALPHA > 127) * np.uint8(255)
+OUTSIDE = "damaged_metadata"
 CASES = {
     # gray of more than 8 bits: value × 255 / the format's own white
     "deep.png": Case(encoded(Image.fromarray(DEEP), "PNG"), DEEP / 257),
@@ -242,6 +244,12 @@ CASES = {
     "lab.tif": Case(lab_tiff(), MILD, tolerance=4),
     "ycbcr.tif": Case(encoded(Image.fromarray(SMOOTH).convert("YCbCr"), "TIFF"), SMOOTH, tolerance=3),
     "cmyk.tif": Case(encoded(Image.fromarray(COLOR).convert("CMYK"), "TIFF"), COLOR),
+    # damage outside of the pixels, which are those of the whole file
+    "stray-bytes.jpg": Case(JPEG[:20] + b"\0\0" + JPEG[20:], np.asarray(Image.open(io.BytesIO(JPEG))), OUTSIDE, 0),
+    "text.png": Case(
+        png(WIDTH, HEIGHT, 8, 0, rows(GRAY.tobytes()), chunk(b"tEXt", b"a\0b")[:-1] + b"?"), GRAY, OUTSIDE, 0
+    ),
+    "text-elsewhere.tif": Case(gray_tiff(WIDTH, HEIGHT, GRAY.tobytes(), t270=(2, 99, 2**31)), GRAY, OUTSIDE, 0),
     # AVIF and HEIC
     "plain.avif": Case(AVIF, SMOOTH, "", 3),
     "mif1.avif": Case(branded(AVIF, b"mif1\0\0\0\0mif1miafavif"), SMOOTH, "", 3),
@@ -262,7 +270,7 @@ CASES = {
         encoded(Image.fromarray(np.dstack([SMOOTH, HALF])), "HEIF", **BEST), on_white(SMOOTH, HALF), tolerance=2
     ),
 }  # fmt: skip
-ABOUT_PIXELS = {"unexpected_mode", "clipped", "animated", "exif_rotated", "damaged_metadata", "format_mismatch"}
+ABOUT_PIXELS = {"unexpected_mode", "clipped", "animated", "exif_rotated", OUTSIDE, "format_mismatch", "blank"}
 
 
 @pytest.fixture(scope="module")
