@@ -55,19 +55,19 @@ def test_another_limit_inspects_again_what_an_interrupted_check_has_left(project
 def test_photos_of_phones_with_108_megapixels_are_read_by_default(project: Project) -> None:
     assert Check().max_pixels >= 178_956_970  # where Pillow refuses
     class_folders(project.root / "in", {"a": 3, "b": 3})
-    small = picture(60, 9, 12, "L")
-    photo = small.resize((12000, 9000), Image.Resampling.NEAREST)
+    photo = picture(60, 9, 12, "L").resize((12000, 9000), Image.Resampling.NEAREST)
     (project.root / "in/a/photo.jpg").write_bytes(encoded(photo, "JPEG", quality=60))
     project.dataset("photos", "in", [9, 12], channels=1)
     project.must_run("check", "photos")
     row = checked(project).loc["a/photo.jpg"]
     assert (row.width, row.height, row.status) == (12000, 9000, "warning")
-    assert set(row.issues) == {"odd_size"}
+    assert "odd_size" in row.issues
     project.must_run("pack", "photos")
     packed = project.root / "data/packed/photos"
     (place,) = np.flatnonzero(pd.read_parquet(packed / "index.parquet").path == "a/photo.jpg")
     images = np.load(packed / "images.npy")
-    assert np.abs(images[place, :, :, 0].astype(int) - np.asarray(small)).max() <= 4
+    reduced = np.asarray(photo.resize((12, 9), Image.Resampling.BILINEAR))
+    assert np.abs(images[place, :, :, 0].astype(int) - reduced).max() <= 2
 
 
 def test_a_limit_that_is_none(project: Project) -> None:

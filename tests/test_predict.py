@@ -41,7 +41,7 @@ from pipeline.system.console import run
 from pipeline.system.memory import MOST_PIXELS
 
 CLASSES = ["ant", "bee", "cat"]
-LIMIT = 100_000  # pixels of an image
+LIMIT = 300_000  # pixels of an image
 Predict = Callable[..., Ran]
 PHOTOS = [f"photos/test/{label}/{number:03d}.png" for label in CLASSES for number in range(2)]
 
