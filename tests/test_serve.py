@@ -7,16 +7,20 @@ import io
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import requests
-from conftest import ENVIRONMENT, Clone, Project, Ran, failed_in_one_line, picture
+from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, failed_in_one_line, picture
 from PIL import Image
 from servers import free_port
 
@@ -130,6 +134,29 @@ def enormous() -> bytes:
 
     small[29:33] = zlib.crc32(small[12:29]).to_bytes(4)
     return bytes(small)
+
+
+def test_one_photo_is_decoded_at_a_time(digits: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may take as much memory as `check.max_pixels` allows, and the server answers in many threads."""
+    from pipeline.prediction import pixels
+    from pipeline.registry.classifier import Classifier
+
+    monkeypatch.setattr(sys, "path", [*sys.path])  # it adds its code
+    classifier, decode = Classifier(), pixels.pixels_of
+    weights = digits.root / "models/digits-mlp/model.safetensors"
+    classifier.load_context(SimpleNamespace(artifacts={"code": str(REPOSITORY), "weights": str(weights)}))
+    under_way = threading.Semaphore(1)
+
+    def watched(*arguments: Any) -> Any:
+        assert under_way.acquire(blocking=False)
+        time.sleep(0.05)
+        under_way.release()
+        return decode(*arguments)
+
+    monkeypatch.setattr(pixels, "pixels_of", watched)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda image: list(classifier.answers([image])), [encoded(picture(1))] * 8))
+    assert all(answer["class"] in "0123456789" for (answer,) in answers)
 
 
 def test_a_request_of_broken_images_alone_fails(served: str) -> None:
