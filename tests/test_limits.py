@@ -42,6 +42,11 @@ def test_a_limit_of_pixels_that_the_person_chooses(project: Project) -> None:
     assert "a/large.png" in list(pd.read_parquet(packed / "index.parquet").path)
     assert json.loads((packed / "meta.json").read_text())["preprocessing"]["max_pixels"] == 1200  # for predictions
 
+    before = (project.root / "data/checked/photos.parquet").read_bytes()
+    project.dataset("photos", "in", max_pixels=1201)
+    project.must_run("check", "photos")  # no row is another, but `pack` shall pass the limit on
+    assert (project.root / "data/checked/photos.parquet").read_bytes() != before
+
 
 def test_another_limit_inspects_again_what_an_interrupted_check_has_left(project: Project) -> None:
     class_folders(project.root / "in", {"a": 2, "b": 2})
