@@ -264,8 +264,10 @@ def test_every_kind_of_zip(tmp_path: Path, compression: int) -> None:
 
 
 def test_a_folder_of_one_image_is_no_archive(tmp_path: Path) -> None:
-    (tmp_path / "1.png").write_bytes(PNG)
-    assert contents(tmp_path) == {"1.png": PNG}
+    for name in ("1.png", "1.dcm"):  # also of a format that is not read
+        (tmp_path / name).write_bytes(PNG)
+        assert contents(tmp_path) == {name: PNG}
+        (tmp_path / name).unlink()
 
 
 def test_a_tar_whose_last_image_carries_a_zip(tmp_path: Path) -> None:

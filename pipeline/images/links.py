@@ -12,8 +12,7 @@ import re
 from pathlib import Path
 
 from pipeline.images.files import problem, utf8
-from pipeline.images.formats import SUFFIXES
-from pipeline.images.items import Entry, is_visible
+from pipeline.images.items import Entry, is_named_as_image, is_visible
 from pipeline.system.console import UserError
 
 STORES = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$|/\.git/(?:.+/)?annex/objects/")  # of DVC, of git-annex
@@ -42,7 +41,7 @@ def unread(link: str, path: str, root: Path) -> Entry | None:
         target = Path(link).resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: a loop, up to Python 3.12
         why = NOT_FETCHED if "annex/objects/" in leads_to else NOWHERE
-        if os.path.splitext(path)[1].lower() in SUFFIXES:
+        if is_named_as_image(path):
             return problem(path, "unreadable", why)
         remedy = "correct or remove it"
     else:

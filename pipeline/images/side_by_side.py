@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.images.archives import open_archive
 from pipeline.images.files import Reader, problem, utf8
 from pipeline.images.folders import split_of
-from pipeline.images.formats import SUFFIXES
-from pipeline.images.items import Entry, is_visible
+from pipeline.images.items import Entry, is_named_as_image, is_visible
 from pipeline.images.paths import ARCHIVE, is_archive
 from pipeline.images.stored import Stored, address
 from pipeline.system.console import UserError
@@ -69,7 +68,7 @@ class Top(NamedTuple):
             if is_visible(entry.path) and not entry.is_folder:
                 *parents, name = entry.path.split("/")
                 folders.update(parents[:1])
-                if PurePosixPath(name).suffix.lower() in SUFFIXES:
+                if is_named_as_image(name):
                     depths.add(len(parents))
         if is_empty:
             raise UserError(f"{file} is empty; expected images in it, or nothing of its name")

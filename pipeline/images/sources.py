@@ -18,8 +18,7 @@ from pipeline.images.directories import LocalFolder, RemoteFolder
 from pipeline.images.errors import remote_errors
 from pipeline.images.files import Files
 from pipeline.images.folders import Folders
-from pipeline.images.formats import SUFFIXES
-from pipeline.images.items import Item, is_visible
+from pipeline.images.items import Item, is_named_as_image, is_visible
 from pipeline.images.paths import is_archive
 from pipeline.images.side_by_side import SideBySide
 from pipeline.images.stored import Content, is_remote, remote
@@ -66,7 +65,7 @@ def open_path(path: Path, class_names: list[str] | None) -> Source:
         files = visible_in(path)  # there may be an archive among them
     if arrays.is_idx(files):
         return arrays.IdxFiles(files, class_names)
-    if len(files) == 1 and files[0].is_file() and files[0].suffix.lower() not in SUFFIXES:
+    if len(files) == 1 and files[0].is_file() and not is_named_as_image(files[0].name):
         return read_archive(files[0])
     if any(is_archive(file.name) for file in files) and not any(map(is_image_or_folder, files := visible_in(path))):
         return Files(SideBySide(path, files))
@@ -91,4 +90,4 @@ def read_archive(path: Path) -> Source:
 
 
 def is_image_or_folder(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES or path.is_dir()
+    return is_named_as_image(path.name) or path.is_dir()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from pipeline.images.files import problem
-from pipeline.images.formats import SUFFIXES
-from pipeline.images.items import Entry, is_visible
+from pipeline.images.items import Entry, is_named_as_image, is_visible
 from pipeline.images.paths import LONGEST_NAME, SHOWN_OF_NAME, placed
 from pipeline.system.console import UserError
 
@@ -57,7 +55,7 @@ class Links:
             number, why = (hard.get(link.number), NOT_BEFORE) if link.is_hard else self.follow(link)
             if number is not None:
                 self.shared.setdefault(number, []).append(link.path)
-            elif not is_visible(link.path) or (why == NOWHERE and PurePosixPath(link.path).suffix.lower() in SUFFIXES):
+            elif not is_visible(link.path) or (why == NOWHERE and is_named_as_image(link.path)):
                 self.unread.append(problem(link.path, "unreadable", why))
             else:
                 raise UserError(

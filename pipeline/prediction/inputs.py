@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.images.files import utf8
-from pipeline.images.formats import SUFFIXES, magic
-from pipeline.images.items import is_visible
+from pipeline.images.formats import magic
+from pipeline.images.items import is_named_as_image, is_visible
 from pipeline.system.console import UserError, first_few, say
 
 STDIN = "-"
@@ -132,7 +132,7 @@ def files_at(path: Path, above: list[Path], left_out: list[str]) -> Iterator[Pat
                 yield from files_at(inside, [*above, real], left_out)
             else:
                 left_out.append(f"{inside} (hidden)")
-    elif os.path.isfile(path) or (os.path.islink(path) and path.suffix.lower() in SUFFIXES):
+    elif os.path.isfile(path) or (os.path.islink(path) and is_named_as_image(path.name)):
         yield path  # also a link that leads nowhere: an image is missing
     else:
         left_out.append(f"{path} ({why_not(path)})")
