@@ -12,7 +12,7 @@ SUFFIXES = {
 # Suffixes of images in formats that are not read: JPEG 2000, JPEG XL and XR, DICOM, FITS, raw photos and others
 UNREAD_SUFFIXES = {
     ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jpm", ".jxl", ".jxr", ".wdp", ".hdp", ".dcm", ".dicom", ".fits",
-    ".fts", ".psd", ".psb", ".xcf", ".exr", ".dds", ".qoi", ".tga", ".pam", ".ico", ".3fr", ".arw", ".cr2", ".cr3",
+    ".fts", ".psd", ".psb", ".xcf", ".exr", ".dds", ".qoi", ".tga", ".pam", ".3fr", ".arw", ".cr2", ".cr3",
     ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".k25", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf",
     ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
 }  # fmt: skip
