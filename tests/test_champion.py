@@ -40,7 +40,10 @@ class Trained(Project):
         self.uri = f"sqlite:///{self.home}/mlflow.db"
         self.stages: dict[str, Any] = {"pack@letters": {"outs": [{"path": "data/packed/letters", "md5": "abc.dir"}]}}
 
-    def add(self, name: str, right: int, val: range = range(IMAGES), wrong_of: str = "ab", sure: float = 0.9) -> None:
+    def add(
+        self, name: str, right: int, val: range = range(IMAGES), wrong_of: str = "ab", sure: float = 0.9,
+        classes: str = "ab",
+    ) -> None:  # fmt: skip
         """A result that gets the first `right` of the images in val right; of classes a and b in turn."""
         label = np.array(["a", "b"])[np.array(val, dtype=int) % 2]
         wrong = (np.arange(len(val)) >= right) & np.isin(label, list(wrong_of))
@@ -57,8 +60,8 @@ class Trained(Project):
         splits = {"val": score, "test": score} if len(val) else {"test": score}
         (reports / "metrics.json").write_text(json.dumps({**splits, "parameters": 9, "trainable_parameters": 9}))
         about = {
-            "experiment": name, "dataset": "letters", "classes": ["a", "b"], "network": {"name": "mlp"},
-            "shape": {"channels": 1, "height": 4, "width": 4, "classes": 2},
+            "experiment": name, "dataset": "letters", "classes": [*classes], "network": {"name": "mlp"},
+            "shape": {"channels": 1, "height": 4, "width": 4, "classes": len(classes)},
         }  # fmt: skip
         (models / "model.json").write_text(json.dumps(about))
         (models / "model.safetensors").write_bytes(name.encode())
@@ -157,6 +160,23 @@ def test_the_first_through_the_gates_and_then_only_a_better_one(trained: Trained
     shutil.copy(tables, trained.home)
     trained.track()
     assert (trained.champion(), trained.versions()) == ("better", written)
+
+
+def test_a_recall_that_nobody_knows_passes_no_gate(trained: Trained) -> None:
+    trained.gates(recall=0.5)
+    trained.add("a", 80, classes="abc")
+    trained.add("b", 0, classes="abcdefg", wrong_of="b")
+    ran = trained.track()
+    end = "(datasets.letters.gates). Add such images to val, or remove gates.recall."
+    assert trained.champion() is None and trained.versions() == {
+        "a": f"Not champion: on val, no images of c (recall unknown) {end}",
+        "b": "Not champion: on val, no images of c, d, e and 2 more (recall unknown),"
+        f" recall of b 0.0000 is below 0.5 {end}",
+    }
+    assert f"letters version 1 (a): {trained.versions()['a']}\n" in ran.out
+    trained.gates(accuracy=0.5)
+    trained.track()
+    assert trained.champion() == "a"
 
 
 def test_what_a_person_does_to_a_model_stays_done(trained: Trained) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.evaluation.calibration import binned
 from pipeline.evaluation.paired import pair
 from pipeline.evaluation.stored import FILE, read_val
+from pipeline.system import readers
 from pipeline.system.console import first_few, printable
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def promote(client: MlflowClient, version: ModelVersion, experiment: str, gates:
         reason = version.description
     else:
         own = val_of(file, experiment)
-        verdict = passes(own, gates, name)
+        verdict = passes(own, classes_of(experiment), gates, name)
         if verdict.champion and standing is not None:
             verdict = compare(own, standing, predictions_of(client, standing))
         reason = verdict.reason
@@ -81,6 +82,15 @@ def val_of(file: Path, experiment: str) -> pd.DataFrame:
     return predictions
 
 
+def classes_of(experiment: str) -> list[str]:
+    """The classes of a model. Raises UserError where its model.json is missing or damaged."""
+    file, stage = Path("models", experiment, "model.json"), f"train@{experiment}"
+    classes: list[str] = readers.read_json(file, stage).get("classes", [])
+    if fault := readers.class_fault(classes):
+        raise readers.damaged(file, fault, stage)
+    return classes
+
+
 def predictions_of(client: MlflowClient, version: ModelVersion) -> pd.DataFrame | None:
     """The same of the result of a version, which may be no more in the project; None where MLflow has it no more."""
     from mlflow import MlflowException
@@ -99,15 +109,20 @@ def predictions_of(client: MlflowClient, version: ModelVersion) -> pd.DataFrame 
         )
 
 
-def passes(own: pd.DataFrame, gates: Gates, dataset: str) -> Verdict:
-    """Whether what a model says of validation images passes the gates of its data set."""
+def passes(own: pd.DataFrame, classes: list[str], gates: Gates, dataset: str) -> Verdict:
+    """Whether what a model says of validation images passes the gates of its data set.
+
+    The recall of a class without such images is unknown, and what is unknown passes no gate.
+    """
     if own.empty:
         return Verdict(False, "Not champion: no validation images were kept apart, so nothing says how good it is.")
     right = own.label == own.predicted
     recalls = right.groupby(own.label).mean()
     found = [("accuracy", "accuracy", float(right.mean()))]
     found += [("recall", f"recall of {printable(str(name))}", float(share)) for name, share in recalls.items()]
-    failed = [
+    unknown = [printable(name) for name in classes if name not in recalls.index] if gates.recall is not None else []
+    failed = [f"no images of {first_few(unknown, NAMED)} (recall unknown)"] if unknown else []
+    failed += [
         f"{words} {value:.4f} is below {least:g}"
         for key, words, value in found
         if (least := getattr(gates, key)) is not None and value < least
@@ -116,9 +131,12 @@ def passes(own: pd.DataFrame, gates: Gates, dataset: str) -> Verdict:
     if gates.ece is not None and error > gates.ece:
         failed.append(f"calibration error {error:.4f} is above {gates.ece:g}")
     if failed:
-        return Verdict(False, f"Not champion: on val, {first_few(failed, NAMED)} (datasets.{dataset}.gates).")
+        advice = " Add such images to val, or remove gates.recall." if unknown else ""
+        told = f"on val, {first_few(failed, NAMED)} (datasets.{dataset}.gates)"
+        return Verdict(False, f"Not champion: {told}.{advice}")
     passed = "passes the gates" if gates.model_fields_set else "was validated"
     return Verdict(True, f"Champion: the first model that {passed}.")
+
 
 
 def compare(own: pd.DataFrame, standing: ModelVersion, theirs: pd.DataFrame | None) -> Verdict:
