@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from conftest import IS_LINUX, wait_until
 from conftest import run as run_command
-from conftest import wait_until
 from PIL import Image
 from test_tracking import Results, client_of, database, runs_of
 
@@ -247,7 +247,7 @@ def test_a_training_that_has_ended_does_not_run_in_mlflow(
 
 
 def test_a_training_that_was_killed_with_its_logger_is_ended_by_the_next(made: Trained) -> None:
-    """As when a machine goes down. The process with the number of the training is one that has ended."""
+    """As when a machine goes down. The number of the training is that of no process then, or of another one."""
     process = live(made, FIRST)
     try:
         wait_until(lambda: (made.root / "mlflow.db").exists())
@@ -261,7 +261,12 @@ def test_a_training_that_was_killed_with_its_logger_is_ended_by_the_next(made: T
     made.add("b")
     assert made.log("b").status == 0
     assert client.get_run(run.info.run_id).info.status == "RUNNING"  # this process, which began it, still runs
-    client.set_tag(run.info.run_id, "train.process", str(process.pid))
-    made.add("c")
-    assert made.log("c").status == 0
-    assert client.get_run(run.info.run_id).info.status == "KILLED"
+    number, _, start = run.data.tags["train.process"].partition(" ")
+    assert number == str(os.getpid()) and bool(start) == IS_LINUX
+    gone = {"c": str(process.pid), "d": f"1 {start}"} if IS_LINUX else {"c": str(process.pid)}
+    for name, told in gone.items():
+        client.update_run(run.info.run_id, "RUNNING")
+        client.set_tag(run.info.run_id, "train.process", told)
+        made.add(name)
+        assert made.log(name).status == 0
+        assert client.get_run(run.info.run_id).info.status == "KILLED", told

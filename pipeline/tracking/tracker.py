@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.system.credentials import hide_in
-from pipeline.system.outputs import is_running
 from pipeline.system.project import root
 from pipeline.tracking import view
 from pipeline.tracking.connection import artifact_folder
 from pipeline.tracking.origin import Origin
+from pipeline.tracking.process import has_ended, identity
 from pipeline.tracking.results import Result
 from pipeline.tracking.server import tracking_uri
 
@@ -154,7 +154,7 @@ class Tracker:
             return None
         live = self.live_runs(experiment, fingerprint)
         refuse_deleted([*results, *live])
-        process = str(os.getppid())
+        process = identity(os.getppid())
         for run in filter(is_active, live):
             self.client.update_run(run.info.run_id, "RUNNING")  # its training was killed, and goes on
             self.tag(run.info.run_id, **{PROCESS: process})
@@ -166,8 +166,7 @@ class Tracker:
         """End the live runs of this folder whose trainings were killed together with what logged them."""
         filters = f"tags.`{FOLDER}` = '{folder()}' and attributes.status = 'RUNNING'"
         for run in self.client.search_runs([self.experiment(dataset)], filters):
-            process = run.data.tags.get(PROCESS, "")
-            if "result" not in run.data.tags and process.isdecimal() and not is_running(int(process)):
+            if "result" not in run.data.tags and has_ended(run.data.tags.get(PROCESS, "")):
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
     @contextmanager
