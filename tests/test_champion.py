@@ -6,10 +6,8 @@ import hashlib
 import io
 import json
 import shutil
-import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,11 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, failed_in_one_line, here, run
+from conftest import Clone, Project, Ran, failed_in_one_line, here, run
 from ruamel.yaml import YAML
-from servers import ask_admin, guarded_server, mlflow_server
+from servers import ask_admin, guarded_server
 
-from pipeline import serve, track
+from pipeline import track
 from pipeline.registry.champion import ALIAS
 from pipeline.registry.versions import VERSION
 
@@ -358,28 +356,6 @@ def test_gates_are_validated(trained: Trained) -> None:
     ):
         trained.params["datasets"]["letters"]["gates"] = gates
         failed_in_one_line(trained.run("split", "letters"), *words)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mlflow_server(tmp_path_factory.mktemp("server")) as uri:
-        yield uri
-
-
-def test_a_server_that_keeps_the_artifacts(trained: Trained, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained.uri = server
-    trained.add("a", 60)
-    command = trained.prepare("a")
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": server}
-    both = [subprocess.Popen(command, cwd=trained.root, env=environment) for _ in range(2)]
-    assert [process.wait(120) for process in both] == [0, 0]
-    assert trained.champion() == "a" and len(trained.client.search_model_versions("name = 'letters'")) == 1
-    trained.add("b", 90)
-    trained.track()
-    assert trained.champion() == "b" and "Champion: better than version 1 (a)" in trained.versions()["b"]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    serve.download("letters@champion", trained.root / "served")
-    assert (trained.root / "served/artifacts/model.safetensors").read_bytes() == b"b"
 
 
 def test_a_user_who_may_log_runs_and_register_no_model(trained: Trained, tables: Path, tmp_path: Path) -> None:

@@ -28,9 +28,11 @@ from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, processes, wa
 from conftest import run as run_command
 from ruamel.yaml import YAML
 from servers import POSTGRES, MLflowServer, guarded_server, postgres_server
+from test_champion import Trained
 from test_report import Browser, chromium  # noqa: F401  # a fixture
 
-from pipeline import track
+from pipeline import serve, track
+from pipeline.registry.champion import ALIAS
 from pipeline.system.console import UserError
 
 MLP, CNN = "digits-mlp", "digits-cnn"
@@ -463,6 +465,27 @@ def test_a_server_gets_what_it_missed(made: Results, server: str) -> None:
     told = made.track(MLFLOW_TRACKING_URI=server.replace("http://", "http://me:Hunter2@")).out
     assert told.splitlines()[0] == f"{server.replace('http://', 'http://***@')} has every result already"
     assert not (made.root / "mlflow.db").exists()
+
+
+def test_a_server_registers_a_model_and_moves_its_alias(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = Trained(tmp_path)
+    trained.uri = server
+    trained.add("a", 60)
+    command = trained.prepare("a")
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": server}
+    both = [subprocess.Popen(command, cwd=trained.root, env=environment) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert trained.champion() == "a" and len(trained.client.search_model_versions("name = 'letters'")) == 1
+    trained.add("b", 90)
+    trained.track()
+    assert trained.champion() == "b" and "Champion: better than version 1 (a)" in trained.versions()["b"]
+    tags = [version.tags for version in trained.client.search_model_versions("name = 'letters'")]
+    assert [sorted(each) for each in tags] == [["experiment", "gates", "result"]] * 2
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    serve.download(f"letters@{ALIAS}", trained.root / "served")
+    assert (trained.root / "served/artifacts/model.safetensors").read_bytes() == b"b"
 
 
 def test_the_printed_page_shows_the_runs_val_first(made: Results, server: str, chromium: Browser) -> None:  # noqa: F811
