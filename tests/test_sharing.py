@@ -6,13 +6,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
 from configparser import ConfigParser
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from conftest import REPOSITORY, VIEWS, Clone, class_folders, commit, edit, git_clone, share, wait_until
+import requests
+from conftest import ENVIRONMENT, REPOSITORY, VIEWS, Clone, class_folders, commit, edit, git_clone, share, wait_until
+from servers import free_port
 
 
 def bytes_of(clone: Clone, *folders: str) -> dict[str, bytes]:
@@ -22,7 +27,7 @@ def bytes_of(clone: Clone, *folders: str) -> dict[str, bytes]:
 
 
 def runs_in(uri: str) -> dict[str, list[str]]:
-    """The artifacts of each run in an MLflow database, by the run's name; one run a name."""
+    """The artifacts of each run in an MLflow database or server, by the run's name; one run a name."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
@@ -31,6 +36,30 @@ def runs_in(uri: str) -> dict[str, list[str]]:
     assert len(names) == len(set(names))
     assert {one.info.status for one in found} == {"FINISHED"}
     return {one.info.run_name: [file.path for file in client.list_artifacts(one.info.run_id)] for one in found}
+
+
+@contextmanager
+def make_ui(clone: Clone) -> Iterator[tuple[str, str]]:
+    """The address of a server that `make ui` has started, and what it has printed until it answers."""
+    port, printed = free_port(), clone.root.with_name("ui.log")
+    with printed.open("w") as log:
+        ui = subprocess.Popen(
+            ["make", "--no-print-directory", "ui", f"PORT={port}"],
+            cwd=clone.root, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+    def answers() -> bool:
+        assert ui.poll() is None, printed.read_text()
+        with suppress(requests.ConnectionError):
+            return requests.get(f"http://127.0.0.1:{port}/health", timeout=60).ok
+        return False
+
+    try:
+        wait_until(answers, 120)
+        yield f"http://127.0.0.1:{port}", printed.read_text()
+    finally:
+        os.killpg(ui.pid, signal.SIGTERM)
+        ui.wait()
 
 
 def test_the_cache_links_and_no_remote_is_set() -> None:
@@ -69,8 +98,11 @@ def test_a_colleague_gets_everything_without_running_it(
     assert pages[0] == pages[1] and "digits-cnn" in pages[0]
     assert theirs.must_run("git", "status", "--porcelain").out == ""
 
-    assert "digits-cnn, digits-mlp" in theirs.must_run("python", "-m", "pipeline.track").out  # what was pulled
-    pulled = runs_in(database)
+    with make_ui(theirs) as (server, printed):
+        assert "digits-cnn, digits-mlp" in printed  # what was pulled
+        assert f"digits: {server}/#/experiments/1/runs?" in printed
+        pulled = runs_in(server)
+    assert pulled == runs_in(database)
     for name, files in from_git.items():
         assert {*files, "samples.png", "predictions.parquet"} <= {*pulled[name]}
     assert "has every result already" in theirs.must_run("python", "-m", "pipeline.track").out
