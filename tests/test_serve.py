@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import http.client
 import io
 import re
+import socket
 import subprocess
 import sys
-import threading
-import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import requests
-from conftest import ENVIRONMENT, REPOSITORY, Clone, Project, Ran, failed_in_one_line, picture
+from conftest import ENVIRONMENT, Clone, Project, Ran, failed_in_one_line, picture, wait_until
 from PIL import Image
+from samples import chunk
 from servers import free_port
 
 from pipeline import serve
-from pipeline.registry.scoring import LIMIT
+from pipeline.registry import scoring
+from pipeline.registry.scoring import LIMIT, MOST_IMAGES, MOST_VALUES, MOST_WAITING
 from pipeline.system import console
 
 JSON = {"Content-Type": "application/json"}
@@ -55,6 +58,14 @@ def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     out = io.BytesIO()
     image.save(out, form, **options)
     return out.getvalue()
+
+
+def port_of(served: str) -> int:
+    return int(served.rpartition(":")[2])
+
+
+def listening() -> list[Any]:
+    return [found for found in psutil.net_connections("inet") if found.status == psutil.CONN_LISTEN]
 
 
 def in_base64(content: bytes) -> str:
@@ -130,33 +141,8 @@ def enormous() -> bytes:
     """A PNG of a few bytes that says it has 30,000 × 30,000 pixels."""
     small = bytearray(encoded(picture(1)))
     small[16:24] = (30_000).to_bytes(4) * 2
-    import zlib
-
     small[29:33] = zlib.crc32(small[12:29]).to_bytes(4)
     return bytes(small)
-
-
-def test_one_photo_is_decoded_at_a_time(digits: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each may take as much memory as `check.max_pixels` allows, and the server answers in many threads."""
-    from pipeline.prediction import pixels
-    from pipeline.registry.classifier import Classifier
-
-    monkeypatch.setattr(sys, "path", [*sys.path])  # it adds its code
-    classifier, decode = Classifier(), pixels.pixels_of
-    weights = digits.root / "models/digits-mlp/model.safetensors"
-    classifier.load_context(SimpleNamespace(artifacts={"code": str(REPOSITORY), "weights": str(weights)}))
-    under_way = threading.Semaphore(1)
-
-    def watched(*arguments: Any) -> Any:
-        assert under_way.acquire(blocking=False)
-        time.sleep(0.05)
-        under_way.release()
-        return decode(*arguments)
-
-    monkeypatch.setattr(pixels, "pixels_of", watched)
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda image: list(classifier.answers([image])), [encoded(picture(1))] * 8))
-    assert all(answer["class"] in "0123456789" for (answer,) in answers)
 
 
 def test_a_request_of_broken_images_alone_fails(served: str) -> None:
@@ -169,13 +155,14 @@ def test_a_request_of_broken_images_alone_fails(served: str) -> None:
     [
         (b"{", JSON, 400, "valid JSON"),
         (b"[" * 100_000, JSON, 400, "can't be read"),
+        (b'{"inputs": %b%b}' % (b"[" * 900, b"]" * 900), JSON, 400, ""),
         (b"\xff\xfe", JSON, 400, "valid JSON"),
         (b'{"inputs": []}', JSON, 400, "0 inputs"),
         (b'{"images": ["aGk="]}', JSON, 400, "exactly one of the input fields"),
         (b'{"dataframe_split": 1}', JSON, 400, "must be a dictionary"),
         (b"image\naGk=\n", {"Content-Type": "text/csv"}, 415, "expected application/json"),
         (b"{}", {}, 415, "expected application/json"),
-        (b"PAR1", {"Content-Type": "application/vnd.apache.parquet"}, 400, "Parquet"),
+        (b"PAR1", {"Content-Type": "application/vnd.apache.parquet"}, 415, "expected application/json"),
         (b"", {**JSON, "Content-Length": str(LIMIT + 1)}, 413, f"expected at most {LIMIT:,}"),
     ],
 )
@@ -185,13 +172,76 @@ def test_a_request_that_is_none(served: str, body: bytes, headers: dict[str, str
 
 def test_a_request_of_unknown_length(served: str) -> None:
     refused(requests.post(f"{served}/invocations", iter([b"{}"]), headers=JSON, timeout=60), 411, "Content-Length")
+    connection = http.client.HTTPConnection("127.0.0.1", port_of(served), timeout=60)
+    lengths = {"Content-Length": "2", "Transfer-Encoding": "chunked"}  # of which the second counts
+    connection.request("POST", "/invocations", iter([b"{}"]), {**JSON, **lengths}, encode_chunked=True)
+    answer = connection.getresponse()
+    assert answer.status == 411 and b"no Transfer-Encoding" in answer.read()
+
+
+def test_a_request_that_does_not_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        async def body(self) -> bytes:
+            await asyncio.sleep(60)
+            return b""
+
+    monkeypatch.setattr(scoring, "SLOWEST", 0.01)
+    assert asyncio.run(scoring.absence(Slow())) == (408, "the request did not arrive within 0.01 seconds")
+
+
+def beginnings(served: str, connections: ExitStack, count: int) -> None:
+    """Send a few bytes of requests that announce more."""
+    head = "POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{"
+    for _ in range(count):
+        connections.enter_context(socket.create_connection(("127.0.0.1", port_of(served)))).sendall(head.encode())
+
+
+def test_requests_at_the_same_time(served: str) -> None:
+    photos = [in_base64(encoded(picture(number, 30, 40))) for number in range(6)]
+    alone = [ask(served, photo).json() for photo in photos]
+    with ThreadPoolExecutor(6) as pool:
+        assert [answer.json() for answer in pool.map(ask, [served] * 18, photos * 3)] == alone * 3
+    with ExitStack() as held:
+        beginnings(served, held, MOST_WAITING)
+        wait_until(lambda: ask(served, photos[0]).status_code == 429)
+        refused(ask(served, photos[0]), 429, f"more than {MOST_WAITING} requests at once")
+        assert requests.get(f"{served}/ping", timeout=60).status_code == 200
+    wait_until(lambda: ask(served, photos[0]).status_code == 200)  # the others broke off
+
+
+def test_more_images_than_a_request_may_hold(served: str) -> None:
+    image = in_base64(encoded(picture(1, 8, 8)))
+    many: dict[str, Any] = {
+        "inputs": [image] * (MOST_IMAGES + 1),
+        "instances": [image] * (MOST_IMAGES + 1),
+        "dataframe_records": [{"image": image}] * (MOST_IMAGES + 1),
+        "dataframe_split": {"columns": ["image"], "data": [[image]] * (MOST_IMAGES + 1)},
+    }
+    for form, images in many.items():
+        answer = requests.post(f"{served}/invocations", json={form: images}, timeout=60)
+        refused(answer, 413, "1,001 images; expected at most 1,000")
+    numbers = b'{"inputs": [[%b0]]}' % (b"0," * MOST_VALUES)
+    answer = requests.post(f"{served}/invocations", numbers, headers=JSON, timeout=60)
+    refused(answer, 413, "1,000,001 values; expected at most 1,000,000", "send images in base64")
+    assert len(ask(served, *[image] * MOST_IMAGES).json()["predictions"]) == MOST_IMAGES
+
+
+def test_what_swells_is_refused_before_it_does(served: str) -> None:
+    process = psutil.Process(next(found.pid for found in listening() if found.laddr.port == port_of(served)))
+    ask(served, in_base64(encoded(picture(1))))
+    before = process.memory_info().rss
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**28), 9))
+    whole = encoded(picture(1))
+    swelling = whole[:33] + text + whole[33:]  # after the header
+    answers = ask(served, *[in_base64(enormous())] * 99, in_base64(swelling), in_base64(whole)).json()["predictions"]
+    assert all("too_large" in each["error"] for each in answers[:99]) and "class" in answers[-1]
+    refused(ask(served, in_base64(bytes(23 * 2**20))), 400, "not_an_image")
+    assert process.memory_info().rss - before < 300 * 2**20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only root sees which addresses are bound")
 def test_it_is_reached_from_this_machine_only(served: str) -> None:
-    port = int(served.rpartition(":")[2])
-    places = [found.laddr for found in psutil.net_connections("inet") if found.status == psutil.CONN_LISTEN]
-    assert {place.ip for place in places if place.port == port} == {"127.0.0.1"}
+    assert {found.laddr.ip for found in listening() if found.laddr.port == port_of(served)} == {"127.0.0.1"}
 
 
 def test_what_a_load_balancer_asks(served: str) -> None:
@@ -245,7 +295,7 @@ def test_a_place_without_models(project: Project, start: Callable[..., Ran]) -> 
 
 
 def test_a_port_that_is_taken(project: Project, start: Callable[..., Ran], served: str) -> None:
-    port = served.rpartition(":")[2]
+    port = str(port_of(served))
     taken = start(project.root, "digits@champion", "--port", port)
     failed_in_one_line(taken, f"can't listen at 127.0.0.1:{port} (Address already in use)")
     failed_in_one_line(start(project.root, "digits@champion", "--port", "70000"), "can't listen at 127.0.0.1:70000")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +43,6 @@ class Classifier(PythonModel):
             raise ImportError(f"{other} is another package with the name pipeline: load the model without it") from None
 
         self.model = Model(Path(context.artifacts["weights"]).parent)
-        self.decoding = threading.Lock()  # a server asks in many threads, and one photo may take gigabytes
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -57,8 +55,7 @@ class Classifier(PythonModel):
         from pipeline.prediction.pixels import NOT_FINITE, in_words, pixels_of, preprocessing
 
         how = preprocessing(self.model)
-        with self.decoding:
-            read = [pixels_of(content_of(image), "", how) for image in images]
+        read = [pixels_of(content_of(image), "", how) for image in images]
         whole = [pixels for pixels in read if isinstance(pixels, np.ndarray)]
         probabilities: Iterator[NDArray[np.float32]] = iter(self.model.probabilities(np.stack(whole)) if whole else ())
         for pixels in read:
