@@ -138,7 +138,6 @@ def passes(own: pd.DataFrame, classes: list[str], gates: Gates, dataset: str) ->
     return Verdict(True, f"Champion: the first model that {passed}.")
 
 
-
 def compare(own: pd.DataFrame, standing: ModelVersion, theirs: pd.DataFrame | None) -> Verdict:
     """Whether a model is better than the champion, by the paired test on the images that validated both."""
     name = f"version {standing.version}"
