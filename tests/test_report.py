@@ -382,7 +382,7 @@ def test_findings_about_the_whole_come_first(chromium: Browser, faulty: Project,
     assert size.startswith("Size predicts the class\n\n") and "100 ± 0\u00a0% balanced accuracy" in size
     assert "What it costs." in size and "blurred" in size and "What to do." in size
     assert splits.startswith("Train and test differ in brightness")
-    assert groups.startswith("File names show groups\n\n24 groups") and "24 of them have images on several" in groups
+    assert groups.startswith("File names show groups\n\n24 groups") and "24 of them have images in several" in groups
     assert chromium.texts(".overall code") == [r"group_by: '(patient\d+)_'"]
     assert chromium.texts(".overall:first-of-type .row .group") == ["cat", "dog"]
     # only the first 120 images are there to make thumbnails of

@@ -145,7 +145,10 @@ def read_classes(file: Path, stage: str) -> list[str]:
     import pyarrow.parquet as pq
 
     with telling_damage(file, stage):
-        return classes_in(pq.read_schema(file))
+        classes = classes_in(pq.read_schema(file))
+        if reason := class_fault(classes):
+            raise ValueError(reason)
+        return classes
 
 
 @contextmanager
@@ -165,11 +168,9 @@ def telling_damage(file: Path, stage: str) -> Iterator[None]:
 
 
 def classes_in(schema: pa.Schema) -> list[str]:
-    """The class list in the metadata of a table. Raises ValueError unless it has one."""
+    """The class list in the metadata of a table; it may be empty. Raises ValueError unless there is one."""
     try:
         classes: list[str] = json.loads((schema.metadata or {})[b"classes"])
     except (ValueError, KeyError, RecursionError) as error:
         raise ValueError(f"it has no list of classes: {error}") from None
-    if reason := class_fault(classes):
-        raise ValueError(reason)
     return classes
