@@ -69,8 +69,8 @@ def aligned(rows: Sequence[Sequence[object]], right: Collection[int] = ()) -> li
     """Lines of a table whose columns are aligned left, and right where their number, from 0, is in `right`."""
     from tabulate import tabulate
 
-    sides = ["right" if column in right else "left" for column in range(len(rows[0]))]
-    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=sides).splitlines()
+    alignment = ["right" if column in right else "left" for column in range(len(rows[0]))]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=alignment).splitlines()
 
 
 def say(*lines: str, file: IO[str] | None = None) -> None:
