@@ -66,7 +66,7 @@ PEERS: dict[str, list[dict[str, Any]]] = {
 }
 ONLY_CPU = ("conditions", "queue", "repro", "startup")
 WORKERS = {"cpu": 0, "cuda": 10}  # of the usual loop: none is faster than one a core where all cores train
-SMALL = "digits-cnn"
+SMALL = "digits-cnn"  # of networks as small, the one that is portable
 GROWING = ("mnist-mlp", 6_000)  # images, times 1, 10 and 100
 
 

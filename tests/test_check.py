@@ -320,7 +320,7 @@ def test_classes_that_are_numbers(project: Project) -> None:
     }
 
 
-def test_of_equal_images_on_several_sides_one_side_stays(project: Project) -> None:
+def test_of_equal_images_in_several_splits_one_stays(project: Project) -> None:
     members = {
         "train/a/1": 1, "train/a/again": 1, "val/a/1": 1, "test/a/1": 1, "test/b/1": 1,
         "train/a/2": 2, "val/b/2": 2, "train/a/3": 3, "train/b/3": 3, "test/.hidden/4": 4, "train/b/4": 4,
@@ -398,7 +398,7 @@ def test_copies_are_found_by_their_pixels(project: Project) -> None:
     }  # fmt: skip
 
 
-def test_near_copies_on_two_official_sides_leak(project: Project) -> None:
+def test_near_copies_in_two_official_splits_leak(project: Project) -> None:
     for side, content in (("train", encoded(smooth(1), "PNG")), ("test", encoded(smooth(1), "JPEG", quality=50))):
         for label in ("a", "b"):
             (project.root / "in" / side / label).mkdir(parents=True)

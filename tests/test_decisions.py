@@ -242,7 +242,7 @@ def test_a_leaked_copy_is_kept_only_when_its_counterpart_is_dropped(project: Pro
         assert split_of[path] in ("train", "val") and other not in split_of
 
 
-def test_images_of_a_patient_who_is_on_two_official_sides_are_left_out(project: Project) -> None:
+def test_images_of_a_patient_who_is_in_two_official_splits_are_left_out(project: Project) -> None:
     """`check` knows nothing of patients."""
     rows = [*rows_of({"cat": 30, "dog": 30}, "train"), *rows_of({"cat": 5, "dog": 5}, "test")]
     rows += [

@@ -178,7 +178,7 @@ def test_noise_says_nothing(tmp_path: Path) -> None:
 # splits
 
 
-def test_check_and_split_say_how_official_sides_differ(project: Project) -> None:
+def test_check_and_split_say_how_official_splits_differ(project: Project) -> None:
     write_classes(project.root / "photos/train", "none")
     write_classes(project.root / "photos/test", "brightness", seed=1)
     for file in sorted((project.root / "photos/test/orange").iterdir())[1:]:
@@ -195,7 +195,7 @@ def test_check_and_split_say_how_official_sides_differ(project: Project) -> None
     assert "How the splits differ" in page and "Train and test differ in" in page and "Train and val" not in page
 
 
-def test_split_says_how_sides_differ_that_it_has_drawn(project: Project) -> None:
+def test_split_says_how_splits_differ_that_it_has_drawn(project: Project) -> None:
     """Half of the images are of one group, which is in one split, and dark."""
     rows = of_classes(lambda label, number: f"{number}.jpg", 120)
     for number, one in enumerate(rows):
@@ -211,7 +211,7 @@ def test_split_says_how_sides_differ_that_it_has_drawn(project: Project) -> None
     assert "another seed" in (project.root / "reports/photos/split.html").read_text()
 
 
-def test_the_side_of_one_class_differs(tmp_path: Path) -> None:
+def test_one_class_differs_between_splits(tmp_path: Path) -> None:
     rows = of_classes(lambda label, number: f"{number}.jpg", 80, ("a", "b", "c", "d", "e", "f"))
     for number, one in enumerate(rows):
         one["official_split"] = "test" if number % 2 else "train"

@@ -348,7 +348,7 @@ def test_bars_stand_at_their_values(browser: Browser, tmp_path: Path) -> None:
 
 
 def with_faults() -> list[dict[str, Any]]:
-    """Two classes that differ in size, on two splits that differ in brightness, of patients with five images."""
+    """Two classes that differ in size, in two splits that differ in brightness, of patients with five images."""
     return [
         row(
             f"{split}/{label}/patient{2 * (number // 5) + cat}_{number % 5}.png",

@@ -547,7 +547,7 @@ def test_folds_share_out_all_that_test_leaves(rows: Rows, folds: int, test: floa
 
 @settings(deadline=None, max_examples=40)
 @given(images(official=True), st.sampled_from([{"val": 0.1}, {"folds": 2}]), st.integers(0, 9))
-def test_official_sides_stay_and_leaks_are_left_out(rows: Rows, rest: dict[str, Any], seed: int) -> None:
+def test_official_splits_stay_and_leaks_are_left_out(rows: Rows, rest: dict[str, Any], seed: int) -> None:
     options = options_of(group_by=PATIENT, **rest)
     table = made_if_it_can_be(as_table(rows), options, seed)
     if table is None:
@@ -601,7 +601,7 @@ def test_the_order_of_training_images_is_not_that_of_the_sides() -> None:
         assert abs(of_split.train_order.corr(positions[of_split.index])) < 0.3
 
 
-def test_a_side_whose_images_were_dropped_gets_others_but_never_those_of_test() -> None:
+def test_a_split_whose_images_were_dropped_gets_others_but_never_those_of_test() -> None:
     rows = rows_of({"a": 90, "few": 8})
     options, cuts = options_of(test=0.4, val=0.1), {}  # type: tuple[Split, Cuts]
     before = made(as_table(rows), options, 1, cuts)
@@ -698,7 +698,7 @@ def test_patients_with_images_of_every_class() -> None:
         assert set(table.split) == set(SPLITS)
 
 
-def test_a_patient_keeps_his_side_with_other_pictures() -> None:
+def test_a_patient_keeps_his_split_with_other_pictures() -> None:
     """The split comes from the name."""
     split_of = []
     for day in ("monday", "tuesday"):
@@ -751,7 +751,7 @@ def test_leaving_an_image_out_moves_no_other() -> None:
     assert len(rest) == 300 and side_of(rest).items() <= side_of(whole).items()
 
 
-def test_sides_do_not_depend_on_paths() -> None:
+def test_splits_do_not_depend_on_paths() -> None:
     rows = rows_of({"a": 40, "b": 40})
     cuts: Cuts = {}
     was = side_of(made(as_table(rows), options_of(), 1, cuts))
