@@ -60,6 +60,8 @@ def main(name: str) -> None:
         "tested": int(drawn.split.isna().sum()),
     }
     counts = count(table, classes)
+    if not counts["total"]["test"]:  # said before anything trains: `evaluate` needs some
+        raise UserError(f"{name}: no image is left to test: raise datasets.{name}.split.test in params.yaml")
     write_cuts(cuts_file, cuts)  # before the table: no test set is ever there that is not remembered
     write_json(Path("reports", name, "split.json"), {**counts, "left_out": left_out, "decisions": changes})
     overview = Overview(checked_file)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pipeline.system.entry import command_line
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from pipeline.system.console import run, say
 from pipeline.system.outputs import atomic_write
 
 FILES = Path(__file__).parents[1] / "studies"
+# Comments at the margin, the entries that were added behind them, and the section that the comments are about
+ADDED_BELOW = re.compile(r"^((?:\n|#.*\n)*#.*\n)((?: .*\n|\n)+)(?=(\S.*\n))", re.MULTILINE)
 
 
 def main() -> None:
@@ -33,14 +36,28 @@ def main() -> None:
     from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update  # the form that `dvc exp run -S` writes
 
     names = [name for one in wanted for name in matching([one], studies["experiments"], "studies/ has no study")]
-    document = parse_yaml_for_update(params.FILE.read_text(encoding="utf-8"), params.FILE)
+    before = params.FILE.read_text(encoding="utf-8")
+    document = parse_yaml_for_update(before, params.FILE)
     added = [key for name in names for key in add(document, name, studies)]
     if added:
         with atomic_write(params.FILE.resolve()) as partial:  # it may be a link
-            partial.write_text(dumps_yaml(document), encoding="utf-8")
+            partial.write_text(comments_with_sections(dumps_yaml(document), before), encoding="utf-8")
             shutil.copymode(params.FILE, partial)
     say(f"added to {params.FILE}: {', '.join(added)}" if added else f"{params.FILE} has them already")
     say(f"run: dvc repro {' '.join(f'evaluate@{name}' for name in names)}")
+
+
+def comments_with_sections(text: str, before: str) -> str:
+    """A params.yaml in which the comments above a section are above it again, as they were in the text `before`.
+
+    To ruamel.yaml they belong to the entry that they follow, so that it writes what is added below them.
+    """
+
+    def swapped(found: re.Match[str]) -> str:
+        comments, entries, section = found.groups()
+        return f"{entries.rstrip()}\n{comments}" if comments + section in before else found[0]
+
+    return ADDED_BELOW.sub(swapped, text)
 
 
 def read_studies() -> dict[str, dict[str, Any]]:

@@ -186,7 +186,7 @@ def test_a_smaller_test_set_leaves_out_what_has_tested(
 ) -> None:
     rows = rows_of({"a": 100, "b": 100})
     tested: dict[float, set[str]] = {}
-    for test, left_out in ((0.2, 0), (0.3, 0), (0.2, 20), (0.0, 60), (0.3, 0)):
+    for test, left_out in ((0.2, 0), (0.3, 0), (0.2, 20), (0.05, 50), (0.3, 0)):
         write(project, rows, test=test)
         run_here(project, monkeypatch)
         split_of = splits(project)
@@ -197,6 +197,13 @@ def test_a_smaller_test_set_leaves_out_what_has_tested(
         report = json.loads((project.root / "reports/photos/split.json").read_text())
         assert report["left_out"]["tested"] == left_out == 200 - len(split_of)
         assert ("they tested when split.test was larger" in capsys.readouterr().out) == (left_out > 0)
+
+
+def test_a_split_without_test_images_is_one_line(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(project, rows_of({"a": 20, "b": 20}), test=0)
+    with pytest.raises(UserError, match=r"^photos: no image is left to test: raise datasets.photos.split.test"):
+        run_here(project, monkeypatch)
+    assert not list(project.root.glob("data/splits/*"))
 
 
 def test_the_memory_is_a_line_a_class_and_a_damaged_one_is_told(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 
@@ -28,6 +29,11 @@ def test_a_study_is_added_with_its_data_set(project: Project) -> None:
     assert list(params["datasets"]) == list(params["downloads"]) == ["digits", "mnist", "cats-dogs"]
     after = file.read_text()
     assert set(before.splitlines()) <= set(after.splitlines())
+    above = re.compile(r"^((?:#.*\n)+)(\w+):", re.MULTILINE)  # the comments above each section
+    assert above.findall(after) == above.findall(before)
+    with modify_yaml(str(file)):
+        pass
+    assert file.read_text() == after  # DVC writes it the same
 
     ran = studies.must_run("python", *command, "mnist-mlp", PYTHONPATH=str(REPOSITORY))
     assert "params.yaml has them already" in ran.out and file.read_text() == after
