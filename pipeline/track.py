@@ -17,7 +17,7 @@ from pipeline.config import params
 from pipeline.registry.register import register
 from pipeline.system.console import UserError, run, say
 from pipeline.system.credentials import hide_in
-from pipeline.tracking import origin, server, view
+from pipeline.tracking import database, origin, server, view
 from pipeline.tracking.complaint import reason
 from pipeline.tracking.connection import connected
 from pipeline.tracking.content import COUNTS, PARTIAL, Content
@@ -61,11 +61,16 @@ def log_results(names: list[str], pages: str | None) -> None:
                 results.append(result)
         except UserError as error:  # the others are logged first
             damaged.append(str(error))
+    if damaged and pages:  # which are opened with the others
+        say(*(f"warning: {each}" for each in damaged), file=sys.stderr)
+        damaged = []
     if damaged and not results:
         raise UserError("; ".join(damaged))
     if not results:
         say("nothing to log: no experiment has both an entry in dvc.lock and its reports on disk")
-        return
+        file = database.file_of(tracking_uri())
+        if file is not None and not file.exists():
+            return
     logged, runs, refused, start = [], [], False, time.monotonic()
     with connected() as client:
         connection = time.monotonic() - start  # nearly all of it imports MLflow, or makes tables
@@ -79,14 +84,13 @@ def log_results(names: list[str], pages: str | None) -> None:
             except Refused as refusal:
                 say(f"{result.experiment}: {refusal}")
                 refused = True
-        for dataset in tracker.experiments:
-            tracker.end_killed(dataset)
+        tracker.end_killed()
         told = [*register(client, runs)]
     place = hide_in(tracking_uri())
     if logged:
         seconds = time.monotonic() - start - connection
         say(f"logged to {place}: {', '.join(logged)} ({seconds:.1f} s, and {connection:.1f} s to start MLflow)")
-    elif not refused:
+    elif results and not refused:
         say(f"{place} has every result already")
     say(*told)
     if pages:

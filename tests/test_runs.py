@@ -9,14 +9,13 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from conftest import IS_LINUX, wait_until
 from conftest import run as run_command
 from PIL import Image
-from test_tracking import Results, client_of, database, runs_of
+from test_tracking import Results, client_of, database, epochs_in, runs_of, shown
 
 START = 1_700_000_000.5
 
@@ -43,7 +42,7 @@ class Trained(Results):
         return ran.out.strip()
 
     def commit(self) -> None:
-        (self.root / ".gitignore").write_text("mlflow.db*\nmlartifacts\n.train_times\n")
+        (self.root / ".gitignore").write_text("mlflow.db*\nmlartifacts\n.origins\n.train_times\n")
         self.git("init", "-q")
         self.git("add", "-A")
         self.git("commit", "-q", "-m", "Start", "--author", "Maria <maria@example.com>")
@@ -66,48 +65,15 @@ def anew(made: Trained, tables: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         with monkeypatch.context() as patch:
             patch.setenv("MLFLOW_TRACKING_URI", database(other))
             assert made.log().status == 0
-        return shown(other)
+        return shown(database(other))
 
     return tracked
-
-
-def shown(root: Path) -> dict[str, Any]:
-    """All that MLflow shows of each run, without what is another one for every run: ids and places."""
-    client, told = client_of(database(root)), {}
-    for run in runs_of(client):
-        files = {}
-        places = [file.path for file in client.list_artifacts(run.info.run_id)]
-        for path in places:
-            inside = client.list_artifacts(run.info.run_id, path)
-            places += [file.path for file in inside if file.path != path]
-            if not inside:  # a file
-                name = path.rpartition("+compressed")[0] or path
-                name = name.rpartition("+")[0] or name  # MLflow gives each image a number of its own
-                with TemporaryDirectory() as folder:
-                    content = Path(client.download_artifacts(run.info.run_id, path, folder)).read_bytes()
-                files[name, Path(path).suffix] = content
-        told[run.info.run_name] = {
-            "status": run.info.status,
-            "times": (run.info.start_time, run.info.end_time),
-            "params": run.data.params,
-            "tags": {key: value for key, value in run.data.tags.items() if key != "mlflow.log-model.history"},
-            "metrics": {
-                key: sorted(
-                    (point.step, point.value, point.timestamp)
-                    for point in client.get_metric_history(run.info.run_id, key)
-                )
-                for key in run.data.metrics
-            },
-            "data": [given.dataset.digest for given in run.inputs.dataset_inputs],
-            "files": files,
-        }
-    return told
 
 
 def test_a_run_has_the_times_of_its_training(made: Trained) -> None:
     made.add("a", val={"accuracy": 0.875, "loss": 0.25, "macro_f1": 0.5})
     assert made.log().status == 0
-    run = shown(made.root)["a"]
+    run = shown(database(made.root))["a"]
     start = 1_700_000_000_500
     assert run["times"] == (start, start + 90_000)
     assert run["metrics"]["train_seconds"] == [(0, 90.0, start + 90_000)]
@@ -126,7 +92,7 @@ def test_a_run_says_who_made_it_and_how_to_repeat_it(made: Trained) -> None:
     (made.root / "params.yaml").write_text("edited")  # which has no entry in git
     made.add("a", val={"accuracy": 0.6})
     assert made.log().status == 0
-    tags = shown(made.root)["a"]["tags"]
+    tags = shown(database(made.root))["a"]["tags"]
     commit = made.git("rev-parse", "HEAD")
     assert (tags["mlflow.user"], tags["mlflow.source.name"]) == (getpass.getuser(), "dvc.yaml")
     assert (tags["mlflow.source.git.commit"], tags["git.dirty"]) == (commit, "true")
@@ -147,7 +113,7 @@ def test_a_dvc_experiment_is_named(made: Trained, monkeypatch: pytest.MonkeyPatc
     made.add("a")
     monkeypatch.setenv("DVC_EXP_NAME", "wider-net")
     assert made.log().status == 0
-    tags = shown(made.root)["a"]["tags"]
+    tags = shown(database(made.root))["a"]["tags"]
     assert tags["dvc.exp_name"] == "wider-net"
     assert tags["mlflow.note.content"].splitlines()[1:3] == ["dvc exp apply wider-net", "dvc repro evaluate@a"]
 
@@ -158,7 +124,7 @@ def test_a_result_that_was_pulled_is_of_the_one_who_committed_it(made: Trained) 
     for file in (made.root / ".train_times").iterdir():
         file.unlink()
     assert made.log().status == 0
-    run = shown(made.root)["a"]
+    run = shown(database(made.root))["a"]
     moment = 1000 * int(made.git("log", "-1", "--format=%ct"))
     assert run["times"] == (moment, None) and run["status"] == "FINISHED"  # nobody here knows how long it took
     assert run["tags"]["mlflow.user"] == "Maria"
@@ -171,7 +137,7 @@ def test_only_few_metrics_are_shown(made: Trained) -> None:
     split = {"accuracy": 0.9, "loss": 0.3, "macro_f1": 0.8, "accuracy_low": 0.8, "auc": 0.7}
     made.add("a", val=split)  # as long as people look at them all
     assert made.log().status == 0
-    run = shown(made.root)["a"]
+    run = shown(database(made.root))["a"]
     names = {"accuracy", "loss", "macro_f1"}
     assert run["metrics"].keys() == {
         *(f"{split}_{name}" for split in ("val", "test") for name in names),
@@ -181,13 +147,24 @@ def test_only_few_metrics_are_shown(made: Trained) -> None:
     assert {"metrics.json", "samples.png", "galleries/worst.csv"} <= files
 
 
-def test_a_new_database_shows_all_as_it_was(made: Trained, anew: Callable[[], dict[str, Any]]) -> None:
-    for name in ("a", "bb"):
-        made.add(name)
+def test_a_new_database_shows_all_as_it_was(
+    made: Trained, anew: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made.commit()
+    made.add("a")
+    with monkeypatch.context() as patch:
+        patch.setenv("DVC_EXP_NAME", "wider-net")
+        assert made.log().status == 0
+    made.git("add", "-A")
+    made.git("commit", "-q", "-m", "Keep it", "--author", "Maria <maria@example.com>")  # which is not where a is from
+    made.add("bb")
     ran = made.log()
-    assert ran.status == 0 and "a, bb (" in ran.out and " s to start MLflow)" in ran.out
-    before = shown(made.root)
+    assert ran.status == 0 and "bb (" in ran.out and " s to start MLflow)" in ran.out
+    before = shown(database(made.root))
+    tags = before["a"]["tags"]
+    assert (tags["mlflow.source.git.commit"], tags["git.dirty"]) == (made.git("rev-parse", "HEAD~"), "false")
+    assert (tags["dvc.exp_name"], before["bb"]["tags"].get("dvc.exp_name")) == ("wider-net", None)
+    (made.root / "params.yaml").write_text("edited")
     images = {path for path, suffix in before["a"]["files"] if path.startswith("images/")}
     assert images == {f"images/{key}+step+0+timestamp+1700000000500" for key in ("train_batch", "confusion_matrix")}
     assert anew() == before
@@ -240,7 +217,7 @@ def test_a_training_that_has_ended_does_not_run_in_mlflow(
     made.add("a")  # it went on, or was evaluated
     assert made.log().status == 0
     assert [found.info.run_id for found in runs_of(client)] == [run.info.run_id]
-    after, other = shown(made.root)["a"], anew()["a"]
+    after, other = shown(database(made.root))["a"], anew()["a"]
     assert after["status"] == "FINISHED"
     for part in ("times", "tags", "metrics", "files"):
         assert other[part] == after[part]
@@ -270,3 +247,20 @@ def test_a_training_that_was_killed_with_its_logger_is_ended_by_the_next(made: T
         made.add(name)
         assert made.log(name).status == 0
         assert client.get_run(run.info.run_id).info.status == "KILLED", told
+
+
+def test_a_first_training_that_was_killed_is_ended_where_nothing_has_a_result(made: Trained) -> None:
+    made.lock({})
+    process = live(made, FIRST)
+    wait_until(lambda: epochs_in(made.root) == 1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    client = client_of(database(made.root))
+    (run,) = runs_of(client)
+    pages = ("--pages", "http://127.0.0.1:5000")
+    ran = made.log(*pages)  # while it trains
+    assert (ran.status, runs_of(client)[0].info.status) == (0, "RUNNING")
+    assert "nothing to log" in ran.out and f"/experiments/{run.info.experiment_id}/runs" in ran.out
+    client.set_tag(run.info.run_id, "train.process", str(process.pid))
+    assert made.log(*pages).status == 0
+    assert client.get_run(run.info.run_id).info.status == "KILLED"

@@ -28,7 +28,7 @@ from servers import free_port
 
 from pipeline import serve
 from pipeline.registry import scoring
-from pipeline.registry.scoring import LIMIT, MOST_IMAGES, MOST_VALUES, MOST_WAITING
+from pipeline.registry.scoring import LIMIT, MOST_IMAGES, MOST_KEYS, MOST_VALUES, MOST_WAITING
 from pipeline.system import console
 
 JSON = {"Content-Type": "application/json"}
@@ -191,9 +191,15 @@ def test_a_request_that_does_not_arrive(monkeypatch: pytest.MonkeyPatch) -> None
 
 def beginnings(served: str, connections: ExitStack, count: int) -> None:
     """Send a few bytes of requests that announce more."""
-    head = "POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{"
+    head = "POST /invocations HTTP/1.1\r\nHost: localhost\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 999\r\n\r\n{"
     for _ in range(count):
         connections.enter_context(socket.create_connection(("127.0.0.1", port_of(served)))).sendall(head.encode())
+
+
+@pytest.mark.parametrize(("host", "status"), [("localhost", 200), ("evil.example", 400), ("127.0.0.1.example:80", 400)])
+def test_a_page_that_reaches_it_under_another_name(served: str, host: str, status: int) -> None:
+    assert requests.get(f"{served}/ping", headers={"Host": host}, timeout=60).status_code == status
 
 
 def test_requests_at_the_same_time(served: str) -> None:
@@ -223,6 +229,9 @@ def test_more_images_than_a_request_may_hold(served: str) -> None:
     numbers = b'{"inputs": [[%b0]]}' % (b"0," * MOST_VALUES)
     answer = requests.post(f"{served}/invocations", numbers, headers=JSON, timeout=60)
     refused(answer, 413, "1,000,001 values; expected at most 1,000,000", "send images in base64")
+    keys = b'{"dataframe_records": [{%b}]}' % b",".join(b'"%d": 0' % number for number in range(MOST_KEYS))
+    answer = requests.post(f"{served}/invocations", keys, headers=JSON, timeout=60)
+    refused(answer, 413, "10,001 keys; expected at most 10,000")
     assert len(ask(served, *[image] * MOST_IMAGES).json()["predictions"]) == MOST_IMAGES
 
 

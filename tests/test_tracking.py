@@ -19,6 +19,7 @@ from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_st
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,6 +56,39 @@ def runs_of(client: Any, experiment: str = "digits") -> list[Any]:
 
 def steps_of(client: Any, run: Any, metric: str) -> list[int]:
     return sorted(point.step for point in client.get_metric_history(run.info.run_id, metric))
+
+
+def shown(uri: str) -> dict[str, Any]:
+    """All that MLflow shows of each run, without what is another one for every run: ids and places."""
+    client, told = client_of(uri), {}
+    for run in runs_of(client):
+        files = {}
+        places = [file.path for file in client.list_artifacts(run.info.run_id)]
+        for path in places:
+            inside = client.list_artifacts(run.info.run_id, path)
+            places += [file.path for file in inside if file.path != path]
+            if not inside:  # a file
+                name = path.rpartition("+compressed")[0] or path
+                name = name.rpartition("+")[0] or name  # MLflow gives each image a number of its own
+                with TemporaryDirectory() as folder:
+                    content = Path(client.download_artifacts(run.info.run_id, path, folder)).read_bytes()
+                files[name, Path(path).suffix] = content
+        told[run.info.run_name] = {
+            "status": run.info.status,
+            "times": (run.info.start_time, run.info.end_time),
+            "params": run.data.params,
+            "tags": {key: value for key, value in run.data.tags.items() if key != "mlflow.log-model.history"},
+            "metrics": {
+                key: sorted(
+                    (point.step, point.value, point.timestamp)
+                    for point in client.get_metric_history(run.info.run_id, key)
+                )
+                for key in run.data.metrics
+            },
+            "data": [given.dataset.digest for given in run.inputs.dataset_inputs],
+            "files": files,
+        }
+    return told
 
 
 # --- what a run shows, in the project where digits ran ---
@@ -285,6 +319,9 @@ def test_a_damaged_result_keeps_no_other_from_being_logged(made: Results) -> Non
     assert [run.info.run_name for run in runs_of(client_of(database(made.root)))] == ["b"]
     with pytest.raises(UserError, match="run dvc repro"):
         made.log("a")
+    ran = made.log("--pages", "http://127.0.0.1:5000")  # which opens for the others
+    assert ran.status == 0 and "/#/experiments/" in ran.out
+    assert ran.err.startswith("warning: reports/a/history.csv is damaged") and len(ran.err.splitlines()) == 1
 
 
 @pytest.mark.usefixtures("with_tables")
@@ -486,6 +523,20 @@ def test_a_server_registers_a_model_and_moves_its_alias(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     serve.download(f"letters@{ALIAS}", trained.root / "served")
     assert (trained.root / "served/artifacts/model.safetensors").read_bytes() == b"b"
+
+
+@pytest.mark.skipif(not POSTGRES, reason="needs PostgreSQL")
+def test_real_trainings_look_the_same_anew_and_on_postgresql(
+    digits: Clone, logged: tuple[Any, dict[str, Any]], server: str, tmp_path: Path, tables: Path
+) -> None:
+    shutil.copy(tables, tmp_path / "mlflow.db")
+    before = shown(database(digits.root))
+    assert before.keys() == {MLP, CNN} and all(len(run["files"]) > 20 for run in before.values())
+    for uri in (database(tmp_path), server):
+        digits.must_run("python", "-m", "pipeline.track", MLFLOW_TRACKING_URI=uri)
+        after = shown(uri)
+        for name, run in before.items():
+            assert after[name] == run, uri
 
 
 def test_the_printed_page_shows_the_runs_val_first(made: Results, server: str, chromium: Browser) -> None:  # noqa: F811

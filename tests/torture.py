@@ -53,7 +53,7 @@ LOST_BEFORE = {  # by the first two, what DVC would leave in its place, so that 
 WEIGHTS = "squeezenet.safetensors"
 LONGEST = 10.0  # seconds: longer than any of these stages on a quiet machine
 PATIENCE = 20.0  # seconds for processes to end
-OTHERS = {".git", ".venv", "__pycache__", DATABASE, "mlartifacts", ".train_times", "tmp"}  # not compared
+OTHERS = {".git", ".venv", "__pycache__", DATABASE, "mlartifacts", ".origins", ".train_times", "tmp"}  # not compared
 
 
 class Torture:

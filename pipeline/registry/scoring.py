@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from mlflow.pyfunc import PyFuncModel
 
+HOSTS = ("127.0.0.1", "localhost")  # in a Host header: a website can reach it under its own name (DNS rebinding)
 LIMIT = 32 * 1024**2  # bytes of a request
 MOST_IMAGES = 1000  # of a request: each has an answer with the probability of every class
 MOST_VALUES = 1_000_000  # of a request, as an image in numbers has many
+MOST_KEYS = 10_000  # of its objects: MLflow makes a column of each
 MOST_WAITING = 32  # requests that the server holds at once
 SLOWEST = 30  # seconds that a request may take to arrive
 LONGEST = 300  # characters of a message: MLflow quotes what was sent
@@ -26,9 +28,10 @@ FORM = "application/json"
 
 
 def guarded(model: PyFuncModel) -> FastAPI:
-    """The server of a model, to be run by uvicorn."""
+    """The server of a model, to be run by uvicorn on this machine, for requests to it by one of HOSTS."""
     from fastapi import Request, Response
     from fastapi.concurrency import run_in_threadpool
+    from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from mlflow.pyfunc import scoring_server
 
     app = scoring_server.init(model)
@@ -54,6 +57,7 @@ def guarded(model: PyFuncModel) -> FastAPI:
             waiting -= 1
 
     app.middleware("http")(guard)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
     return app
 
 
@@ -104,6 +108,8 @@ def excess_of(body: bytes) -> str | None:
     values = body.count(b",") + 1  # before it is parsed, to many times its size; base64 has no commas
     if values > MOST_VALUES:
         return f"{values:,} values; expected at most {MOST_VALUES:,} in a request: send images in base64"
+    if (keys := body.count(b":")) > MOST_KEYS:  # base64 has no colons either
+        return f"{keys:,} keys; expected at most {MOST_KEYS:,} in a request: send a list of images"
     images = images_in(body)
     if images > MOST_IMAGES:
         return f"{images:,} images; expected at most {MOST_IMAGES:,} in a request"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from pipeline.tracking.content import METRICS
 from pipeline.tracking.origin import Origin
 from pipeline.tracking.results import Result
@@ -24,8 +22,8 @@ def description(result: Result) -> str:
 
 def commands(experiment: str, origin: Origin) -> list[str]:
     """The commands that repeat a result."""
-    if name := os.environ.get("DVC_EXP_NAME"):
-        before = [f"dvc exp apply {name}"]
+    if origin.dvc_experiment:
+        before = [f"dvc exp apply {origin.dvc_experiment}"]
     elif origin.commit:
         uncommitted = "  # and changes that were not committed" if origin.dirty == "true" else ""
         before = [f"git checkout {origin.commit[:10]}{uncommitted}"]

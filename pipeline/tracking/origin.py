@@ -1,14 +1,21 @@
-"""Where a result comes from: who trained it, when, on what, and from which commit."""
+"""Where a result comes from: who trained it, when, on what, and from which commit.
+
+`.origins/<hash of the result>.json` keeps what was known when the result was logged for the first time: commits that
+follow, and the experiment that DVC runs then, are not those that it comes from.
+"""
 
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.system.outputs import write_json
+from pipeline.system.project import root
 from pipeline.tracking.commit import git_state, last_change
 from pipeline.training import times
 
@@ -22,6 +29,7 @@ class Origin:
     user: str | None
     start: float | None  # seconds since 1970
     time: times.TrainTime | None  # None if it was trained elsewhere
+    dvc_experiment: str | None
 
     def tags(self) -> dict[str, str | None]:
         """Tags of the run, in MLflow's names where it has some."""
@@ -31,7 +39,7 @@ class Origin:
             "mlflow.source.name": "dvc.yaml",
             "mlflow.source.git.commit": self.commit,
             "git.dirty": self.dirty,
-            "dvc.exp_name": os.environ.get("DVC_EXP_NAME"),
+            "dvc.exp_name": self.dvc_experiment,
         }
         if self.time is None:
             return known
@@ -40,18 +48,32 @@ class Origin:
 
 def here(start: float | None, time: times.TrainTime | None = None) -> Origin:
     """The origin of what is trained on this machine."""
-    return Origin(*git_state(), user(), start, time)
+    return Origin(*git_state(), user(), start, time, os.environ.get("DVC_EXP_NAME"))
+
+
+def of_result(result: str, folder: Path, fingerprint: str | None) -> Origin:
+    """The origin of the result with this hash, as it was when this was asked for the first time."""
+    file = root() / ".origins" / f"{result}.json"
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        time = known.pop("time")
+        return Origin(**known, time=time and times.TrainTime(**time))
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        origin = of_report(folder, fingerprint)
+        write_json(file, asdict(origin))
+        return origin
 
 
 def of_report(folder: Path, fingerprint: str | None) -> Origin:
-    """The origin of the result in `reports/<experiment>`: the commit that has it, else the folder as it is.
+    """The origin of what `reports/<experiment>` holds: the commit that has it, else the folder as it is now.
 
     Who trained it and when is known exactly of a training here.
     """
     time = times.read(fingerprint) if fingerprint else None
     start = time.start if time else None
     if change := last_change(folder / "metrics.json"):
-        return Origin(change.commit, "false", user() if time else change.author, start or change.seconds, time)
+        author, start = (user() if time else change.author), start or change.seconds
+        return Origin(change.commit, "false", author, start, time, os.environ.get("DVC_EXP_NAME"))
     return here(start, time)
 
 

@@ -7,14 +7,13 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.evaluation.stored import check_predictions
 from pipeline.system import readers
 from pipeline.system.console import UserError, say
-from pipeline.tracking.origin import Origin, of_report
+from pipeline.tracking.origin import Origin, of_result
 
 LOCK = Path("dvc.lock")
 # Two results are the same if these files are; dvc.lock has the md5 of each
@@ -42,10 +41,7 @@ class Result:
     folder: Path  # of the report
     is_whole: bool  # whether the files that DVC keeps of it are here, too
     files: list[Path]
-
-    @cached_property
-    def origin(self) -> Origin:
-        return of_report(self.folder, self.fingerprint)
+    origin: Origin
 
 
 def locked_experiments(stages: dict[str, Any]) -> list[str]:
@@ -102,6 +98,7 @@ def read_result(name: str, stages: dict[str, Any]) -> Result | None:
     config = locked_params[f"experiments.{name}"]
     dataset = config["dataset"]
     outs = [*locked_md5s(stages[f"train@{name}"]), *locked_md5s(evaluated)]
+    fingerprint, key = provenance_of(name).get("fingerprint"), result_hash(folder, locked_md5s(evaluated))
     return Result(
         experiment=name,
         dataset=dataset,
@@ -109,11 +106,12 @@ def read_result(name: str, stages: dict[str, Any]) -> Result | None:
         history=read_history(folder / "history.csv", f"train@{name}"),
         metrics=readers.read_metrics(name),
         digest=locked_md5s(stages.get(f"pack@{dataset}", {})).get(f"data/packed/{dataset}"),
-        fingerprint=provenance_of(name).get("fingerprint"),
-        hash=result_hash(folder, locked_md5s(evaluated)),
+        fingerprint=fingerprint,
+        hash=key,
         folder=folder,
         is_whole=all(Path(out).exists() for out in outs if Path(out).is_relative_to(folder)),
         files=sorted(file for file in folder.rglob("*") if file.is_file() and is_result(file.relative_to(folder))),
+        origin=of_result(key, folder, fingerprint),
     )
 
 

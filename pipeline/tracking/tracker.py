@@ -162,10 +162,16 @@ class Tracker:
         tags = {"fingerprint": fingerprint, FOLDER: folder(), PROCESS: process, "dvc.stage": f"train@{name}"}
         return self.create(experiment, name, origin, **tags)
 
-    def end_killed(self, dataset: str) -> None:
-        """End the live runs of this folder whose trainings were killed together with what logged them."""
+    def end_killed(self) -> None:
+        """End the live runs of this folder whose trainings were killed together with what logged them.
+
+        Their data sets become known, also those that have no result yet.
+        """
+        ours = self.client.search_experiments(filter_string=f"tags.`{view.TAG}` LIKE '%'")
+        names = {found.experiment_id: found.name for found in ours}
         filters = f"tags.`{FOLDER}` = '{folder()}' and attributes.status = 'RUNNING'"
-        for run in self.client.search_runs([self.experiment(dataset)], filters):
+        for run in self.client.search_runs([*names], filters) if names else []:
+            self.experiments[names[run.info.experiment_id]] = run.info.experiment_id
             if "result" not in run.data.tags and has_ended(run.data.tags.get(PROCESS, "")):
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
