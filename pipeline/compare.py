@@ -16,7 +16,7 @@ from pipeline.config import params
 from pipeline.config.patterns import matching
 from pipeline.evaluation import pictures
 from pipeline.evaluation.paired import Paired, pair
-from pipeline.evaluation.stored import FILE, check_predictions, read_val
+from pipeline.evaluation.stored import FILE, IMAGE, check_predictions, read_val
 from pipeline.system import readers
 from pipeline.system.console import UserError, aligned, one_line, run, say
 
@@ -96,7 +96,7 @@ def cell(metrics: dict[str, float], column: str) -> str:
 
 
 def read_predictions(name: str, content: Path | None = None) -> pd.DataFrame:
-    """What an experiment says of validation images: path, label and predicted class, sorted by path.
+    """What an experiment says of validation images, a row for each, sorted by path.
 
     `content` is another file than that of the workspace. Raises UserError where there are none.
     """
@@ -141,11 +141,12 @@ def compare(predictions: dict[str, pd.DataFrame]) -> tuple[Paired, pd.DataFrame]
     Raises UserError unless both are of the same images, labeled alike.
     """
     (first_name, first), (second_name, second) = predictions.items()
-    if first.path.tolist() != second.path.tolist() or first.label.tolist() != second.label.tolist():
+    if not first[[*IMAGE]].equals(second[[*IMAGE]]):
         shared = len(set(first.path) & set(second.path))
         raise UserError(
             f"{first_name} and {second_name} were not validated on the same images ({len(first)} and {len(second)},"
-            f" {shared} shared, or labeled otherwise): their accuracies say nothing about each other; run dvc repro"
+            f" {shared} paths shared, or other pixels or labels under them): their accuracies say nothing about each"
+            " other; run dvc repro"
         )
     counts, differing = pair(first, second)
     changed = first.loc[differing, ["path", "label", "predicted"]]

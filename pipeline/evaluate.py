@@ -47,7 +47,8 @@ def main(name: str) -> None:
     splits = measured(config, model, packed, device)
     group_by = everything.datasets[config.dataset].split.group_by
     rows = np.concatenate([results.predictions.rows for results in splits])
-    attributes = slices.attributes(packed, rows, config.dataset, group_by)
+    properties = slices.properties_of(packed, rows, config.dataset)
+    attributes = slices.attributes(packed, properties, config.dataset, group_by)
     sliced = {results.split: slices.accuracies(results.predictions, attributes) for results in splits}
     with together(Path("reports", name)) as folder:
         counts = {key: model.about[key] for key in ("parameters", "trainable_parameters")}
@@ -55,7 +56,7 @@ def main(name: str) -> None:
         metrics = {results.split: results.metrics for results in splits}
         write_json(folder / "metrics.json", {**metrics, **counts, **trainings})
         write_json(folder / "summary.json", summary(name, metrics))
-        write_predictions(folder / FILE, predictions_of(splits, packed), model.folder)
+        write_predictions(folder / FILE, predictions_of(splits, packed, properties["pixel_hash"]), model.folder)
         write_reports(folder, splits, sliced, packed.classes)
         draw(folder, splits, packed)
     for results in splits:
@@ -110,13 +111,14 @@ def check_model(name: str, config: Experiment, model: Model, packed: PackedDatas
         raise UserError(f"models/{name} holds {trainings} trainings, params.yaml wants {what} {wanted}: run dvc repro")
 
 
-def predictions_of(splits: list[SplitResults], packed: PackedDataset) -> pd.DataFrame:
-    """A row for each image: path, split, label, predicted class and its calibrated probability."""
+def predictions_of(splits: list[SplitResults], packed: PackedDataset, pixel_hash: pd.Series) -> pd.DataFrame:
+    """A row for each image: path, hash of its pixels, split, label, predicted class and its calibrated probability."""
     import pandas as pd
 
     given = [results.predictions for results in splits]
     predictions = packed.table.loc[np.concatenate([each.rows for each in given]), ["path", "split", "label"]]
     predictions = predictions.reset_index(drop=True)
+    predictions.insert(1, "pixel_hash", pixel_hash.to_numpy())
     predictions["split"] = np.repeat([results.split for results in splits], [len(each.rows) for each in given])
     predicted = np.concatenate([each.predicted for each in given])
     predictions["predicted"] = pd.Series(np.array(packed.classes, object)[predicted])
@@ -146,17 +148,18 @@ def write_reports(
     reports.write_by_split(folder / "confusions.csv", splits, lambda results: reports.top_confusions(results, classes))
     reports.write_by_split(folder / "slices.csv", splits, lambda results: reports.escaped(sliced[results.split]))
     test = splits[-1].predictions
-    counts = reports.confusion_counts(test, len(classes))
-    reports.write_confusion(folder / "confusion_matrix.csv", counts, classes)
-    figures.draw_confusion_matrix(folder / "confusion_matrix.png", counts, classes)
+    reports.write_confusion(folder / "confusion_matrix.csv", reports.confusion_counts(test, len(classes)), classes)
     reports.write_classification_report(folder, test, classes)
 
 
 def draw(folder: Path, splits: list[SplitResults], packed: PackedDataset) -> None:
-    """Draw all figures. Galleries to look for mistakes in are of val where there is one: test is for the end."""
+    """Draw all figures. Those to look for mistakes in are of val where there is one: test is for the end."""
+    chosen_by = splits[0]
+    counts = reports.confusion_counts(chosen_by.predictions, len(packed.classes))
+    figures.draw_confusion_matrix(folder / "confusion_matrix.png", counts, packed.classes, chosen_by.split)
     galleries.draw_samples(folder / "samples.png", packed, splits[-1])
-    galleries.draw_worst(folder / "gallery_worst.png", packed, splits[0])
-    galleries.draw_uncertain(folder / "gallery_uncertain.png", packed, splits[0])
+    galleries.draw_worst(folder / "gallery_worst.png", packed, chosen_by)
+    galleries.draw_uncertain(folder / "gallery_uncertain.png", packed, chosen_by)
     charts.draw_reliability(folder / "reliability.png", splits)
     charts.draw_curves(folder / "curves.png", splits, packed.classes)
 

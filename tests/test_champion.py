@@ -40,15 +40,17 @@ class Trained(Project):
 
     def add(
         self, name: str, right: int, val: range = range(IMAGES), wrong_of: str = "ab", sure: float = 0.9,
-        classes: str = "ab",
+        classes: str = "ab", photos: str = "",
     ) -> None:  # fmt: skip
         """A result that gets the first `right` of the images in val right; of classes a and b in turn."""
         label = np.array(["a", "b"])[np.array(val, dtype=int) % 2]
         wrong = (np.arange(len(val)) >= right) & np.isin(label, list(wrong_of))
-        table = pd.DataFrame({"path": [f"{number}.png" for number in val], "split": "val", "label": label})
+        paths = [f"{number}.png" for number in val]
+        hashes = [photos + path for path in paths]
+        table = pd.DataFrame({"path": paths, "pixel_hash": hashes, "split": "val", "label": label})
         table["predicted"] = np.where(wrong, np.where(label == "a", "b", "a"), label)
         table["probability"] = np.full(len(val), sure, np.float32)
-        test = pd.DataFrame([["t.png", "test", "a", "a", 1]], columns=table.columns)
+        test = pd.DataFrame([["t.png", "t.png", "test", "a", "a", 1]], columns=table.columns)
         reports, models = self.root / "reports" / name, self.root / "models" / name
         for folder in (reports, models):
             folder.mkdir(parents=True, exist_ok=True)
@@ -219,11 +221,13 @@ def test_a_changed_split_compares_what_both_were_validated_on(trained: Trained) 
     trained.add("a", 50)
     trained.add("moved", 60, val=range(20, 120))
     trained.add("elsewhere", IMAGES, val=range(500, 600))
+    trained.add("replaced", IMAGES, photos="others under the name ")
     trained.track()
     assert trained.champion() == "moved"  # right on 20 to 79, of 20 to 99, where a is right on 20 to 49
     written = trained.versions()
     assert "on 80 validation images, those that both were validated on" in written["moved"]
-    assert "was validated on other images. Move the alias yourself" in written["elsewhere"]
+    for name in ("elsewhere", "replaced"):
+        assert "was validated on other images. Move the alias yourself" in written[name]
 
     run_id = trained.client.get_model_version_by_alias("letters", ALIAS).run_id
     for file in Path(trained.home / "mlartifacts").glob(f"letters/{run_id}/artifacts/predictions.parquet"):

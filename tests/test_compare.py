@@ -163,7 +163,10 @@ def test_other_images_are_not_compared(digits: Clone, copy_of: Callable[[Clone],
         assert ran.status == 1 and len(ran.err.splitlines()) == 1, ran.err
         return ran.err
 
-    assert "were not validated on the same images (178 and 179, 178 shared" in write(table.drop(table.index[0]))
+    assert "were not validated on the same images (178 and 179, 178 paths shared" in write(table.drop(table.index[0]))
+    told = "(179 and 179, 179 paths shared, or other pixels or labels under them)"
+    assert told in write(table.replace({"pixel_hash": {table.pixel_hash[0]: "of another photo"}}))
+    assert told in write(table.replace({"label": {"3": "8"}}))
     assert f"{MLP} has no predictions of validation images" in write(table[table.split == "test"])
     (copy.root / "data/packed/digits/index.parquet").unlink()
     table.to_parquet(file, index=False)

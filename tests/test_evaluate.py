@@ -147,7 +147,7 @@ def test_every_image_has_its_answer_once(mixed: list[tuple[str, str, float]], ev
     mixed = [row for row in mixed_rows() if row[1] == split]
     assert list(pd.read_parquet(folder / "predictions.parquet").split) == ["val"] * 10 + ["test"] * 30
     predictions = read_predictions(folder, split)
-    assert list(predictions) == ["path", "split", "label", "predicted", "probability"]
+    assert list(predictions) == ["path", "pixel_hash", "split", "label", "predicted", "probability"]
     paths = [f"{label}/{i:03d}.png" for i, (label, side, _) in enumerate(mixed_rows()) if side == split]
     assert list(predictions.path) == paths
     assert list(predictions.label) == [label for label, _, _ in mixed]
@@ -391,8 +391,8 @@ def test_figure_says_which_classes_it_shows(tmp_path: Path, monkeypatch: pytest.
     counts[50, 59] = counts[3, 2] = 7
     counts[4, range(20, 57)] = 1  # these 37 and the 5 others are confused: 42
     names = [f"{number:02d}, of which the name goes on and on" for number in range(60)]
-    figures.draw_confusion_matrix(tmp_path / "x.png", csr_array(counts), names)
-    assert drawn[0].get_title() == "the 40 of 60 classes that are confused most"
+    figures.draw_confusion_matrix(tmp_path / "x.png", csr_array(counts), names, "val")
+    assert drawn[0].get_title() == "val images, the 40 of 60 classes that are confused most"
     shown = [label.get_text() for label in drawn[0].get_xticklabels()]
     assert [int(label[:2]) for label in shown] == [2, 3, 4, *range(20, 56), 59]
     assert shown == [label.get_text() for label in drawn[0].get_yticklabels()]

@@ -47,6 +47,7 @@ def write_result(
     folder = project.root / "reports" / name
     folder.mkdir(parents=True)
     table = table_of_images().query("split != 'train'").drop(columns="train_order")
+    table["pixel_hash"] = table.path
     table["predicted"] = [CLASSES[(row + (row in wrong)) % 4] for row in table.index]
     table["probability"] = np.where(table.index == 7, 0.97, 0.8).astype(np.float32)
     table.to_parquet(folder / "predictions.parquet", index=False)
@@ -355,6 +356,15 @@ def test_half_results_and_those_of_others(tmp_path: Path) -> None:
     ]
     page = page_of(project).read_text()
     assert "things-seeds: trained, but without metrics that can be read" in page and "things-bad: not run yet" in page
+
+
+def test_photos_that_were_replaced_under_their_names_are_other_images(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    file = tmp_path / "reports/things-close/predictions.parquet"
+    pd.read_parquet(file).assign(pixel_hash="of another photo").to_parquet(file)
+    assert write(project) == []
+    page = (tmp_path / "reports/index.html").read_text()
+    assert page.count("validated on other images") == 1 and "things-best is not distinguishable" not in page
 
 
 def test_an_experiment_named_like_a_data_set_keeps_its_hands_off_that_page(tmp_path: Path) -> None:

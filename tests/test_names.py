@@ -84,4 +84,4 @@ def test_an_encoding_that_has_no_such_signs(project: Project) -> None:
 @pytest.mark.parametrize("name", [DOG, "\0", "\udcff", "a\n\nb", "\u202e$x"])
 def test_figures_of_any_name(tmp_path: Path, name: str) -> None:
     grid.draw_grid(tmp_path / "grid.png", [grid.Tile(np.asarray(picture(1)), name, "red")])
-    figures.draw_confusion_matrix(tmp_path / "matrix.png", csr_array(np.eye(2, dtype=int)), [name, CAT])
+    figures.draw_confusion_matrix(tmp_path / "matrix.png", csr_array(np.eye(2, dtype=int)), [name, CAT], "val")

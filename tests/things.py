@@ -77,7 +77,7 @@ def write_packed(folder: Path, images: np.ndarray, table: pd.DataFrame, classes:
     write_tables(splits_of(folder), [pa.Table.from_pandas(table, schema, preserve_index=False)], classes, schema)
     size = {"height": images.shape[1], "width": images.shape[2]}
     rows = [
-        {"path": path, "brightness": float(image.mean() / 255), **size}
+        {"path": path, "pixel_hash": path, "brightness": float(image.mean() / 255), **size}
         for path, image in zip(table.path, images, strict=True)
     ]
     write_tables(checked_of(folder), [pa.Table.from_pylist(rows, CHECKED)], classes)

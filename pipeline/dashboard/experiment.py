@@ -24,7 +24,7 @@ PARTS = {
         "train_batch.png": "The first batch as it was trained on: augmented, normalization undone"
     },
     "By class": {"per_class.csv": "", "curves.png": "ROC and precision-recall curves"},
-    "Confusions": {"confusions.csv": "", "confusion_matrix.png": "Confusion matrix of test images"},
+    "Confusions": {"confusions.csv": "", "confusion_matrix.png": "Confusion matrix"},
     "Calibration": {"reliability.png": "How often it is right, by how sure it is"},
     "Images": {
         "gallery_worst.png": "Of which it is most wrong",

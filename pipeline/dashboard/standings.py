@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from pipeline.dashboard.records import Record
 from pipeline.evaluation.paired import Paired
+from pipeline.evaluation.stored import IMAGE
 
 NOT_TESTED = "validated on other images"
 
@@ -47,7 +48,7 @@ def same_images(one: Record, other: Record) -> bool:
     if one.validated is None or other.validated is None:
         return False
     first, second = one.validated.table, other.validated.table
-    return all(first[column].equals(second[column]) for column in ("path", "label"))
+    return first.select([*IMAGE]).equals(second.select([*IMAGE]))
 
 
 def verdict(best: Record, other: Record, paired: Paired | None) -> str:

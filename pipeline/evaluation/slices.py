@@ -25,17 +25,22 @@ PARTS = 4  # slices that a number is cut into, with as many images each
 SIGNIFICANT = 0.05  # of finding a worse slice by chance, among all slices of a split
 
 
-def attributes(packed: PackedDataset, rows: NDArray[np.int64], dataset: str, group_by: str | None) -> pd.DataFrame:
-    """The slice of each of these rows of the packed data set, by attribute; None for an image in no group."""
-    import pandas as pd
-
-    table = packed.table.loc[rows]
+def properties_of(packed: PackedDataset, rows: NDArray[np.int64], dataset: str) -> pd.DataFrame:
+    """What `check` knows of these rows of the packed data set. Raises UserError where it knows other images."""
     file = Path("data/checked", f"{dataset}.parquet")
-    checked, _ = read_columns(file, ["path", "width", "height", "brightness", "listed_group"])
+    checked, _ = read_columns(file, ["path", "pixel_hash", "width", "height", "brightness", "listed_group"])
     positions = pc.index_in(packed.splits["path"], value_set=checked["path"])
     if positions.null_count:
         raise UserError(f"{file} lacks images of data/splits/{dataset}.parquet: run dvc repro split@{dataset}")
-    properties = checked.take(positions).to_pandas().set_axis(packed.positions).loc[rows]
+    properties: pd.DataFrame = checked.take(positions).to_pandas().set_axis(packed.positions).loc[rows]
+    return properties
+
+
+def attributes(packed: PackedDataset, properties: pd.DataFrame, dataset: str, group_by: str | None) -> pd.DataFrame:
+    """The slice of each row with these properties, by attribute; None for an image in no group."""
+    import pandas as pd
+
+    rows = properties.index
     keys = path_keys(dataset, packed.splits["path"].to_pandas(), group_by)  # there may be none in val and test
     groups = pd.Series(keys, packed.positions, dtype=object).reindex(rows)
     return pd.DataFrame(
@@ -43,7 +48,7 @@ def attributes(packed: PackedDataset, rows: NDArray[np.int64], dataset: str, gro
             "pixels": parts(properties["width"].astype(int) * properties["height"].astype(int), "d"),
             "brightness": parts(properties["brightness"], ".3f"),
             "group": groups.fillna(properties["listed_group"]),
-            "class": pd.Categorical(table["label"], packed.classes),
+            "class": pd.Categorical(packed.table["label"].loc[rows], packed.classes),
         }
     )
 

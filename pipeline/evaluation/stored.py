@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 FILE = "predictions.parquet"
 WEIGHTS = "weights"  # in its metadata: the SHA-256 of the weights that the predictions are by
-COLUMNS: dict[str, type] = {"path": str, "split": str, "label": str, "predicted": str, "probability": float}
+IMAGE = ("path", "pixel_hash", "label")  # by which two say something of one image, labeled alike
+COLUMNS: dict[str, type] = {**dict.fromkeys(IMAGE, str), "split": str, "predicted": str, "probability": float}
 
 
 def read_val(file: Path, stage: str) -> pa.Table:
-    """What is said of validation images: `path`, `label`, `predicted` and `probability`; no rows where there are none.
+    """What is said of validation images: IMAGE, `predicted` and `probability`; no rows where there are none.
 
     Raises UserError, which names the stage, for a file that is missing or damaged.
     """

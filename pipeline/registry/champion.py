@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.evaluation.calibration import binned
 from pipeline.evaluation.paired import pair
-from pipeline.evaluation.stored import FILE, read_val
+from pipeline.evaluation.stored import FILE, IMAGE, read_val
 from pipeline.system import readers
 from pipeline.system.console import first_few, printable
 
@@ -147,7 +147,7 @@ def compare(own: pd.DataFrame, standing: ModelVersion, theirs: pd.DataFrame | No
         return Verdict(
             False, f"Not champion: {name} is, and its predictions of validation images are not there to compare with."
         )
-    both = own.merge(theirs, on=["path", "label"], suffixes=("", "_theirs"))
+    both = own.merge(theirs, on=[*IMAGE], suffixes=("", "_theirs"))
     if both.empty:
         return Verdict(False, f"Not champion: {name} is, and was validated on other images. Move the alias yourself.")
     first = both[["label", "predicted_theirs"]].set_axis(["label", "predicted"], axis=1)
