@@ -209,12 +209,15 @@ FIRST = {"epoch": 1, "train_loss": 1.0, "val_loss": 2.0, "seconds": 20.0}
 def test_a_training_that_has_ended_does_not_run_in_mlflow(
     made: Trained, anew: Callable[[], dict[str, Any]], last: list[str], status: str
 ) -> None:
+    made.commit()
     process = live(made, FIRST, *last)
     assert process.communicate(timeout=120)[1] == "" and process.returncode == 0
     client = client_of(database(made.root))
     (run,) = runs_of(client)
     assert run.info.status == status and run.data.metrics["val_loss"] == 2.0
     made.add("a")  # it went on, or was evaluated
+    made.git("add", "-A")
+    made.git("commit", "-q", "-m", "Keep it")
     assert made.log().status == 0
     assert [found.info.run_id for found in runs_of(client)] == [run.info.run_id]
     after, other = shown(database(made.root))["a"], anew()["a"]

@@ -119,7 +119,8 @@ class Tracker:
             tags = {"result": result.hash, "dvc.stage": f"evaluate@{result.experiment}"}
             for run in filter(is_active, live):
                 self.client.update_run(run.info.run_id, "RUNNING")  # until it is complete
-                self.tag(run.info.run_id, **tags)
+                known = {key: value for key, value in result.origin.tags().items() if value}
+                self.tag(run.info.run_id, **known, **tags)
                 break
             else:
                 self.create(experiment, result.experiment, result.origin, fingerprint=result.fingerprint, **tags)
