@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def of_result(result: str, folder: Path, fingerprint: str | None) -> Origin:
         return Origin(**known, time=time and times.TrainTime(**time))
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         origin = of_report(folder, fingerprint)
-        write_json(file, asdict(origin))
+        with suppress(OSError):  # as of a full disk: it is logged all the same
+            write_json(file, asdict(origin))
         return origin
 
 
