@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pipeline.system.entry import run_stage
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from pipeline.splitting.cuts import read_cuts, write_cuts
 from pipeline.splitting.decisions import decide, edited, read_decisions, wrong
 from pipeline.splitting.draw import draw, train_order
 from pipeline.splitting.groups import join
-from pipeline.system.console import UserError, say
+from pipeline.system.console import UserError, first_few, say
 from pipeline.system.outputs import write_json
 
 if TYPE_CHECKING:
@@ -35,14 +36,16 @@ if TYPE_CHECKING:
     from pipeline.checking.name_groups import Suggestion
     from pipeline.page.overall import Finding
 
+NAMED = 10  # classes, in a message
+
 
 def main(name: str) -> None:
     everything = params.load()
     dataset, seed = everything.dataset(name), everything.seed
     checked_file = Path("data/checked", f"{name}.parquet")
-    checked, classes = read_manifest(checked_file)
+    checked, known = read_manifest(checked_file)
     decisions_file, cuts_file = Path("data/decided", f"{name}.csv"), Path("data/splits", f"{name}.json")
-    decisions = read_decisions(decisions_file, checked, classes)
+    decisions = read_decisions(decisions_file, checked, known)
     cuts = read_cuts(cuts_file)
 
     decided, changes = decide(checked, decisions)
@@ -52,6 +55,7 @@ def main(name: str) -> None:
     drawn = draw(name, grouped, dataset.split, seed, cuts)
     table = grouped.join(drawn.dropna(subset="split"), how="inner")
     table["train_order"] = train_order(table, seed)
+    classes = [label for label in known if (table.label == label).any()]
 
     left_out = {
         "quarantined": int((~decided.used & (decided.status == "quarantined")).sum()),
@@ -70,6 +74,7 @@ def main(name: str) -> None:
     rows = pa.Table.from_pandas(table[SPLIT.names], SPLIT, preserve_index=False)
     write_tables(Path("data/splits", f"{name}.parquet"), [rows], classes, SPLIT)
     say(f"{name}: {in_words(counts['total'])}; left out: {in_words(left_out)}")
+    say(*(f"{name}: {line}" for line in of_classes(counts, len(known) - len(classes))))
     if left_out["tested"]:
         say(
             f"{name}: {left_out['tested']} images are left out: they tested when split.test was larger; if no result"
@@ -80,6 +85,17 @@ def main(name: str) -> None:
         say(*straddling(name, overview.groups, table))
     if len(decisions):
         say(f"{name}: by {edited(decisions_file)}: {in_words(changes)}")
+
+
+def of_classes(counts: dict[str, Any], without: int) -> Iterator[str]:
+    """The classes, how many others are `without` images, and of which a split has none."""
+    classes = counts["classes"]
+    others = f"; no image is left of {without} more" if without else ""
+    yield f"{len(classes)} classes: {first_few([*classes], NAMED)}{others}"
+    for split, images in counts["total"].items():
+        absent = [label for label, row in classes.items() if not row[split]]
+        if images and absent:
+            yield f"no {split} images of {first_few(absent, NAMED)}"
 
 
 def compare_splits(overview: Overview, table: pd.DataFrame, official: set[str]) -> tuple[list[Finding], list[str]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import params
 from pipeline.system import portable
-from pipeline.system.console import run, say
+from pipeline.system.console import first_few, run, say
 from pipeline.system.lock import alone
 from pipeline.system.outputs import remove
 from pipeline.system.project import CHECKPOINTS
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pipeline.training.outputs import Trained
     from pipeline.training.setup import Setup
     from pipeline.training.trainings import Training
+
+NAMED = 5  # classes, in a message
 
 
 def main() -> None:
@@ -123,9 +125,11 @@ def announce(name: str, model: nn.Module, data: TrainingData, threads: int) -> N
     all_, trainable = parameter_counts(model)
     processes = data.group.world_size
     where = data.device if processes == 1 else f"{processes} × {data.device.type}"
-    images = f"{len(data.train):,} images, on {where} ({threads} thread{'s' * (threads > 1)})"
+    classes = data.packed.classes
+    images = f"{len(data.train):,} images of {len(classes)} classes ({first_few(classes, NAMED)})"
+    on = f"on {where} ({threads} thread{'s' * (threads > 1)})"
     warn_of_other_images(name, data.config, data.packed)
-    say(*summary(model), f"{name}: {trainable:,} of {all_:,} parameters, {images}")
+    say(*summary(model), f"{name}: {trainable:,} of {all_:,} parameters, {images}, {on}")
 
 
 def warn_of_other_images(name: str, config: Experiment, packed: PackedDataset) -> None:

@@ -150,7 +150,7 @@ def test_what_a_decision_may_bring_back_is_packed_too(project: Project) -> None:
     splits = pd.read_parquet(project.root / "data/splits/photos.parquet").set_index("path")
     assert splits.label["loose.png"] == "b" and splits.split["train/a/000.png"] != "test"
     ran = project.must_run("train", "photos-mlp")
-    assert f" {(splits.split == 'train').sum()} images, on cpu" in ran.out
+    assert f" {(splits.split == 'train').sum()} images of 2 classes (a, b), on cpu" in ran.out
     assert everything(project.root / "data/packed") == before
 
 

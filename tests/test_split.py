@@ -108,11 +108,27 @@ def test_fractions_of_every_class_and_a_report(project: Project) -> None:
     for label, count in (("1", 33), ("2", 400), ("10", 300)):
         assert abs(counted[label, "test"] - 0.2 * count) < 1 and abs(counted[label, "val"] - 0.1 * count) < 1
     assert ", ".join(f"{report['total'][split]} {split}" for split in SPLITS) in ran.out and "1 quarantined" in ran.out
+    assert ran.out.splitlines()[1] == "photos: 3 classes: 1, 2, 10"
     schema = pq.read_schema(project.root / "data/splits/photos.parquet")
     assert json.loads(schema.metadata[b"classes"]) == ["1", "2", "10"]
     assert list(table.path) == [row["path"] for row in rows[:-1]]  # in check's order
     assert list(table.label) == [row["label"] for row in rows[:-1]]
     assert table.fold.isna().all()
+
+
+def test_classes_without_images_are_told(project: Project) -> None:
+    rows = rows_of({"a": 40, "b": 40}, "train") + rows_of({"a": 8}, "test") + rows_of({"gone": 1}, "train")
+    write(project, rows, val=0.2, test=0.2)
+    decided = project.root / "data/decided/photos.csv"
+    decided.parent.mkdir(parents=True, exist_ok=True)
+    decided.write_text(f"path,decision,label,note\n{rows[-1]['path']},drop,,\n")
+    lines = project.must_run("split", "photos").out.splitlines()
+    assert lines[1:3] == [
+        "photos: 2 classes: a, b; no image is left of 1 more",
+        "photos: no test images of b",
+    ]
+    schema = pq.read_schema(project.root / "data/splits/photos.parquet")
+    assert json.loads(schema.metadata[b"classes"]) == ["a", "b"]
 
 
 def test_official_splits_are_kept(project: Project) -> None:

@@ -65,7 +65,7 @@ class Groups:
 
         used = sorted(set(table.label[kept]))
         classes = used + sorted(set(remembered) - set(used))
-        label, first_label = (pd.Categorical(table[c], categories=classes).codes for c in ("label", "first_label"))
+        label, first_label = (pd.Index(classes).get_indexer(table[c]) for c in ("label", "first_label"))
         counted = (np.ones(drawn.sum(), np.int64), (number[drawn], label[drawn]))
         images = csc_array(counted, shape=(len(position), len(classes)))
         pairs = np.stack([np.tile(number, 2), np.concatenate([label, first_label])])
