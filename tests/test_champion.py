@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from conftest import Clone, Project, Ran, failed_in_one_line, here, run
 from ruamel.yaml import YAML
-from servers import ask_admin, guarded_server
+from servers import ask_admin, guarded_server, mlflow_server
 
 from pipeline import track
 from pipeline.registry.champion import ALIAS
@@ -213,8 +213,45 @@ def test_other_gates_judge_again(trained: Trained) -> None:
     trained.track()
     assert trained.champion() == "a"
     trained.gates(accuracy=0.9)  # a champion stays until another is better
-    trained.track()
+    ran = trained.track()
     assert trained.champion() == "a" and "Champion: the first" in trained.versions()["a"]
+    told = "letters version 1 (a): Champion until another is better, but on val, accuracy 0.8000 is below 0.9"
+    assert told in ran.out
+    assert json.loads(trained.client.get_model_version("letters", "1").tags["gates"]) == {"accuracy": 0.8}
+
+
+def test_of_two_that_are_promoted_at_once_the_better_one_stays(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    def promote_at_once(step: str, good: int, better: int) -> None:
+        """The first of two clones takes this step only when the second is at its end."""
+        real = getattr(MlflowClient, step)
+
+        def late(*arguments: Any) -> None:
+            monkeypatch.setattr(MlflowClient, step, real)
+            trained.home = tmp_path / f"clone-{better}"  # of which each has a lock of its own
+            trained.home.mkdir()
+            trained.track(f"better-{better}")
+            real(*arguments)
+
+        trained.add(f"good-{good}", good)
+        trained.add(f"better-{better}", better)
+        monkeypatch.setattr(MlflowClient, step, late)
+        trained.track(f"good-{good}")
+
+    home = tmp_path / "server"
+    home.mkdir()
+    with mlflow_server(home) as trained.uri:
+        promote_at_once("set_registered_model_alias", 60, 80)
+        assert trained.champion() == "better-80"
+        assert "Not champion: worse than version 2 (better-80): -20.00 points" in trained.versions()["good-60"]
+        promote_at_once("update_model_version", 92, 100)
+        assert trained.champion() == "better-100"
+        promoted = trained.versions()
+    assert "Not champion: worse than version 4 (better-100): -8.00 points" in promoted["good-92"]
+    assert promoted["better-100"].startswith("Champion: better than version 2 (better-80)")
 
 
 def test_a_changed_split_compares_what_both_were_validated_on(trained: Trained) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ALIAS = "champion"
 NAMED = 3  # gates that a model does not pass
 GATES = "gates"  # tag of a version: those by which it was judged
+CHAMPION, NOT = "Champion: ", "Not champion: "  # how a reason begins
 
 
 class Verdict(NamedTuple):
@@ -49,20 +50,55 @@ def promote(client: MlflowClient, version: ModelVersion, experiment: str, gates:
     if not file.exists():
         return None
     name, number = version.name, str(version.version)
+    own = val_of(file, experiment)
+    verdict = passes(own, classes_of(experiment), gates, name)
     standing = champion_of(client, name)
     if standing is not None and str(standing.version) == number:  # as after a kill, or where the gates have changed
+        if not verdict.champion:  # its tag and its reason stay those of the gates that it passed
+            return f"Champion until another is better, but {verdict.reason.removeprefix(NOT)}"
         reason = version.description
     else:
-        own = val_of(file, experiment)
-        verdict = passes(own, classes_of(experiment), gates, name)
-        if verdict.champion and standing is not None:
-            verdict = compare(own, standing, predictions_of(client, standing))
-        reason = verdict.reason
+        reason = contest(client, version, own, verdict).reason if verdict.champion else verdict.reason
         client.update_model_version(name, number, reason)
-        if verdict.champion:
-            client.set_registered_model_alias(name, ALIAS, number)
     client.set_model_version_tag(name, number, GATES, in_json(gates))
     return reason
+
+
+def contest(client: MlflowClient, version: ModelVersion, own: pd.DataFrame, first: Verdict) -> Verdict:
+    """Give the alias to a version that passes the gates, if it is better than who has it; `first`, if nobody has.
+
+    MLflow has no locks, and another process may promote at the same time. So a version claims the alias, by the reason
+    on it, before it gets it; and yields to a better one whose claim turns up.
+    """
+    name, number = version.name, str(version.version)
+    known = {number, *(key for key, each in claims(client, name).items() if GATES in each.tags)}
+    standing = champion_of(client, name)
+    while True:
+        verdict = first if standing is None else compare(own, standing, predictions_of(client, standing))
+        if not verdict.champion:
+            return verdict
+        client.update_model_version(name, number, verdict.reason)
+        now = champion_of(client, name)
+        if (now and now.version) == (standing and standing.version):
+            break
+        standing = now
+    holder, theirs = version, own
+    while True:
+        client.set_registered_model_alias(name, ALIAS, str(holder.version))
+        new = {key: each for key, each in claims(client, name).items() if key not in known}
+        if not new:
+            return verdict if holder is version else compare(own, holder, theirs)
+        known |= new.keys()
+        for rival in new.values():
+            predictions = predictions_of(client, rival)
+            if predictions is not None and compare(predictions, holder, theirs).champion:
+                holder, theirs = rival, predictions
+
+
+def claims(client: MlflowClient, name: str) -> dict[str, ModelVersion]:
+    """The versions that are, were or are about to be champion, by number; one without gates is still being judged."""
+    found = client.search_model_versions(f"name = '{name}'")
+    return {str(each.version): each for each in found if (each.description or "").startswith(CHAMPION)}
 
 
 def champion_of(client: MlflowClient, name: str) -> ModelVersion | None:
@@ -115,7 +151,7 @@ def passes(own: pd.DataFrame, classes: list[str], gates: Gates, dataset: str) ->
     The recall of a class without such images is unknown, and what is unknown passes no gate.
     """
     if own.empty:
-        return Verdict(False, "Not champion: no validation images were kept apart, so nothing says how good it is.")
+        return Verdict(False, f"{NOT}no validation images were kept apart, so nothing says how good it is.")
     right = own.label == own.predicted
     recalls = right.groupby(own.label).mean()
     found = [("accuracy", "accuracy", float(right.mean()))]
@@ -133,9 +169,9 @@ def passes(own: pd.DataFrame, classes: list[str], gates: Gates, dataset: str) ->
     if failed:
         advice = " Add such images to val, or remove gates.recall." if unknown else ""
         told = f"on val, {first_few(failed, NAMED)} (datasets.{dataset}.gates)"
-        return Verdict(False, f"Not champion: {told}.{advice}")
+        return Verdict(False, f"{NOT}{told}.{advice}")
     passed = "passes the gates" if gates.model_fields_set else "was validated"
-    return Verdict(True, f"Champion: the first model that {passed}.")
+    return Verdict(True, f"{CHAMPION}the first model that {passed}.")
 
 
 def compare(own: pd.DataFrame, standing: ModelVersion, theirs: pd.DataFrame | None) -> Verdict:
@@ -145,11 +181,11 @@ def compare(own: pd.DataFrame, standing: ModelVersion, theirs: pd.DataFrame | No
         name += f" ({experiment})"
     if theirs is None or theirs.empty:
         return Verdict(
-            False, f"Not champion: {name} is, and its predictions of validation images are not there to compare with."
+            False, f"{NOT}{name} is, and its predictions of validation images are not there to compare with."
         )
     both = own.merge(theirs, on=[*IMAGE], suffixes=("", "_theirs"))
     if both.empty:
-        return Verdict(False, f"Not champion: {name} is, and was validated on other images. Move the alias yourself.")
+        return Verdict(False, f"{NOT}{name} is, and was validated on other images. Move the alias yourself.")
     first = both[["label", "predicted_theirs"]].set_axis(["label", "predicted"], axis=1)
     counts, _ = pair(first, both)
     low, high = (100 * bound for bound in counts.interval())
@@ -160,6 +196,6 @@ def compare(own: pd.DataFrame, standing: ModelVersion, theirs: pd.DataFrame | No
     )
     verdict = counts.verdict()
     if verdict == "better":
-        return Verdict(True, f"Champion: better than {name}, by {measured}.")
+        return Verdict(True, f"{CHAMPION}better than {name}, by {measured}.")
     words = "worse than" if verdict == "worse" else f"{verdict} from"
-    return Verdict(False, f"Not champion: {words} {name}: {measured}.")
+    return Verdict(False, f"{NOT}{words} {name}: {measured}.")
