@@ -229,6 +229,19 @@ def test_a_folder_with_links_and_clutter(asked: Predict, tmp_path: Path) -> None
     assert ran.status == 1 and "lost.png: No such file" in ran.err
 
 
+def test_a_very_deep_folder(asked: Predict, tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "z.png")
+    with chdir(tmp_path):
+        for _ in range(1500):
+            os.mkdir("d")
+            os.chdir("d")
+        picture(1).save("a.png")
+    ran, refused = asked(str(tmp_path)), asked(f"{tmp_path}/**")
+    subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)  # pytest can't
+    assert ran.status == 0 and names(ran) == [f"{tmp_path}/{'d/' * 1500}a.png", f"{tmp_path}/z.png"]
+    failed_in_one_line(refused, f"'{tmp_path}/**': folders are too deep for a pattern; name the folder instead")
+
+
 def test_what_can_not_be_read_is_told_and_the_rest_goes_on(asked: Predict, tmp_path: Path) -> None:
     picture(1).save(tmp_path / "good.png")
     whole = (tmp_path / "good.png").read_bytes()

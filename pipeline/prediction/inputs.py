@@ -61,7 +61,7 @@ class Found:
             if not (path := os.fsdecode(line.removesuffix(b"\r"))):
                 continue
             if os.path.isdir(path):  # pathlib raises for names that are too long
-                self.files += (File(each, False) for each in map(str, files_at(Path(path), [], self.left_out)))
+                self.files += (File(each, False) for each in map(str, files_at(Path(path), self.left_out)))
             else:
                 self.files.append(File(path, True))
         if len(self.files) == before:
@@ -101,41 +101,48 @@ def read_list(file: Path) -> bytes:
 def expand(pattern: str, left_out: list[str]) -> list[str]:
     """A file, the visible files of a folder and all below it, or what matches a pattern.
 
-    Whatever else a folder holds, or a pattern matches, is added to `left_out`.
+    Whatever else a folder holds, or a pattern matches, is added to `left_out`. Raises UserError where `**` stands for
+    folders that are a thousand deep.
     """
     if not pattern:  # a variable that is not set, not this folder
         return []
     path = Path(pattern)
     if os.path.exists(path) or not glob.has_magic(pattern):  # pathlib raises for names that are too long
         # a file that is missing is reported like any that can't be read
-        return list(map(str, files_at(path, [], left_out))) if os.path.isdir(path) else [str(path)]
+        return list(map(str, files_at(path, left_out))) if os.path.isdir(path) else [str(path)]
     literally = pattern.replace("[", "[[]")  # a folder may have brackets in its name
-    matches = sorted(glob.glob(literally, recursive=True) or glob.glob(pattern, recursive=True))
+    try:
+        matches = sorted(glob.glob(literally, recursive=True) or glob.glob(pattern, recursive=True))
+    except RecursionError:
+        raise UserError(f"{pattern!r}: folders are too deep for a pattern; name the folder instead") from None
     # ** matches folder and file
-    return list(dict.fromkeys(str(file) for match in matches for file in files_at(Path(match), [], left_out)))
+    return list(dict.fromkeys(str(file) for match in matches for file in files_at(Path(match), left_out)))
 
 
-def files_at(path: Path, above: list[Path], left_out: list[str]) -> Iterator[Path]:
-    """A file, or the visible files of a folder, also behind links. `above` are the folders around it, without links."""
-    if os.path.isdir(path):  # pathlib raises where a folder around it can't be read
-        real = path.resolve()
-        if real in above:
-            left_out.append(f"{path} (a link to a folder around it)")
-            return
-        try:
-            found = sorted(path.iterdir())
-        except OSError as error:
-            left_out.append(f"{path} ({error.strerror})")
-            return
-        for inside in found:
-            if is_visible(inside.name):
-                yield from files_at(inside, [*above, real], left_out)
-            else:
-                left_out.append(f"{inside} (hidden)")
-    elif os.path.isfile(path) or (os.path.islink(path) and is_named_as_image(path.name)):
-        yield path  # also a link that leads nowhere: an image is missing
-    else:
-        left_out.append(f"{path} ({why_not(path)})")
+def files_at(start: Path, left_out: list[str]) -> Iterator[Path]:
+    """A file, or the visible files of a folder, also behind links."""
+    levels, around = [iter([start])], list[Path]()  # what is still to visit at each depth; the folders, without links
+    while levels:
+        path = next(levels[-1], None)
+        if path is None:
+            levels.pop()
+            del around[-1:]
+        elif around and not is_visible(path.name):
+            left_out.append(f"{path} (hidden)")
+        elif os.path.isdir(path):  # pathlib raises where a folder around it can't be read
+            real = around[-1] / path.name if around and not path.is_symlink() else path.resolve()
+            if real in around:
+                left_out.append(f"{path} (a link to a folder around it)")
+                continue
+            try:
+                levels.append(iter(sorted(path.iterdir())))
+                around.append(real)
+            except OSError as error:
+                left_out.append(f"{path} ({error.strerror})")
+        elif os.path.isfile(path) or (os.path.islink(path) and is_named_as_image(path.name)):
+            yield path  # also a link that leads nowhere: an image is missing
+        else:
+            left_out.append(f"{path} ({why_not(path)})")
 
 
 def why_not(path: Path) -> str:
