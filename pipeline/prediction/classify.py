@@ -36,6 +36,7 @@ class Answer(NamedTuple):
     top: list[Prediction]  # the most probable classes, the best first; none where there is an error
     error: str | None = None
     pixels: NDArray[np.uint8] | None = None  # (H, W, C), as the network sees them
+    root: str = ""  # the folder that was given, or that holds all files that were: the file lies in it or below
 
     def predicted(self, threshold: float) -> str:
         """The most probable class, or `unsure` where its probability is below the threshold."""
@@ -55,13 +56,13 @@ def classify(model: Model, found: Found, most: int) -> Iterator[Answer]:
         whole = [pixels for _, pixels in batch if not isinstance(pixels, Problem)]
         probabilities = iter(model.probabilities(np.stack(whole)) if whole else ())
         for file, pixels in batch:
-            path = utf8(file.path)
+            path, root = utf8(file.path), utf8(file.root or "")
             if not isinstance(pixels, Problem):
-                yield answer(model, path, next(probabilities), most)._replace(pixels=pixels)
+                yield answer(model, path, next(probabilities), most)._replace(pixels=pixels, root=root)
             elif is_left_out(file, pixels):
                 found.left_out.append(f"{file.path} (no image)")
             else:
-                yield Answer(path, [], in_words(pixels))
+                yield Answer(path, [], in_words(pixels), root=root)
 
 
 def is_left_out(file: File, problem: Problem) -> bool:

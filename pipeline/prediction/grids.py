@@ -32,9 +32,10 @@ class Grid:
         if self.seen > MOST:
             say(f"{self.path}: only the first {MOST} images", file=sys.stderr)
         tiles = []
-        for path, (best, *_), _, pixels in self.answers:
-            assert pixels is not None
-            name, label = grid.short(Path(path).name, 22), grid.short(best.label, 18)
-            image = self.explain(pixels, best.label) if self.explain else pixels
+        for answer in self.answers:
+            assert answer.pixels is not None
+            best = answer.top[0]
+            name, label = grid.short(Path(answer.path).name, 22), grid.short(best.label, 18)
+            image = self.explain(answer.pixels, best.label) if self.explain else answer.pixels
             tiles.append(grid.Tile(image, f"{name}\n{label} {best.probability:.0%}", "black"))
         grid.draw_grid(self.path, tiles, software=pictures.MARK)

@@ -22,6 +22,7 @@ NAMED = 10  # files that are left out
 class File(NamedTuple):
     path: str
     named: bool  # by the person, not found in a folder: it is meant, whatever it is
+    root: str | None  # the given folder that it was found in; of files given one by one, the folder that holds them all
 
 
 class Found:
@@ -37,10 +38,9 @@ class Found:
         if argument == STDIN:
             self.add_list(STDIN)
             return
-        before = len(self.files)
-        named = str(Path(argument))
-        self.files += (File(path, path == named) for path in expand(argument, self.left_out))
-        if len(self.files) == before:
+        found = expand(argument, self.left_out)
+        self.files += found
+        if not found:
             self.without.append(argument)
 
     def add_list(self, name: str) -> None:
@@ -56,15 +56,16 @@ class Found:
         # P1 and P6 begin portable pixmaps, and may be names
         if magic.image_format(content) and not os.path.exists(os.fsdecode(content.partition(b"\n")[0].strip())):
             raise UserError(f"{name}: is an image; expected a text file with one path a line")
-        before = len(self.files)
+        files: list[File] = []
         for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\0" if b"\0" in content else b"\n"):
             if not (path := os.fsdecode(line.removesuffix(b"\r"))):
                 continue
             if os.path.isdir(path):  # pathlib raises for names that are too long
-                self.files += (File(each, False) for each in map(str, files_at(Path(path), self.left_out)))
+                files += (File(str(each), False, path) for each in files_at(Path(path), self.left_out))
             else:
-                self.files.append(File(path, True))
-        if len(self.files) == before:
+                files.append(File(path, True, None))
+        self.files += with_root(files)
+        if not files:
             self.without.append(name)
 
     def say_left_out(self) -> None:
@@ -79,6 +80,7 @@ def find(arguments: Sequence[str], lists: Sequence[str]) -> Found:
         found.add(argument)
     for name in lists:
         found.add_list(name)
+    found.files = with_root(found.files)
     if not found.files:
         found.say_left_out()
         raise UserError(f"no files in {in_words(arguments, lists)}")
@@ -98,8 +100,15 @@ def read_list(file: Path) -> bytes:
         raise UserError(f"--files-from {file}: {error.strerror}; expected a text file with one path a line") from None
 
 
-def expand(pattern: str, left_out: list[str]) -> list[str]:
-    """A file, the visible files of a folder and all below it, or what matches a pattern.
+def with_root(files: list[File]) -> list[File]:
+    """The same files; those that were given one by one get the folder that holds them all."""
+    folders = {os.path.dirname(os.path.abspath(file.path)) for file in files if file.root is None}
+    root = os.path.commonpath(folders) if folders else None
+    return [file if file.root is not None else file._replace(root=root) for file in files]
+
+
+def expand(pattern: str, left_out: list[str]) -> list[File]:
+    """A file, the visible files of a folder and all below it, or what matches a pattern, as if each match were given.
 
     Whatever else a folder holds, or a pattern matches, is added to `left_out`. Raises UserError where `**` stands for
     folders that are a thousand deep.
@@ -108,15 +117,20 @@ def expand(pattern: str, left_out: list[str]) -> list[str]:
         return []
     path = Path(pattern)
     if os.path.exists(path) or not glob.has_magic(pattern):  # pathlib raises for names that are too long
-        # a file that is missing is reported like any that can't be read
-        return list(map(str, files_at(path, left_out))) if os.path.isdir(path) else [str(path)]
+        if not os.path.isdir(path):  # a file that is missing is reported like any that can't be read
+            return [File(str(path), True, None)]
+        return [File(str(each), False, pattern) for each in files_at(path, left_out)]
     literally = pattern.replace("[", "[[]")  # a folder may have brackets in its name
     try:
         matches = sorted(glob.glob(literally, recursive=True) or glob.glob(pattern, recursive=True))
     except RecursionError:
         raise UserError(f"{pattern!r}: folders are too deep for a pattern; name the folder instead") from None
-    # ** matches folder and file
-    return list(dict.fromkeys(str(file) for match in matches for file in files_at(Path(match), left_out)))
+    files: dict[Path, File] = {}  # ** matches folder and file
+    for match in matches:
+        root = match if os.path.isdir(match) else None
+        for each in files_at(Path(match), left_out):
+            files.setdefault(each, File(str(each), False, root))
+    return list(files.values())
 
 
 def files_at(start: Path, left_out: list[str]) -> Iterator[Path]:

@@ -7,8 +7,9 @@ import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
+from pipeline.images.files import utf8
 from pipeline.prediction.classify import Answer
 from pipeline.system.console import UserError, first_few
 
@@ -16,7 +17,11 @@ NAMED = 10  # folders that are no class
 
 
 class Score:
-    """Counts true and predicted classes. The class of a file is the nearest folder above it that has a class's name."""
+    """Counts true and predicted classes.
+
+    The class of a file is the nearest folder above it that has a class's name, up to the folder that was given: what
+    lies above that is where a person happens to keep it.
+    """
 
     def __init__(self, classes: Sequence[str], threshold: float | None) -> None:
         self.classes, self.threshold = classes, threshold
@@ -26,15 +31,18 @@ class Score:
         self.unsure = 0
         self.unknown: Counter[str] = Counter()  # files by the folder that is no class
 
-    def label_of(self, path: str) -> str | None:
-        for folder in (Path(path).absolute() if os.sep not in path else PurePath(path)).parents:
+    def label_of(self, answer: Answer) -> str | None:
+        path, root = (PurePath(utf8(os.path.abspath(name))) for name in (answer.path, answer.root))
+        for folder in path.parents:
             number = self.numbers.get(unicodedata.normalize("NFC", folder.name))
             if number is not None:
                 return self.classes[number]
+            if folder == root:
+                break
         return None
 
     def add(self, answer: Answer) -> None:
-        label = self.label_of(answer.path)
+        label = self.label_of(answer)
         if label is None:
             self.unknown[str(PurePath(answer.path).parent)] += 1
         elif answer.top:
@@ -50,7 +58,7 @@ class Score:
         if not self.labels and not self.unsure:
             raise UserError(
                 f"no image lies in a folder of a class of the model ({first_few(self.classes, NAMED)}): --score needs"
-                " one folder for each class"
+                " one folder for each class; give these, or one that holds them"
             )
         if self.labels:
             from sklearn.metrics import classification_report
@@ -68,5 +76,5 @@ class Score:
         """The folders that are no class, in one line."""
         if not self.unknown:
             return None
-        folders = [f"{folder!r} ({count:,})" for folder, count in self.unknown.most_common()]
-        return f"not scored, as no folder above them has the name of a class: files in {first_few(folders, NAMED)}"
+        folders = first_few([f"{folder!r} ({count:,})" for folder, count in self.unknown.most_common()], NAMED)
+        return f"not scored, as no folder above them, up to the given one, has the name of a class: files in {folders}"

@@ -22,7 +22,7 @@ class Columns(NamedTuple):
 
     top: int  # classes
     threshold: float | None
-    label_of: Callable[[str], str | None] | None  # the true class by the path, where folders tell it
+    label_of: Callable[[Answer], str | None] | None  # the true class by the path, where folders tell it
 
     def names(self) -> dict[str, type]:
         names: dict[str, type] = {"path": str}
@@ -37,7 +37,7 @@ class Columns(NamedTuple):
         """The values by column; None where there is none."""
         row: dict[str, Any] = dict.fromkeys(self.names()) | {"path": answer.path, "error": answer.error}
         if self.label_of:
-            row["label"] = self.label_of(answer.path)
+            row["label"] = self.label_of(answer)
         if answer.top:
             row["predicted"], row["probability"] = answer.predicted(self.threshold or 0), answer.top[0].probability
             if self.threshold is not None:
@@ -50,7 +50,7 @@ class Columns(NamedTuple):
         """The same for JSON, with the classes as a list."""
         item: dict[str, Any] = {"path": answer.path}
         if self.label_of:
-            item["label"] = self.label_of(answer.path)
+            item["label"] = self.label_of(answer)
         if answer.error is not None:
             return item | {"error": answer.error}
         if self.threshold is not None:
