@@ -259,6 +259,18 @@ def test_ticks_on_doubted_labels_become_lines_of_the_decision_file(
     assert [(row["path"], row["decision"], row["label"]) for row in read_rows(file)] == [(WRONG, "", CLASSES[0])]
 
 
+def test_who_was_validated_on_the_most_images_doubts_labels(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    file = tmp_path / "reports/things-bad/predictions.parquet"  # as with `folds: all`, on what the others train on
+    more = table_of_images().query("split == 'train'").assign(split="val", predicted=CLASSES[0], probability=0.99)
+    more["pixel_hash"] = more.path
+    pd.concat([pd.read_parquet(file), more]).astype({"probability": np.float32}).to_parquet(file, index=False)
+    assert write(project) == []
+    page = (tmp_path / "reports/things/labels.html").read_text()
+    assert "301.png" in page and "300.png" not in page  # of its label, and of another
+    assert "things-bad" in page and "things-best" not in page
+
+
 def test_the_audit_knows_more_of_labels(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     (tmp_path / "reports/things/audit.html").write_text("audit")

@@ -26,12 +26,16 @@ class Doubts(NamedTuple):
 
 
 def find(standings: list[Standing]) -> Doubts | None:
-    """None without predictions of validation images. Test images are for the end, and judged by nobody."""
-    able = [standing.record for standing in standings if standing.record.validated]
+    """None without predictions of validation images. Test images are for the end, and judged by nobody.
+
+    The judges are the best of those that were validated on the most images, as with `folds: all`.
+    """
+    able = [(standing.record, standing.record.validated.table) for standing in standings if standing.record.validated]
     if not able:
         return None
-    judges = [record for record in able if same_images(able[0], record)][:JUDGES]
-    tables = [record.validated.table for record in judges if record.validated]
+    widest, _ = max(able, key=lambda pair: len(pair[1]))  # of several the first, so the best
+    chosen = [(record, table) for record, table in able if same_images(widest, record)][:JUDGES]
+    judges, tables = zip(*chosen, strict=True)
     first = tables[0]
     predicted_by_any = pa.chunked_array([chunk for table in tables for chunk in table["predicted"].chunks])
     names = predicted_by_any.unique().to_pylist()
