@@ -42,11 +42,13 @@ def main() -> None:
         folder.mkdir()
         program = graph.trace(model)
         graph.write_torch(folder / "model.pt2", program)
-        graph.write_onnx(folder / "model.onnx", program, onnx_metadata(model))
+        graph.write_onnx(folder / "model.onnx", program, model, onnx_metadata(model))
         difference = graph.check_onnx(folder / "model.onnx", model, images)
         shutil.copy(Path(__file__).parent / "exporting/classify.py", folder)
-        (folder / "README.md").write_text(card(model, difference, checked), encoding="utf-8")
-    say(f"{out}: model.onnx, model.pt2, classify.py and README.md, the model card")
+        beside = (folder / "model.onnx.data").exists()
+        (folder / "README.md").write_text(card(model, difference, checked, beside), encoding="utf-8")
+    more = " with model.onnx.data, its weights" if beside else ""
+    say(f"{out}: model.onnx{more}, model.pt2, classify.py and README.md, the model card")
     say(f"on {checked}, ONNX Runtime and PyTorch differ by at most {difference:.1g} of a probability")
 
 

@@ -109,6 +109,40 @@ def test_a_model_with_another_ones_reports(digits: Clone, copy_of: Callable[[Clo
     assert not out.exists()
 
 
+def test_weights_that_one_file_can_not_hold(
+    digits: Clone, copy_of: Callable[[Clone], Clone], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    copy, out = copy_of(digits), tmp_path / "out"
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 0)  # 1.5 GB
+    ran = here(copy.root, "export", "--model", f"models/{MLP}", "--out", str(out))
+    assert ran.status == 0 and "model.onnx with model.onnx.data, its weights, model.pt2" in ran.out
+    assert (out / "model.onnx.data").stat().st_size > 60_000 > (out / "model.onnx").stat().st_size
+    assert "`model.onnx` with `model.onnx.data` beside it is all" in (out / "README.md").read_text()
+    picture(1).save(tmp_path / "a.png")
+    command = [sys.executable, "-I", str(out / "classify.py"), str(tmp_path / "a.png")]
+    assert f"{tmp_path}/a.png: " in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_reports_that_are_not_whole(digits: Clone, copy_of: Callable[[Clone], Clone], tmp_path: Path) -> None:
+    copy = copy_of(digits)
+    for file, keys, words in (
+        (f"reports/{MLP}/metrics.json", ["test", "ece"], ["test has no ece", f"dvc repro evaluate@{MLP}"]),
+        (f"reports/{MLP}/metrics.json", ["test"], ["test has no accuracy,", f"dvc repro evaluate@{MLP}"]),
+        (f"reports/{MLP}/metrics.json", ["val", "loss"], ["val has no loss", f"dvc repro evaluate@{MLP}"]),
+        (f"reports/{MLP}/provenance.json", ["model"], ["it has no model", f"dvc repro train@{MLP}"]),
+        ("reports/digits/split.json", ["total"], ["it has no total of images by split", "dvc repro split@digits"]),
+    ):
+        whole = (copy.root / file).read_text()
+        inner = report = json.loads(whole)
+        for key in keys[:-1]:
+            inner = inner[key]
+        del inner[keys[-1]]
+        (copy.root / file).write_text(json.dumps(report))
+        refused = here(copy.root, "export", "--model", f"models/{MLP}", "--out", str(tmp_path / "out"))
+        failed_in_one_line(refused, f"{file} is damaged", *words)
+        (copy.root / file).write_text(whole)
+
+
 def test_the_card_says_which_commit_has_the_result(
     digits: Clone, copy_of: Callable[[Clone], Clone], tmp_path: Path
 ) -> None:
@@ -184,13 +218,30 @@ def test_every_kind_of_network(described: Any, side: int, tmp_path: Path) -> Non
     built = build(described, shape).eval()
     known = {"mean": [0.4] * 3, "std": [0.2] * 3, "temperature": 0.5}
     model: Any = Untrained(network=built, tta=True, shape=shape, folder=tmp_path, **known)
-    graph.write_onnx(tmp_path / "model.onnx", graph.trace(model), {})
+    graph.write_onnx(tmp_path / "model.onnx", graph.trace(model), model, {})
     images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
     assert graph.check_onnx(tmp_path / "model.onnx", model, images) < 1e-5
 
     model.probabilities = lambda images: np.eye(5, dtype=np.float32)[:3]
     with pytest.raises(UserError, match=r"^ONNX Runtime and PyTorch differ by [^\n]*expected 0\.0001$"):
         graph.check_onnx(tmp_path / "model.onnx", model, images)
+
+
+class Eigenvalues(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvals(images[:, 0]).real
+
+
+def test_a_network_that_onnx_does_not_hold(tmp_path: Path) -> None:
+    shape = Shape(channels=1, height=5, width=5, classes=5)
+    known = {"mean": [0.4], "std": [0.2], "temperature": 1.0, "tta": False, "shape": shape}
+    model: Any = Untrained(network=Eigenvalues(), folder=Path("models/odd"), **known)
+    line = r"^ONNX can't hold models/odd: [^\n]*linalg_eig[^\n]*`make serve MODEL=models/odd`[^\n]*$"
+    with pytest.raises(UserError, match=line):
+        graph.write_onnx(tmp_path / "model.onnx", graph.trace(model), model, {})
+    (tmp_path / "model.onnx").write_bytes(b"of operators that ONNX Runtime does not know")
+    with pytest.raises(UserError, match=r"^ONNX can't run models/odd: [^\n]*$"):
+        graph.check_onnx(tmp_path / "model.onnx", model, np.zeros((1, 5, 5, 1), np.uint8))
 
 
 def test_packages_that_are_not_installed_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

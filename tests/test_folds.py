@@ -76,7 +76,7 @@ def test_each_fold_is_predicted_by_the_model_that_was_trained_on_the_others(
     counts = {"total": {"train": 64, "val": 33, "test": 3}}
     (folded.root / "reports/things").mkdir()
     (folded.root / "reports/things/split.json").write_text(json.dumps(counts))
-    written = card(Model(folder), 0.0, "1")
+    written = card(Model(folder), 0.0, "1", weights_beside=False)
     assert f"| val | 97 | {metrics['val']['accuracy']:.4f} |" in written and "val is what 3 trainings say" in written
 
     alone, accuracies = [], []

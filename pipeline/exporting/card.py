@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.config import params
 from pipeline.system import readers
+from pipeline.system.console import first_few
 from pipeline.system.csv_cells import unescape_formula
 from pipeline.tracking.description import commands
 from pipeline.tracking.origin import of_report
@@ -19,19 +20,20 @@ if TYPE_CHECKING:
 NAMED = 30  # classes
 WEAKEST = 3  # classes, among the limits
 EVALUATED = ("val", "test")
+FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "macro_f1_low", "macro_f1_high", "loss", "ece")
 
 
-def card(model: Model, difference: float, checked: str) -> str:
-    """The card in Markdown, from the model and the reports on it. Raises UserError where a report is missing.
+def card(model: Model, difference: float, checked: str, weights_beside: bool) -> str:
+    """The card in Markdown, from the model and the reports on it. Raises UserError where one is missing or incomplete.
 
     `difference` is the largest one of a probability between ONNX Runtime and PyTorch, on the images that are `checked`.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     name, dataset = model.about["experiment"], model.about["dataset"]
-    metrics = readers.read_metrics(name)
+    metrics = read_figures(name)
     provenance = readers.read_json(Path("reports", name, "provenance.json"), f"train@{name}")
-    split = readers.read_json(Path("reports", dataset, "split.json"), f"split@{dataset}")
+    sizes = read_sizes(dataset)
     classes = model.classes
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
@@ -50,12 +52,33 @@ def card(model: Model, difference: float, checked: str) -> str:
         named=classes if len(classes) <= NAMED else [*classes[: NAMED - 1], "…"],
         checked=checked,
         difference=difference,
-        split=split,
+        sizes=sizes,
+        weights_beside=weights_beside,
         metrics={"seeds": None, "folds": None, **metrics},
         images={key: sum(each.images for each in recalls if each.split == key) for key in EVALUATED if key in metrics},
         weakest=weakest(recalls),
         commands=commands(name, of_report(Path("reports", name), provenance.get("fingerprint"))),
     )
+
+
+def read_figures(name: str) -> dict[str, Any]:
+    """The metrics of an experiment. Raises UserError unless they have all that the card shows."""
+    metrics = readers.read_metrics(name)
+    for split in EVALUATED:
+        lacking = [key for key in FIGURES if key not in metrics.get(split, {})]
+        if lacking and (split == "test" or split in metrics):
+            file = Path("reports", name, "metrics.json")
+            raise readers.damaged(file, f"{split} has no {first_few(lacking, NAMED)}", f"evaluate@{name}")
+    return metrics
+
+
+def read_sizes(dataset: str) -> dict[str, int]:
+    """How many images of a data set are in each split. Raises UserError where its split.json does not tell."""
+    file, stage = Path("reports", dataset, "split.json"), f"split@{dataset}"
+    sizes = readers.read_json(file, stage).get("total")
+    if not isinstance(sizes, dict) or not all(type(count) is int for count in sizes.values()):
+        raise readers.damaged(file, "it has no total of images by split", stage)
+    return sizes
 
 
 class Recall(NamedTuple):

@@ -66,26 +66,46 @@ def write_torch(path: Path, program: ExportedProgram) -> None:
         torch.export.save(program, path)
 
 
-def write_onnx(path: Path, program: ExportedProgram, preprocessing: dict[str, Any]) -> None:
-    """Write the program as one ONNX file, with what its images have to be in the metadata `preprocessing`, as JSON."""
+def write_onnx(path: Path, program: ExportedProgram, model: Model, preprocessing: dict[str, Any]) -> None:
+    """Write the program of a model as ONNX, with what its images have to be in the metadata `preprocessing`, as JSON.
+
+    It is one file up to 1.5 GB of weights; more are beside it in a file with the suffix .data, as ONNX holds 2 GB.
+    Raises UserError for a network that ONNX can't hold.
+    """
     with quiet():
-        onnx = torch.onnx.export(
-            program, input_names=["images"], output_names=["probabilities"], dynamo=True, verbose=False
-        )
+        try:
+            onnx = torch.onnx.export(
+                program, input_names=["images"], output_names=["probabilities"], dynamo=True, verbose=False
+            )
+        except Exception as error:  # the exporter has dozens of its own
+            raise unfit("hold", model, error) from None
     assert onnx is not None  # it is None only with a file name
     onnx.model.metadata_props["preprocessing"] = json.dumps(preprocessing, ensure_ascii=False)
-    onnx.save(path, external_data=False)
+    onnx.save(path)
+
+
+def unfit(verb: str, model: Model, error: BaseException) -> UserError:
+    """What is wrong with a network, by the innermost error: those around it only say that exporting has failed."""
+    while error.__cause__:
+        error = error.__cause__
+    return UserError(
+        f"ONNX can't {verb} {model.folder}: {one_line(error)}; use it with PyTorch instead, as `make serve"
+        f" MODEL={model.folder}` or pipeline.predict do"
+    )
 
 
 def check_onnx(path: Path, model: Model, images: NDArray[np.uint8]) -> float:
     """The largest difference between what ONNX Runtime and PyTorch say of images, (N, H, W, C) uint8.
 
-    Raises UserError where it exceeds the TOLERANCE.
+    Raises UserError where it exceeds the TOLERANCE, and where ONNX Runtime can't run the network.
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"images": images})
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {"images": images})
+    except Exception as error:  # its errors have nothing else in common
+        raise unfit("run", model, error) from None
     difference = float(np.abs(found - model.probabilities(images)).max())
     if not difference <= TOLERANCE:
         raise UserError(f"ONNX Runtime and PyTorch differ by {difference:.2g} of a probability; expected {TOLERANCE:g}")
