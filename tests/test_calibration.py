@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 from sklearn import metrics
+from sklearn.calibration import CalibratedClassifierCV, calibration_curve
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
@@ -63,6 +66,28 @@ def test_calibration_error_by_hand() -> None:
     assert bins.accuracy == pytest.approx([1 / 2, 0, 1, 2 / 3])
     gaps = [abs(1 / 2 - (0.06 + 1 / 15) / 2), 0.07, 0.07, abs(2 / 3 - 2.95 / 3)]
     assert bins.error() == pytest.approx((2 * gaps[0] + gaps[1] + gaps[2] + 3 * gaps[3]) / 7)
+
+
+@pytest.mark.parametrize("sharpness", [0.6, 1.0, 2.5])
+def test_temperature_is_that_of_scikit_learn(sharpness: float) -> None:
+    logits, labels = labeled_logits(5000, 7, sharpness)  # which leave the prior little to say
+    as_given = LogisticRegression().fit(logits.numpy(), labels.numpy())
+    as_given.coef_, as_given.intercept_ = np.eye(7), np.zeros(7)  # whose scores are the logits
+    theirs = CalibratedClassifierCV(FrozenEstimator(as_given), method="temperature").fit(logits.numpy(), labels.numpy())
+    ours = (logits / temperature.fit(logits, labels)).softmax(1).numpy()
+    assert np.allclose(ours, theirs.predict_proba(logits.numpy()), atol=1e-3)
+
+
+@pytest.mark.parametrize("sharpness", [0.6, 1.0, 2.5])
+def test_calibration_error_is_that_of_scikit_learns_curve(sharpness: float) -> None:
+    logits, labels = labeled_logits(2000, 4, sharpness)
+    probability, predicted = (values.numpy() for values in logits.softmax(1).max(1))
+    right = predicted == labels.numpy()
+    accuracy, mean = calibration_curve(right, probability, n_bins=15)
+    images = stats.binned_statistic(probability, right, "count", bins=15, range=(0, 1)).statistic
+    assert binned(probability, right).error() == pytest.approx(
+        np.average(abs(accuracy - mean), weights=images[images > 0]), rel=1e-9
+    )
 
 
 def test_calibration_error_of_the_two_extremes() -> None:

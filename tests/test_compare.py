@@ -167,6 +167,15 @@ def test_other_images_are_not_compared(digits: Clone, copy_of: Callable[[Clone],
     told = "(179 and 179, 179 paths shared, or other pixels or labels under them)"
     assert told in write(table.replace({"pixel_hash": {table.pixel_hash[0]: "of another photo"}}))
     assert told in write(table.replace({"label": {"3": "8"}}))
+    one = table.index[table.split == "val"][0]
+    for column, value, shared in (
+        ("label", "another", 179),
+        ("path", "another.png", 178),
+        ("path", table.path[one + 1], 178),
+    ):
+        falsified = table.copy()
+        falsified.loc[one, column] = value
+        assert f"(179 and 179, {shared} paths shared, or other" in write(falsified), column
     assert f"{MLP} has no predictions of validation images" in write(table[table.split == "test"])
     (copy.root / "data/packed/digits/index.parquet").unlink()
     table.to_parquet(file, index=False)
