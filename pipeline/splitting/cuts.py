@@ -19,8 +19,8 @@ from pipeline.system.console import UserError
 from pipeline.system.outputs import atomic_write
 
 Position = Annotated[float, Field(ge=0, le=1)]
-Record: TypeAlias = dict[str, list[Position]]  # settings → cuts, ascending
-Cuts: TypeAlias = dict[str, dict[str, Record]]  # class → seed (and group_by) → Record
+ClassCuts: TypeAlias = dict[str, list[Position]]  # settings → cuts, ascending
+Cuts: TypeAlias = dict[str, dict[str, ClassCuts]]  # class → seed (and group_by) → ClassCuts
 
 
 def read_cuts(path: Path) -> Cuts:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.splitting.cuts import Cuts, Record, choose_cuts
+from pipeline.splitting.cuts import ClassCuts, Cuts, choose_cuts
 from pipeline.system.console import UserError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def draw(name: str, table: pd.DataFrame, options: Split, seed: int, cuts: Cuts) 
     return pd.DataFrame({"split": split, "fold": fold})
 
 
-def cut_test(groups: Groups, records: list[Record], test: float) -> NDArray[np.float64]:
+def cut_test(groups: Groups, records: list[ClassCuts], test: float) -> NDArray[np.float64]:
     """The test cut of each class and the highest that it has ever had, (C, 2); 0 without a cut.
 
     New cuts are added to `records`. A cut is chosen anew if no group is below it. It does not depend on val or folds,
@@ -159,7 +159,7 @@ def cut_test(groups: Groups, records: list[Record], test: float) -> NDArray[np.f
 
 
 def cut_rest(
-    groups: Groups, records: list[Record], tested: NDArray[np.float64], test: float, val: float, splits: int
+    groups: Groups, records: list[ClassCuts], tested: NDArray[np.float64], test: float, val: float, splits: int
 ) -> NDArray[np.float64]:
     """The cuts between val and train, or between folds, (C, splits - 1).
 

@@ -106,8 +106,8 @@ def time_limit(seconds: float) -> Iterator[None]:
 def value_components(*columns: pd.Series) -> NDArray[np.int32]:
     """The number of each row's connected component, (N,) int32. Equal values of a column connect rows; nulls do not."""
     import pandas as pd
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+
+    from pipeline.checking.duplicates import pair_components
 
     rows, values, nodes = [], [], len(columns[0])  # the graph's nodes: every row, and every value
     for column in columns:
@@ -116,6 +116,5 @@ def value_components(*columns: pd.Series) -> NDArray[np.int32]:
         rows.append(known)
         values.append(nodes + codes[known])
         nodes += len(distinct)
-    edges = (np.concatenate(rows), np.concatenate(values))
-    graph = coo_array((np.ones(len(edges[0]), np.int8), edges), shape=(nodes, nodes))
-    return connected_components(graph, directed=False)[1][: len(columns[0])]
+    pairs = np.stack([np.concatenate(rows), np.concatenate(values)], axis=1)
+    return pair_components(nodes, pairs)[: len(columns[0])]

@@ -15,17 +15,17 @@ from typing import Any, Protocol, TypeVar
 from pipeline.system.console import UserError
 from pipeline.system.workers.pool import Function, OutOfMemory, Pool, R, T, WorkerCrashed, start_server
 
-Answer = TypeVar("Answer", covariant=True)  # what a future gives
+T_co = TypeVar("T_co", covariant=True)  # what a future gives
 CHUNK_ITEMS, CHUNK_BYTES = 256, 2 * 1024**2  # that are sent to a worker at once
 SECONDS_PER_CHUNK = 120  # a worker that takes longer hangs
 CRASHED, LATE = "its decoder crashed", "not decoded in"  # beginnings of the reason why an image was given up
 SCHEDULER = "DASK_SCHEDULER_ADDRESS"  # the environment variable that names a Dask cluster
 
 
-class AnyFuture(Protocol[Answer]):
+class AnyFuture(Protocol[T_co]):
     """A future of concurrent.futures or of Dask."""
 
-    def result(self, timeout: float) -> Answer: ...
+    def result(self, timeout: float) -> T_co: ...
 
 
 class Workers(Protocol):
