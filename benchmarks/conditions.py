@@ -2,7 +2,7 @@
 
 usage: python -m benchmarks.conditions --config NAME [--epochs N] [--images N] [--rounds N] [--json]
 
-In turns, each in a process of its own: the engine without `compute.portable`, with it, and as the experiment has it
+In turns, each in a process of its own: the trainer without `compute.portable`, with it, and as the experiment has it
 while a process on every core does nothing but spin.
 """
 
@@ -23,8 +23,8 @@ from benchmarks.side_by_side import caption, machine, run, spread, table
 from benchmarks.train import changed, ratio, read_job, what_ran
 from pipeline.system.portable import TORCH
 
-PORTABLE_GOAL, BUSY_GOAL = 1.6, 3.0  # at most: times the engine that is not portable; times the same, when it is quiet
-HEADS = ("experiment", "what ran", "engine, s", "portable, s", "busy, s", "portable ÷ engine", "busy ÷ quiet")
+PORTABLE_GOAL, BUSY_GOAL = 1.6, 3.0  # at most: times the trainer that is not portable; times the same, when it is quiet
+HEADS = ("experiment", "what ran", "trainer, s", "portable, s", "busy, s", "portable ÷ trainer", "busy ÷ quiet")
 
 
 def main() -> None:
@@ -44,20 +44,20 @@ def measure(config: str, epochs: int | None, images: int | None, rounds: int) ->
     job = read_job(config)
     plain = changed(job, epochs, images, "cpu", 0, None)
     portable = copy.deepcopy(plain)
-    own = "portable" if plain["config"]["compute"]["portable"] else "engine"
+    own = "portable" if plain["config"]["compute"]["portable"] else "trainer"
     plain["config"]["compute"]["portable"] = False
     portable["config"]["compute"]["portable"] = True
     contenders = {
-        "engine": partial(run, "benchmarks.engine", plain),
-        "portable": partial(run, "benchmarks.engine", portable, **TORCH),
+        "trainer": partial(run, "benchmarks.trainer", plain),
+        "portable": partial(run, "benchmarks.trainer", portable, **TORCH),
     }
-    told: dict[str, list[dict[str, Any]]] = {"engine": [], "portable": [], "busy": []}
+    told: dict[str, list[dict[str, Any]]] = {"trainer": [], "portable": [], "busy": []}
     for _ in range(rounds):
         for name, train in contenders.items():
             told[name].append(train())
         with spinning():
             told["busy"].append(contenders[own]())
-    first = told["engine"][0]
+    first = told["trainer"][0]
     return {
         "config": job["experiment"],
         "source": job["source"],
@@ -70,7 +70,7 @@ def measure(config: str, epochs: int | None, images: int | None, rounds: int) ->
         "workers": 0,
         "rounds": rounds,
         "each_round": {name: [round(row["seconds"], 4) for row in rows] for name, rows in told.items()},
-        "portable_ratio": ratio(told["portable"], told["engine"]),
+        "portable_ratio": ratio(told["portable"], told["trainer"]),
         "busy_ratio": ratio(told["busy"], told[own]),
         "machine": machine(),
     }

@@ -14,8 +14,8 @@ from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIClassificationIterator
 from torch import nn
 
-from benchmarks.engine import loaded
 from benchmarks.job import Job, Stopwatch, read, tell
+from benchmarks.trainer import loaded
 from benchmarks.usual_loops import OPTIMIZERS, STATISTICS, network
 from pipeline.evaluation.inference import evaluate
 

@@ -120,7 +120,7 @@ def studies(device: str) -> str:
         rows.append([*train.row(figures), f"≥ {study.goal:g} ×"])
         print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
         profiles.append((rows[-1][0], figures["precision"], train.profile(job, **how)))
-    measured = table([*train.HEADS, "goal, usual ÷ engine"], rows)
+    measured = table([*train.HEADS, "goal, usual ÷ trainer"], rows)
     return f"{caption(figures)}\n\n{measured}\n\n{table(('experiment', '', 'where the time goes'), profiles)}"
 
 
@@ -144,12 +144,12 @@ def growth(device: str) -> str:
     for factor in (1, 10, 100):
         count = factor * images
         figures = train.compare(
-            train.read_job(config), ROUNDS, epochs=1, images=count, device=device, contenders=("engine",)
+            train.read_job(config), ROUNDS, epochs=1, images=count, device=device, contenders=("trainer",)
         )
-        seconds = figures["each_round"]["engine"]
+        seconds = figures["each_round"]["trainer"]
         rate = f"{count / figures['seconds']:,.0f}"
         rows.append((f"{count:,}", spread(seconds), rate, figures["peak_mb"]))
-    heads = (f"images, `{config}`, 1 epoch", "engine, s", "images/s", "peak MB")
+    heads = (f"images, `{config}`, 1 epoch", "trainer, s", "images/s", "peak MB")
     return f"{caption(figures)}\n\n{table(heads, rows)}"
 
 

@@ -10,8 +10,8 @@ import warnings
 import torch
 from fastai.vision.all import Adam, CrossEntropyLossFlat, Flip, ImageDataLoaders, Learner, Normalize, Resize, Rotate
 
-from benchmarks.engine import loaded
 from benchmarks.job import Stopwatch, read, tell
+from benchmarks.trainer import loaded
 from benchmarks.usual_loops import STATISTICS, network
 from pipeline.evaluation.inference import evaluate
 

@@ -140,7 +140,7 @@ class Named(SimpleNamespace):
 
 
 def named(value: Any) -> Any:
-    """Nested dicts as objects with attributes, and lists as tuples, as the engine reads a config."""
+    """Nested dicts as objects with attributes, and lists as tuples, as the trainer reads a config."""
     if isinstance(value, dict):
         return Named(**{key: named(item) for key, item in value.items()})
     return tuple(map(named, value)) if isinstance(value, list) else value

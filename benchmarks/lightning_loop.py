@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from benchmarks.engine import loaded
 from benchmarks.job import Stopwatch, read, tell
+from benchmarks.trainer import loaded
 from benchmarks.usual_loops import OPTIMIZERS, dataset, network
 from pipeline.evaluation.inference import evaluate
 

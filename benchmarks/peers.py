@@ -5,8 +5,8 @@ usage: python -m benchmarks.peers [--config NAME] [--epochs N] [--images N] [--r
 
 In turns, each in a process of its own. For photos, cats-dogs-cnn, all train the same network by the same batches:
 benchmarks.usual_loops, Lightning's Trainer on the same data set, fastai's Learner with its own loading and
-augmentation, a loop on what DALI loads and augments, and this project's engine. For CIFAR-10, cifar10-resnet: airbench
-with its own network and experiment, and this project's engine.
+augmentation, a loop on what DALI loads and augments, and this project's trainer. For CIFAR-10, cifar10-resnet: airbench
+with its own network and experiment, and this project's trainer.
 The others are installed into a folder of their own in .venv, beside the packages that are there (on Linux; 700 MB):
 nothing here depends on them. Seconds are of training alone.
 """
@@ -32,9 +32,9 @@ CONTENDERS = {
         "lightning_loop": "Lightning's Trainer",
         "fastai_loop": "fastai's Learner",
         "dali_loop": "the loop with DALI",
-        "engine": "this engine",
+        "trainer": "this trainer",
     },
-    "cifar10-resnet": {"airbench_loop": "airbench94", "engine": "this engine"},
+    "cifar10-resnet": {"airbench_loop": "airbench94", "trainer": "this trainer"},
 }
 PACKAGES = ("pytorch-lightning", "fastai", "nvidia-dali-cuda130", "airbench")
 FOLDER = REPOSITORY / f".venv/peers-{zlib.crc32(' '.join(PACKAGES).encode()):08x}"
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--workers", type=int, default=0, help="of the others' DataLoaders")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of this engine, instead of the experiment's")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of this trainer, instead of the experiment's")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     change = {key: getattr(arguments, key) for key in ("epochs", "images", "device", "workers", "precision")}
@@ -74,13 +74,13 @@ def measure(
     contenders = {
         described: {
             "each_round": [round(row["seconds"], 4) for row in told[name]],
-            "against_engine": ratio(told[name], told["engine"]),
+            "against_trainer": ratio(told[name], told["trainer"]),
             "accuracy": told[name][-1]["accuracy"],
             "peak_mb": max(row["peak_mb"] for row in told[name]),
         }
         for name, described in CONTENDERS[config].items()
     }
-    ran = {"images": told["engine"][0]["images"], "epochs": epochs, "workers": workers, "rounds": rounds}
+    ran = {"images": told["trainer"][0]["images"], "epochs": epochs, "workers": workers, "rounds": rounds}
     ran |= {key: job["config"].get(key, "fp32") for key in ("batch_size", "precision")}
     ran |= {"config": config, "source": job["source"], "stands_in": job["stands_in"], "random_weights": False}
     return {**ran, "contenders": contenders, "machine": machine(device)}
@@ -100,10 +100,10 @@ def install() -> None:
 
 def as_table(figures: dict[str, Any]) -> str:
     rows = [
-        (name, spread(row["each_round"]), f"{row['against_engine']:.2f} ×", f"{row['accuracy']:.4f}", row["peak_mb"])
+        (name, spread(row["each_round"]), f"{row['against_trainer']:.2f} ×", f"{row['accuracy']:.4f}", row["peak_mb"])
         for name, row in figures["contenders"].items()
     ]
-    heads = (f"`{figures['config']}`, {what_ran(figures)}", "seconds", "÷ engine", "accuracy")
+    heads = (f"`{figures['config']}`, {what_ran(figures)}", "seconds", "÷ trainer", "accuracy")
     return f"{caption(figures)}\n\n{table((*heads, 'peak MB'), rows)}"
 
 

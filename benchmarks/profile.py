@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.engine import fit, loaded
 from benchmarks.job import Stopwatch, read, tell
+from benchmarks.trainer import fit, loaded
 from pipeline.training.model import make_model
 
 MOST = 6  # operations

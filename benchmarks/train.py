@@ -4,7 +4,7 @@ usage: python -m benchmarks.train --config NAME [--epochs N] [--images N] [--rou
                                   [--precision fp32|bf16] [--json]
 
 In turns, each in a process of its own, on the same images, for the same number of steps: the published study's loop
-(benchmarks.usual_loops), this project's engine (benchmarks.engine), and the bare matrix products and convolutions of
+(benchmarks.usual_loops), this project's trainer (benchmarks.trainer), and the bare matrix products and convolutions of
 the same steps (benchmarks.limit). Seconds are of training alone, without imports, without what is done once to bring
 the data into reach, and without evaluation, which is told apart. NAME is an experiment of params.yaml, a study, or the
 file of a job (see benchmarks.studies) on a machine that has only torch, torchvision, numpy, pandas, pyarrow, tqdm and
@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.side_by_side import caption, in_turns, machine, median, run, short, spread, table
 
-CONTENDERS = ("usual_loops", "engine", "limit")
+CONTENDERS = ("usual_loops", "trainer", "limit")
 
 
 def main() -> None:
@@ -77,29 +77,29 @@ def compare(
     described = changed(job, epochs, images, device, workers, precision)
     config = described["config"]
     told = in_turns(contenders, described, rounds)
-    engine = told["engine"]
+    trainer = told["trainer"]
     figures: dict[str, Any] = {
         "config": job["experiment"],
         "source": job["source"],
         "stands_in": job["stands_in"],
         "random_weights": job.get("random_weights", False),
-        **{key: engine[0][key] for key in ("images", "test_images", "steps")},
+        **{key: trainer[0][key] for key in ("images", "test_images", "steps")},
         "epochs": config["epochs"],
         "batch_size": config["batch_size"],
         "precision": config.get("precision", "fp32"),
         "device": device,
         "workers": workers,
         "rounds": rounds,
-        "seconds": median(row["seconds"] for row in engine),
-        "load_seconds": median(row["load_seconds"] for row in engine),
-        "evaluation_seconds": median(row["evaluation_seconds"] for row in engine),
-        "accuracy": engine[-1]["accuracy"],
-        "peak_mb": max(row["peak_mb"] for row in engine),
+        "seconds": median(row["seconds"] for row in trainer),
+        "load_seconds": median(row["load_seconds"] for row in trainer),
+        "evaluation_seconds": median(row["evaluation_seconds"] for row in trainer),
+        "accuracy": trainer[-1]["accuracy"],
+        "peak_mb": max(row["peak_mb"] for row in trainer),
         "each_round": {name: [round(row["seconds"], 4) for row in rows] for name, rows in told.items()},
         "machine": machine(device),
     }
-    if "device_peak_mb" in engine[0]:
-        figures["device_peak_mb"] = max(row["device_peak_mb"] for row in engine)
+    if "device_peak_mb" in trainer[0]:
+        figures["device_peak_mb"] = max(row["device_peak_mb"] for row in trainer)
     if usual := told.get("usual_loops"):
         figures |= {
             "usual_seconds": median(row["seconds"] for row in usual),
@@ -107,10 +107,10 @@ def compare(
             "usual_accuracy": usual[-1]["accuracy"],
             "usual_peak_mb": max(row["peak_mb"] for row in usual),
         }
-        figures["ratio"] = ratio(usual, engine)
+        figures["ratio"] = ratio(usual, trainer)
     if limit := told.get("limit"):
         figures["limit_seconds"] = median(row["seconds"] for row in limit)
-        figures["of_limit"] = ratio(engine, limit)
+        figures["of_limit"] = ratio(trainer, limit)
     return figures
 
 
@@ -132,7 +132,7 @@ def changed(
 
 
 def profile(job: dict[str, Any], epochs: int, images: int | None, device: str, precision: str | None) -> str:
-    """Where the engine's time goes: operations and their shares, the largest first."""
+    """Where the trainer's time goes: operations and their shares, the largest first."""
     shares = run("benchmarks.profile", changed(job, epochs, images, device, 0, precision))["shares"]
     return ", ".join(f"`{name}` {share:.0%}" for name, share in shares.items())
 
@@ -143,8 +143,8 @@ def ratio(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float:
 
 
 HEADS = (
-    "experiment", "what ran", "usual loop, s", "engine, s", "limit, s", "usual ÷ engine", "engine ÷ limit",
-    "engine, s an epoch", "accuracy, usual", "engine", "peak MB",
+    "experiment", "what ran", "usual loop, s", "trainer, s", "limit, s", "usual ÷ trainer", "trainer ÷ limit",
+    "trainer, s an epoch", "accuracy, usual", "trainer", "peak MB",
 )  # fmt: skip
 
 

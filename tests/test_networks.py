@@ -235,7 +235,7 @@ def test_resnet_of_the_paper_has_its_number_of_parameters() -> None:
     assert parameters(model) == parameters(model, trained=True) == 269_722 + 2_752
 
 
-def test_speedrun_network_of_the_paper_has_its_number_of_parameters() -> None:
+def test_airbench_of_the_paper_has_its_number_of_parameters() -> None:
     """arXiv 2404.00498: biases of the whitening, six convolutions, biases of their norms, a linear layer."""
     model = build(network("airbench"), Shape(3, 32, 32, 10))
     convolutions = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
@@ -293,7 +293,7 @@ def test_whitening_of_images_without_content() -> None:
     assert bool(model(torch.zeros(4, 3, 9, 9)).isfinite().all())
 
 
-def test_convolutions_of_the_speedrun_network_start_as_the_identity() -> None:
+def test_convolutions_of_airbench_start_as_the_identity() -> None:
     model = build(network("airbench", widths=[10, 5]), Shape(1, 12, 12, 2))
     images = photos(8, 6)
     first, *_, second, _, _ = model.groups[:7]
@@ -305,7 +305,7 @@ def test_convolutions_of_the_speedrun_network_start_as_the_identity() -> None:
     assert torch.allclose(second(wide), wide)
 
 
-def test_scores_of_the_speedrun_network_are_scaled() -> None:
+def test_logits_of_airbench_are_scaled() -> None:
     model = build(network("airbench", widths=[5]), Shape(1, 12, 12, 2)).eval()
     images = photos(1, 12)
     features = model.groups(F.gelu(model.whitening(images))).flatten(2).max(2).values

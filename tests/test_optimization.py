@@ -357,7 +357,7 @@ def test_rate_follows_the_schedule_in_every_step(packed: PackedDataset, tmp_path
 
 
 @pytest.mark.parametrize(("l1", "l2", "biases"), [(0.3, 0, True), (0, 0.2, True), (0.3, 0.2, False)])
-def test_gradient_of_the_penalty_against_finite_differences(l1: float, l2: float, biases: bool) -> None:
+def test_gradient_of_the_regularization_against_finite_differences(l1: float, l2: float, biases: bool) -> None:
     model = three_layers().double()
     described = config(regularization={"l1": l1, "l2": l2, "biases": biases}).regularization
     value = losses.regularization_loss(model, described)
@@ -503,7 +503,7 @@ def test_more_parts_than_images() -> None:
 # --- What is kept ----------------------------------------------------------------------------------------------------
 
 
-def test_average_of_the_weights(packed: PackedDataset, tmp_path: Path) -> None:
+def test_ema_of_the_weights(packed: PackedDataset, tmp_path: Path) -> None:
     averaged, history = fit(packed, tmp_path / "a.pt", ema=0.2, network=DROPOUT, batch_size="full", epochs=3)
     expected = copy.deepcopy(fresh(packed, config(network=DROPOUT)))
     for epochs, decay in enumerate((1 / 10, 2 / 11, 0.2), start=1):

@@ -1,6 +1,6 @@
 """This project's own training, as the stage `train` calls it, timed; the other contender of benchmarks.usual_loops.
 
-usage: python -m benchmarks.engine < JOB.json
+usage: python -m benchmarks.trainer < JOB.json
 
 Training is what the stage does between the data lying on the device and the trained network, checkpoints and history
 included; evaluation is one look at the test set.
@@ -46,7 +46,7 @@ def loaded(job: Job) -> TrainingData:
 
 
 def fit(job: Job, data: TrainingData, model: nn.Module) -> None:
-    with tempfile.TemporaryDirectory(prefix="engine-") as folder:
+    with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
         trained, train_data, val_data = data.for_model(model, job.seed, Path(folder, "features"))
         Trainer(trained, job.config, train_data, val_data, job.seed, Path(folder, "checkpoint.pt")).fit()
 
