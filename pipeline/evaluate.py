@@ -70,7 +70,7 @@ def main(name: str) -> None:
 
 
 def measured(config: Experiment, model: Model, packed: PackedDataset, device: torch.device) -> list[SplitResults]:
-    """What all trainings say of val, if it says anything, and of test."""
+    """The results of all trainings on val, if there are validation images that none trained on, and on test."""
     from pipeline.dataset.batches import Batches, resident_budget
     from pipeline.evaluation.predictions import predict
     from pipeline.system.device import enough_memory

@@ -84,7 +84,7 @@ def turned_back(pictures: NDArray[np.uint8], turns: NDArray[np.int64]) -> NDArra
 
 
 def detail(pictures: NDArray[np.floating]) -> NDArray[np.floating]:
-    """What in fingerprints (…, SIDE, SIDE) has the size of one pixel to a few: a difference of Gaussians."""
+    """The details of fingerprints (…, SIDE, SIDE) that are one to a few pixels wide: a difference of Gaussians."""
     return FINE @ pictures @ FINE.T - COARSE @ pictures @ COARSE.T
 
 

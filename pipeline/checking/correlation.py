@@ -81,7 +81,7 @@ COSTS = {
 
 
 def predictions(table: pa.Table, attributes: list[Attribute]) -> list[AttributePrediction]:
-    """How well each attribute of the images of a table predicts the class: over all classes, and of the best one."""
+    """How well each attribute predicts the class of the images in a table: over all classes, and for the best one."""
     first = first_of_groups(table["group"].to_pylist())
     labels = table["label"].to_pylist()
     counts = Counter(label for label, counted in zip(labels, first, strict=True) if counted).most_common(CLASSES)

@@ -12,9 +12,9 @@ from pipeline.images.tables import SPLITS
 from pipeline.system.console import first_few
 
 FEWEST = 20  # images of each of two splits that are compared
-LEAST = 0.2  # a fifth of one split would have to be other images for both to be alike
+LEAST = 0.2  # share of a split's images that would have to be exchanged to make it like the other
 SAID = 3  # differences in a line
-CHANCE = 1e-6  # below this, a difference is not one of the draw
+CHANCE = 1e-6  # p-value below which a difference does not come from the draw
 # Every listing of folders counts them anew in each split, and publishers name the split in the file name
 OF_THE_LISTING = {
     *("beginning of the file name", "length of the file name", "number in the file name", "position in the source"),

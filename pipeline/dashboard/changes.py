@@ -46,7 +46,7 @@ class Commit(NamedTuple):
 
 
 def since_last_commit(records: list[Record]) -> Commit | None:
-    """None outside of git, and before the first commit."""
+    """What has changed since the last commit; None outside of git, and before the first commit."""
     try:
         short, _, subject = git("log", "-1", "--format=%h %s").partition(" ")
         listed = git("ls-tree", "-r", "-z", "--name-only", "HEAD", "reports").split("\0")
@@ -85,7 +85,7 @@ def as_json(content: bytes) -> dict[str, Any]:
 
 
 def changed(record: Record, before: list[dict[str, Any]] | None) -> Change | None:
-    """None where nothing has."""
+    """What has changed in a result since it was committed; None if nothing has."""
     if before is None:
         return Change(record.name, "new", [], [])
     metrics, provenance = before

@@ -43,7 +43,7 @@ class Batches:
         self.classes = len(packed.classes)
         self.normalize = Normalize(mean, std, device)
         self.normalized: Tensor | None = None
-        self.place = torch.empty(0)  # a buffer that every batch is prepared in
+        self.place = torch.empty(0)  # the buffer in which each batch is prepared, instead of new memory
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -105,7 +105,7 @@ class Batches:
 
     def prepared(self, images: Tensor, config: Augment | None, draws: Tensor | None) -> Tensor:
         images = images.float()
-        if config is not None and draws is not None and draws.shape[1]:  # without columns, nothing is random
+        if config is not None and draws is not None and draws.shape[1]:  # no columns: no augmentation is random
             images = augment(images, config, draws)
         return self.normalize(images)
 

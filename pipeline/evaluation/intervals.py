@@ -19,7 +19,7 @@ def wilson(correct: ArrayLike, images: ArrayLike) -> tuple[NDArray[np.float64], 
     square = NORMAL_95**2
     middle = (correct + square / 2) / (images + square)
     margin = NORMAL_95 * np.sqrt(correct * (images - correct) / images + square / 4) / (images + square)
-    share = correct / images  # which rounding may leave outside where all are right, or none
+    share = correct / images  # where all or none are right, rounding could put it outside of the interval
     return np.minimum(middle - margin, share), np.maximum(middle + margin, share)
 
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 FILE = "predictions.parquet"
 WEIGHTS = "weights"  # in its metadata: the SHA-256 of the weights that the predictions are by
-IMAGE = ("path", "pixel_hash", "label")  # by which two say something of one image, labeled alike
+IMAGE = ("path", "pixel_hash", "label")  # columns that are equal where two predictions are of the same image and label
 COLUMNS: dict[str, type] = {**dict.fromkeys(IMAGE, str), "split": str, "predicted": str, "probability": float}
 
 
 def read_val(file: Path, stage: str) -> pa.Table:
-    """What is said of validation images: IMAGE, `predicted` and `probability`; no rows where there are none.
+    """The predictions of validation images: columns IMAGE, `predicted` and `probability`; no rows if there are none.
 
     Raises UserError, which names the stage, for a file that is missing or damaged.
     """

@@ -104,7 +104,7 @@ async def absence(request: Any) -> tuple[int, str] | None:
 
 
 def excess_of(body: bytes) -> str | None:
-    """Of what a request holds too much, or None."""
+    """Which limit a request exceeds, in words; None if it exceeds none."""
     values = body.count(b",") + 1  # before it is parsed, to many times its size; base64 has no commas
     if values > MOST_VALUES:
         return f"{values:,} values; expected at most {MOST_VALUES:,} in a request: send images in base64"

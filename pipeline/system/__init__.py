@@ -4,8 +4,8 @@ import os
 
 from pipeline.system.portable import pin_numpy
 
-# Read when torch loads OpenMP: threads that wait for each other spin for a moment, then sleep. Beside a process that
-# spins on every core, small steps took five times as long with 10000, which was 1.2 times as fast on a quiet machine.
+# OpenMP, which torch loads, reads this: how long threads that wait for each other spin before they sleep. With 10000,
+# small steps were 1.2 times as fast on a quiet machine, but five times as slow beside a busy process on every core.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # Whether two images are copies is decided by NumPy's matrix products: every stage has the same ones everywhere

@@ -92,7 +92,7 @@ def stop(number: int, _: object) -> NoReturn:
 
 
 def stop_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Python drops what `stop` raises during a `__del__` or a weak reference's callback: raise it again after that."""
+    """Raise again what `stop` has raised, a moment later: Python drops exceptions that a `__del__` raises."""
     if dropped.exc_value is not stopped:
         sys.__unraisablehook__(dropped)
         return
@@ -106,9 +106,9 @@ def stop_again(dropped: sys.UnraisableHookArgs) -> None:
 
 
 def stoppable(main: Callable[[], int | None]) -> int | None:
-    """Call `main`. Raises what `stop` has raised also where a library has made an error of its own of that.
+    """Call `main`. Raises what `stop` has raised, even if a library has caught it and raised an error of its own.
 
-    An extension module that is being imported at that moment does.
+    Extension modules do that while they are imported.
     """
     try:
         return main()

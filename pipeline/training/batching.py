@@ -67,13 +67,13 @@ def epoch_batches(
     count = len(data)
     generator = Generator().manual_seed(seed * 1_000_003 + epoch)
     mixes = data.mixes(config.augment)
-    # where the whole set is one batch, its order matters only to what is made of parts of it
+    # if the whole data set is one batch, its order matters only where the batch is mixed or divided
     parts = config.grad_accum_steps * group.world_size
     shuffled = config.shuffle and (len(starts) > 1 or mixes or parts > 1)
     order = (torch.randperm(count, generator=generator) if shuffled else torch.arange(count)).to(data.device)
     augmentation = data.draw(config.augment, seed, epoch).to(data.device)
     sizes = [stop - start for start, stop in zip(starts, [*starts[1:], count], strict=True)]
-    # sort the whole epoch's labels and parameters at once: a step of a small network takes no longer than one gather
+    # gather the labels and parameters of the whole epoch at once: a gather takes as long as a step of a small network
     columns = [column.split(sizes) for column in (order, data.labels[order], augmentation[order])]
     if not mixes:
         columns = [[group.shard(part) for part in column] for column in columns]

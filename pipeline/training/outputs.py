@@ -63,8 +63,9 @@ def calibration(models: dict[str, Trained]) -> dict[str, Any]:
 
 
 def other_normalizations(models: dict[str, Trained]) -> dict[str, Any]:
-    """What model.json says of the files of weights whose images are normalized in another way than those of the first:
-    the training images of another fold have other statistics.
+    """What model.json says of weights whose images are normalized in another way than those of the first training.
+
+    Folds have different training images, and so different means and deviations.
     """
     first, *_ = (model.normalization for model in models.values())
     others = {file: model.normalization for file, model in models.items() if model.normalization != first}
