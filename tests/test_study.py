@@ -66,3 +66,10 @@ def test_a_study_that_never_ran_leaves_the_rest_alone(digits: Clone, copy_of: Ca
     copy.must_run("python", "-m", "pipeline.study", "mnist-mlp")
     status = json.loads(copy.must_run("dvc", "status", "--json").out)
     assert {stage.partition("@")[2] for stage in status} == {"mnist", "mnist-mlp"}
+    for verb in (["exp", "show", "--csv"], ["params", "diff"]):
+        assert copy.must_run("dvc", *verb).err == ""
+    model = copy.root / "models/digits-mlp"
+    shutil.rmtree(model)
+    ran = copy.run("dvc", "checkout")  # which ends with 255, as in any project with stages that never ran
+    assert model.is_dir() and all("mnist" in line for line in ran.err.splitlines() if line.startswith("WARNING"))
+    assert "mnist-mlp" not in copy.must_run("dvc", "metrics", "show", "reports/digits-mlp/summary.json").out
