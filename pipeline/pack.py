@@ -28,12 +28,13 @@ from pipeline.images.sources import Source, open_source
 from pipeline.images.stored import Content, Problem
 from pipeline.images.tables import read_columns, read_max_pixels
 from pipeline.system import workers
-from pipeline.system.console import UserError, progress, say
+from pipeline.system.console import UserError, first_few, progress, say
 from pipeline.system.memory import MOST_PIXELS
 from pipeline.system.outputs import atomic_write, write_json
 
 HEAVY_CROP = 0.4  # of an image's area that is cut off; a square of a 3:2 photo costs 0.33, of a 16:9 photo 0.44
 MANY = 0.05  # of the images: a warning where cropping takes so much of more of them
+NAMED = 10  # classes, in a message
 RESIZE = {
     "crop": "shorter side to fit, with antialiasing; the center is cut out",
     "pad": "whole image to fit, with antialiasing; centered on black",
@@ -50,7 +51,7 @@ def main(name: str) -> None:
     workers.warm_up("pipeline.images.decode")
     dataset = params.load().dataset(name)
     table = Path("data/checked", f"{name}.parquet")
-    checked, _ = read_columns(table, ["path", "pixel_hash"])
+    checked, classes = read_columns(table, ["path", "pixel_hash"])
     paths = checked["path"].filter(checked["pixel_hash"].is_valid()).to_pylist()
     if not paths:
         raise UserError(f"{name}: none of {len(checked)} files can be decoded: see reports/{name}/check.json")
@@ -87,6 +88,7 @@ def main(name: str) -> None:
             },
         )
     say(f"{name}: {' × '.join(map(str, shape))} uint8, {np.prod(shape, dtype=np.int64) / 1e6:.1f} MB")
+    say(f"{name}: {len(classes)} {'class' if len(classes) == 1 else 'classes'}: {first_few(classes, NAMED)}")
     if heavy > MANY * len(paths):
         say(
             f"{name}: warning: heavy_crop: cropping to {height} × {width} cuts more than {HEAVY_CROP:.0%} off {heavy}"
