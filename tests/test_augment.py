@@ -162,7 +162,7 @@ def test_nothing_is_read_from_the_device(channels: int) -> None:
     ),
     st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 6), st.integers(1, 6)),
 )
-def test_every_recipe_keeps_shape_and_range(keys: dict[str, Any], shape: tuple[int, ...]) -> None:
+def test_every_augmentation_keeps_shape_and_range(keys: dict[str, Any], shape: tuple[int, ...]) -> None:
     images = torch.rand(shape) * 255
     draws, _ = drawn(shape[0], **keys)
     result = augment(images.clone(), config(**keys), draws)

@@ -196,7 +196,7 @@ def test_the_verdict_on_every_kind_of_file(zoo: Checked, name: str) -> None:
 
 
 @in_the_zoo
-def test_facts_of_a_good_image(zoo: Checked) -> None:
+def test_metadata_of_a_good_image(zoo: Checked) -> None:
     row = zoo.rows["cat/good.jpg"]
     assert (row["label"], row["official_split"], row["width"], row["height"]) == ("cat", None, 200, 160)
     assert (row["mode"], row["format"], len(row["sha256"]), len(row["phash"])) == ("RGB", "JPEG", 64, 16)
@@ -552,7 +552,7 @@ def test_a_source_that_changes_while_it_is_read(monkeypatch: pytest.MonkeyPatch,
         list(Inspected("photos", source, MOST_PIXELS).tables())
 
 
-def test_facts_of_another_source_are_not_used(project: Project) -> None:
+def test_metadata_of_another_source_are_not_used(project: Project) -> None:
     folder = class_folders(project.root / "in", {"a": 3, "b": 3})
     (folder / "a/000.png").write_bytes(b"")
     project.dataset("photos", "in", max_quarantined=0)
@@ -563,7 +563,7 @@ def test_facts_of_another_source_are_not_used(project: Project) -> None:
     assert not list((project.root / ".checkpoints").rglob("*.parquet"))
 
 
-def test_facts_with_other_class_names_are_not_used(project: Project) -> None:
+def test_metadata_with_other_class_names_are_not_used(project: Project) -> None:
     folder = project.root / "in"
     folder.mkdir()
     for kind, data in (("images-idx3", bytes(2 * 16)), ("labels-idx1", bytes([0, 1]))):

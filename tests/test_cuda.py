@@ -88,7 +88,7 @@ def test_what_else_has_to_lie_on_the_device(packed: PackedDataset, tmp_path: Pat
     assert history[-1]["train_loss"] < history[0]["train_loss"]
 
 
-def test_a_killed_run_goes_on_at_the_rate_of_its_schedule(packed: PackedDataset, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_at_the_lr_of_its_schedule(packed: PackedDataset, tmp_path: Path) -> None:
     """Its graph reads the rate from a tensor."""
     described = {"network": CNN, "optimizer": ADAM, "schedule": {"name": "one_cycle"}, "epochs": 4}
     _, expected = fit(packed, tmp_path / "a", **described)

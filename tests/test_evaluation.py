@@ -56,7 +56,7 @@ def set_temperature(project: Project, value: object) -> None:
     write_provenance(project.root)
 
 
-def test_metrics_of_classes_and_confusions_of_both_sides(mixed: Rows, evaluated: Evaluate) -> None:
+def test_metrics_of_classes_and_confusions_of_both_splits(mixed: Rows, evaluated: Evaluate) -> None:
     folder = evaluated()
     table, confused = (pd.read_csv(folder / name) for name in ("per_class.csv", "confusions.csv"))
     assert list(table) == ["split", "class", "images", "precision", "recall", "f1", "specificity", "auc"]

@@ -123,7 +123,7 @@ def test_features_of_other_code_do_not_stay(
         assert kept() == []
 
 
-def test_as_many_views_as_epochs_is_the_published_recipe(photos: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_views_as_epochs_is_the_published_study(photos: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     histories = []
     for number, views in enumerate((None, 3, 1)):
         more = {} if views is None else {"views": views}

@@ -114,10 +114,10 @@ def test_no_model_knows_the_labels_of_what_it_is_asked(folded: Project, monkeypa
     rows = pa.Table.from_pandas(table, pa.schema([SPLIT.field(name) for name in table]), preserve_index=False)
     write_tables(splits_of(packed), [rows], CLASSES, rows.schema)
     split(packed, validating=0)
-    recipe = {"folds": "all", "epochs": 60, "network": {**MLP, "hidden": [64]}}
-    stage(folded, monkeypatch, "things-folds", **recipe)
+    config = {"folds": "all", "epochs": 60, "network": {**MLP, "hidden": [64]}}
+    stage(folded, monkeypatch, "things-folds", **config)
     assert pd.read_csv("reports/things-folds/history.csv").train_accuracy.iloc[-1] > 0.95
-    _, metrics = evaluated(folded, "things-folds", **recipe)
+    _, metrics = evaluated(folded, "things-folds", **config)
     assert metrics["val"]["accuracy"] < 0.6
 
 
@@ -174,8 +174,8 @@ def test_each_is_normalized_by_its_own_training_images(folded: Project, monkeypa
 def test_an_interruption_in_the_second_fold_changes_nothing(
     folded: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe: dict[str, Any] = {"folds": "all", "epochs": 3, "augment": CHANGES}
-    expected = files(stage(folded, monkeypatch, "things-folds", **recipe))
+    config: dict[str, Any] = {"folds": "all", "epochs": 3, "augment": CHANGES}
+    expected = files(stage(folded, monkeypatch, "things-folds", **config))
     epochs: list[int] = []
     run_epoch = Trainer.run_epoch
 
@@ -188,9 +188,9 @@ def test_an_interruption_in_the_second_fold_changes_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "run_epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            stage(folded, patched, "things-folds", **recipe)
+            stage(folded, patched, "things-folds", **config)
     capsys.readouterr()
-    assert files(stage(folded, monkeypatch, "things-folds", **recipe)) == expected
+    assert files(stage(folded, monkeypatch, "things-folds", **config)) == expected
     out = capsys.readouterr().out
     assert "resuming after epoch 3 of 3" in out and "resuming after epoch 1 of 3" in out
 
@@ -209,7 +209,7 @@ def test_two_experiments_with_folds_are_compared_on_all_images(
     compare.main()
     out = capsys.readouterr().out
     assert "On the same 97 validation images, each by the training that left its fold out:" in out
-    assert "\nthings-b is not distinguishable from things-a by these images.\n" in out  # two seeds of one recipe
+    assert "\nthings-b is not distinguishable from things-a by these images.\n" in out  # two seeds of one experiment
 
 
 @pytest.mark.parametrize(

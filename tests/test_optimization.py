@@ -57,7 +57,7 @@ def rates(model: nn.Module, described: Any) -> dict[str, float]:
     }
 
 
-def test_layer_decay_lowers_the_rate_from_block_to_block() -> None:
+def test_layer_decay_lowers_the_lr_from_block_to_block() -> None:
     found = rates(three_layers(), OptimizerConfig(name="sgd", lr=0.8, layer_decay=0.5))
     assert found["4.weight"] == found["4.bias"] == 0.8
     assert found["3.weight"] == 0.4
@@ -76,7 +76,7 @@ def test_biases_and_norms_decay_only_where_they_are_told_to() -> None:
         assert {name for name, value in decay.items() if value == 0} == (set() if decays else small)
 
 
-def test_biases_have_a_rate_of_their_own_and_decay_no_faster() -> None:
+def test_biases_have_an_lr_of_their_own_and_decay_no_faster() -> None:
     model = three_layers()
     names = {id(weight): name for name, weight in model.named_parameters()}
     (made,) = make_optimizers(
@@ -151,7 +151,7 @@ def test_rest_trains_what_muon_does_not() -> None:
     assert [group["lr"] for group in muon.param_groups] == [0.1] and rest.param_groups[0]["lr"] == 0.75
 
 
-def test_normalized_weights_make_the_rate_of_muon_the_relative_size_of_a_step(packed: PackedDataset) -> None:
+def test_normalized_weights_make_the_lr_of_muon_the_relative_size_of_a_step(packed: PackedDataset) -> None:
     """Whatever the scale of the weights, which batch norm cancels."""
     network = {"name": "cnn", "convolutions": [6, 6, 6], "padding": 1, "pool": 1, "batch_norm": True}
     described = OptimizerConfig(name="muon", lr=0.1, momentum=0.6, normalize_weights=True)
@@ -311,7 +311,7 @@ def test_one_cycle_is_torchs_up_to_where_it_counts_its_steps_from() -> None:
 
 
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine", "one_cycle"])
-def test_warm_up_rises_to_the_whole_rate_and_every_step_has_one(name: Any) -> None:
+def test_warm_up_rises_to_the_whole_lr_and_every_step_has_one(name: Any) -> None:
     schedule = Schedule(name=name, warmup=0.25)
     rates = [lr_factor(schedule, step / STEPS) for step in range(STEPS)]
     top = math.ceil(0.25 * STEPS)
@@ -320,7 +320,7 @@ def test_warm_up_rises_to_the_whole_rate_and_every_step_has_one(name: Any) -> No
     assert max(rates) <= 1 and rates[top] > 0.95 and min(rates) >= 0
 
 
-def test_rate_follows_the_schedule_in_every_step(packed: PackedDataset, tmp_path: Path) -> None:
+def test_lr_follows_the_schedule_in_every_step(packed: PackedDataset, tmp_path: Path) -> None:
     """Gradient 1 everywhere: what a weight moves by is its learning rate."""
 
     class Slope(nn.Module):

@@ -474,7 +474,7 @@ def test_half_a_model(
     assert len(ran.err) < 600
 
 
-def test_an_image_whose_scores_are_no_numbers(trained: Project, asked: Predict, tmp_path: Path) -> None:
+def test_an_image_whose_logits_are_no_numbers(trained: Project, asked: Predict, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(trained.root / "models/photos-cnn", model)
     about = json.loads((model / "model.json").read_text())

@@ -617,7 +617,7 @@ def test_where_a_class_is_cut(
     assert cuts == expected
 
 
-def test_the_order_of_training_images_is_not_that_of_the_sides() -> None:
+def test_the_order_of_training_images_is_not_that_of_the_splits() -> None:
     table = made(as_table(rows_of({"a": 300, "b": 300})), options_of(group_by=".+"), 1)  # known by their paths, both
     positions = pd.Series(uniform("side", 1, table.key), table.index)
     for _, of_split in table[table.split == "train"].groupby("label"):

@@ -612,7 +612,7 @@ def test_device_that_is_not_there(name: str) -> None:
     assert len(str(raised.value)) < 500
 
 
-def test_threads_are_as_many_as_the_recipe_says() -> None:
+def test_threads_are_as_many_as_the_config_says() -> None:
     device, threads = select_device(Compute(device="cpu", threads=3))
     assert (device, threads) == (CPU, 3)
     make_deterministic(device, threads)
