@@ -54,7 +54,7 @@ def judge(points: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArra
         for head, unseen in heads:
             for rows in np.split(unseen, range(BLOCK, len(unseen), BLOCK)):
                 likely = np.zeros((len(rows), len(classes)))
-                likely[:, head.classes_] = head.predict_proba(points[rows])  # a large group may take a class along
+                likely[:, head.classes_] = head.predict_proba(points[rows])  # a fold may hold out a whole class
                 yield rows, likely
 
     own, correct = np.empty(len(labels)), np.empty(len(labels), bool)

@@ -34,7 +34,7 @@ def nearest(points: NDArray[np.float32], count: int) -> Neighbors:
     for start in progress(range(0, len(points), BLOCK), unit=" blocks"):
         distance, positions = search.kneighbors(directions[start : start + BLOCK])
         itself = positions == np.arange(start, start + len(positions))[:, None]
-        itself[~itself.any(axis=1), -1] = True  # where more copies than `count` are as near, it may not be among them
+        itself[~itself.any(axis=1), -1] = True  # with more than `count` copies, a point may not find itself
         shape = len(positions), count
         similarity = 1 - distance[~itself].reshape(shape) ** 2 / 2  # of vectors of length 1
         found.append(Neighbors(positions[~itself].reshape(shape), similarity.astype(np.float32)))

@@ -84,7 +84,7 @@ def turned_back(pictures: NDArray[np.uint8], turns: NDArray[np.int64]) -> NDArra
 
 
 def detail(pictures: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The details of fingerprints (…, SIDE, SIDE) that are one to a few pixels wide: a difference of Gaussians."""
+    """What is one to a few pixels wide in fingerprints (…, SIDE, SIDE): the difference of two Gaussian blurs."""
     return FINE @ pictures @ FINE.T - COARSE @ pictures @ COARSE.T
 
 

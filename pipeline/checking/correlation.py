@@ -81,7 +81,7 @@ COSTS = {
 
 
 def predictions(table: pa.Table, attributes: list[Attribute]) -> list[AttributePrediction]:
-    """How well each attribute predicts the class of the images in a table: over all classes, and for the best one."""
+    """How well each attribute predicts the class of the images in a table: any class, and the one it tells best."""
     first = first_of_groups(table["group"].to_pylist())
     labels = table["label"].to_pylist()
     counts = Counter(label for label, counted in zip(labels, first, strict=True) if counted).most_common(CLASSES)
@@ -97,7 +97,7 @@ def predictions(table: pa.Table, attributes: list[Attribute]) -> list[AttributeP
 
 
 def first_of_groups(groups: list[int | None]) -> NDArray[np.bool_]:
-    """(N,) bool: which images are the first of their group of copies, or in none: copies would tell of each other."""
+    """(N,) bool: which images are the first of their group of copies, or in none: copies would predict each other."""
     first = {group: row for row, group in reversed(list(enumerate(groups)))}
     return np.array([group is None or first[group] == row for row, group in enumerate(groups)], bool)
 
@@ -115,7 +115,7 @@ def stratified(codes: NDArray[np.int64], groups: list[str | None]) -> NDArray[np
 
 
 def quantile_bins(values: NDArray[np.float64], cuts: int) -> NDArray[np.int64]:
-    """The bin of each number (M,): the quantile that it equals, as sizes often do, or those between which it is."""
+    """The bin of each number (M,): between two quantiles, or its own if it equals one, as sizes often do."""
     ordered = np.sort(values)
     edges = np.unique(ordered[np.arange(1, cuts + 1) * len(ordered) // (cuts + 1)])
     return np.searchsorted(edges, values, "left") + np.searchsorted(edges, values, "right")

@@ -11,11 +11,11 @@ from pipeline.checking.attributes import Attribute, text
 from pipeline.images.tables import SPLITS
 from pipeline.system.console import first_few
 
-FEWEST = 20  # images of each of two splits that are compared
-LEAST = 0.2  # share of a split's images that would have to be exchanged to make it like the other
+FEWEST = 20  # images that a split must have to be compared
+LEAST = 0.2  # the smallest distance that is called out, from 0 (equal distributions) to 1
 SAID = 3  # differences in a line
-CHANCE = 1e-6  # p-value below which a difference does not come from the draw
-# Every listing of folders counts them anew in each split, and publishers name the split in the file name
+CHANCE = 1e-6  # the largest p-value of a difference that is called out
+# These differ between any two splits: each is listed on its own, and publishers name the split in the file name
 OF_THE_LISTING = {
     *("beginning of the file name", "length of the file name", "number in the file name", "position in the source"),
 }
@@ -38,7 +38,7 @@ class Shift(NamedTuple):
 
 
 def shifts(attributes: list[Attribute], labels: list[str], copies: list[bool], splits: list[str | None]) -> list[Shift]:
-    """The differences of the later splits from the first one: for each attribute of all images, and of its worst class.
+    """How later splits differ from the first: in each attribute, over all images and in the class that differs most.
 
     `labels`, `copies` (whether it has one) and `splits` are those of the N images.
     """

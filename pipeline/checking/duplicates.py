@@ -26,9 +26,9 @@ NEAREST = 64  # how many pictures with near hashes each picture is compared with
 LIKELY = 0.98  # pairs are compared in detail if the correlation of their low frequencies is above this
 
 WINDOWS = COSINES.astype(np.float32) @ alignment.sampled(alignment.INTERVALS)  # (4, K, SIDE)
-# A window and those with one side cut differently. A picture that is cut by something between is nearly a mixture
+# Each window and those that differ in one cut: a picture cut by less is nearly a mixture of two of them
 ADJACENT = np.array([[window ^ side for side in (0, 1, 2, 4, 8)] for window in range(16)])
-WEIGHTS = np.sqrt((FREQUENCIES**2).sum(1)).astype(np.float32)  # pictures hold less of high ones
+WEIGHTS = np.sqrt((FREQUENCIES**2).sum(1)).astype(np.float32)  # high ones weigh more: pictures hold less of them
 
 
 def near_pairs(fingerprints: NDArray[np.uint8], params: NearDuplicates) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""What a list of labels and the files beside it have to say of each other."""
+"""Compare a list of labels with the files beside it: rows without a file, and files without a row."""
 
 from __future__ import annotations
 

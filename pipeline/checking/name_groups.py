@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FEWEST = 10  # groups of two images or more
-COVERED = 0.3  # share of the images that are in one of these
-LARGEST = 0.2  # share of the images that one of them may have
-RUNS = 4  # numbers of a name that may end a key
-PURE = 0.5  # share of the mixed pairs (of two classes) expected by chance that groups have to be without, at least
-ALIKE = 0.75  # share of pairs that are more alike than a pair of different groups
-PAIRS = 30  # at least
+COVERED = 0.3  # of the images, at least, are in one of these groups
+LARGEST = 0.2  # of the images, at most, are in any one of them
+RUNS = 4  # first numbers of a name that are tried as the end of its key
+PURE = 0.5  # how pure groups must be: 0 if classes mix in them as by chance, 1 if each is of one class
+ALIKE = 0.75  # of pairs in one group, at least, are more alike than a pair from two groups
+PAIRS = 30  # to compare, at least
 EXAMPLES = 2
 LOOKS = ("brightness", "contrast", "sharpness", "bytes")
 START = "(?:^|/)"
@@ -61,7 +61,7 @@ def suggest(table: pa.Table) -> Suggestion | None:
             reason = "are of one class"
         elif likeness.within(keys):
             reason = "look alike"
-            if not is_pure(keys, labels) and not likeness.across(keys):  # counted anew in each class
+            if not is_pure(keys, labels) and not likeness.across(keys):  # each class numbers its own groups
                 pattern = rf"([^/]+/{pattern.removeprefix(START).removeprefix('(')}"
                 keys = found(pattern, paths)
         if reason:

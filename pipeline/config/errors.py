@@ -18,7 +18,7 @@ def in_one_line(error: ValidationError, raw: object) -> str:
     faults = [(dotted_path(fault, raw), fault) for fault in error.errors()]
     path, fault = faults[0]
     if fault["loc"][-1:] != ("[key]",):
-        # Each member of a union has its say: the one that looked deepest is the one that was meant
+        # pydantic reports an error for each member of a union: the deepest one is of the member that was meant
         inside = (f for f in faults if f[0] == path or f[0].startswith(f"{path}."))
         path, fault = max(inside, key=lambda f: len(f[0]))
     expected = " or ".join(dict.fromkeys(f["msg"].removeprefix("Value error, ") for p, f in faults if p == path))

@@ -25,7 +25,7 @@ class OptimizerConfig(Strict):
     nesterov: bool = False
     weight_decay: Decay = 0.0
     decay_biases: bool = True  # whether biases and the weights of norms decay too
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # the rate of each block, against the one behind it
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # lr of each block ÷ lr of the block after it
     ns_steps: Annotated[int, Field(gt=0, lt=100)] = 5  # muon: Newton-Schulz iterations
     normalize_weights: bool = False  # muon: before each step; `lr` is then the size of a step relative to the weights
     rest: OptimizerConfig | None = None  # muon: of what it does not train; else adamw, with its lr and weight_decay
@@ -138,7 +138,7 @@ class Experiment(Strict):
     class_weights: Literal["none", "balanced"] = "none"
     grad_clip: Annotated[float, Field(gt=0)] | None = None  # the largest norm of all gradients together
     grad_accum_steps: Positive = 1  # parts that a batch is computed in, one after another
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of an average of the weights, which is the result
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the average of the weights that is the model
     unfreeze_every: Positive | None = None  # epochs after which one more block trains, from the head on
     checkpoint: Literal["last", "best"] = "last"  # the epoch whose weights are kept; best: lowest loss on val
     patience: Positive | None = None  # epochs without a lower loss on val after which training ends

@@ -11,7 +11,7 @@ from pipeline.dashboard.standings import Standing, rank
 from pipeline.system.console import UserError
 
 NAMED = 3  # experiments in a sentence; more are counted
-SPANNED = 4  # widths of the best interval that the scale of intervals goes down
+SPANNED = 4  # times the width of the best interval: how far the scale of intervals goes down
 
 
 class Column(NamedTuple):

@@ -63,7 +63,7 @@ def panels(records: list[Record]) -> list[Panel]:
 
 
 def accuracy_scale(values: NDArray[np.float64]) -> Scale:
-    """The first epochs may leave the chart: what tells experiments apart is far above them."""
+    """The low accuracies of first epochs may lie outside: they would squeeze what tells experiments apart."""
     low = min(float(np.percentile(values, 5)), 0.98)
     return Scale(max(0.0, low - 0.05 * (1 - low)), 1.0 + 0.02 * (1 - low))
 

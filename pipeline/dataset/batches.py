@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.config.experiments import TTA, Experiment
 
 RESIDENT_SHARE = 0.5  # the fraction of a device's free memory that resident images may take
-CHUNK = 2**20  # values of images that a CPU prepares at a time: so few stay in its caches
+CHUNK = 2**20  # values that a CPU prepares at a time, few enough for its caches
 
 
 class Batches:
@@ -43,7 +43,7 @@ class Batches:
         self.classes = len(packed.classes)
         self.normalize = Normalize(mean, std, device)
         self.normalized: Tensor | None = None
-        self.place = torch.empty(0)  # the buffer in which each batch is prepared, instead of new memory
+        self.place = torch.empty(0)  # memory in which one batch after another is prepared
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -100,12 +100,12 @@ class Batches:
         return made
 
     def pictures(self, inputs: Tensor, positions: Tensor) -> Tensor:
-        """What a network sees in its `inputs` (B, C, H, W): they without the normalization, in [0, 255]."""
+        """The `inputs` of a network (B, C, H, W) as pictures: in [0, 255], without the normalization."""
         return self.normalize.undo(inputs)
 
     def prepared(self, images: Tensor, config: Augment | None, draws: Tensor | None) -> Tensor:
         images = images.float()
-        if config is not None and draws is not None and draws.shape[1]:  # no columns: no augmentation is random
+        if config is not None and draws is not None and draws.shape[1]:  # no columns: nothing is augmented
             images = augment(images, config, draws)
         return self.normalize(images)
 

@@ -54,7 +54,7 @@ class Rows:
         pending: deque[Future[Tensor]] = deque()
         most = max(map(len, chosen), default=0)
         places = [self.empty(most) for _ in range(min(AHEAD + 1, len(chosen)))] if self.device.type == "cpu" else [None]
-        on_cpu = torch.cat(tuple(chosen)).cpu().split([len(positions) for positions in chosen])  # one wait for a GPU
+        on_cpu = torch.cat(tuple(chosen)).cpu().split([len(positions) for positions in chosen])  # one wait for the GPU
         with ThreadPoolExecutor(1) as reader:
             for positions, place in zip(on_cpu, itertools.cycle(places), strict=False):
                 pending.append(reader.submit(self.read, self.rows[positions.numpy()], place))

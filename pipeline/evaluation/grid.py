@@ -42,7 +42,7 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
 
 def save(figure: Figure, path: Path, software: str | None = None) -> None:
     with atomic_write(path) as partial, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks: boxes, and no more fuss
+        warnings.filterwarnings("ignore", "Glyph")  # what the font lacks is drawn as boxes, without a warning
         figure.savefig(partial, format="png", dpi=100, metadata={"Software": software})
 
 

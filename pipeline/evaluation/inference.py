@@ -72,7 +72,7 @@ def log_probabilities(
     All images in their order, or those at the positions `chosen`, (N,) int64.
     """
     model.eval()
-    # of one image, or of its logits and what is made of them
+    # of one image: its pixels, or its logits with what is computed from them
     values = max(math.prod(data.pixels.shape), 4 * data.classes)
     size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // values))
     batches = (torch.arange(len(data)) if chosen is None else chosen).to(data.device).split(size)

@@ -17,9 +17,9 @@ OF_SYSTEMS = (".DS_Store", "desktop.ini", "Thumbs.db")  # which the file manager
 
 
 def set_aside(folder: Path, files: Iterable[Wanted], waiting: Path, verified: Iterable[str] = ()) -> None:
-    """Move all that `folder` holds out of it, but those of `files` that are right, and the names `verified` before.
+    """Move everything out of `folder`, except those of `files` that are intact, and names that are `verified` already.
 
-    It goes to WAITING.others, with a line for each. A file in the folder's place goes there too.
+    It goes to WAITING.others, and a line is printed for each. If `folder` is a file, that goes there too.
     """
     wrong = {wanted.name: wanted.difference(folder / wanted.name) for wanted in files} | dict.fromkeys(verified)
     # listed only now, since the checksums of large files take minutes

@@ -28,10 +28,10 @@ APT = "apt:"
 APT_PATIENCE = 10  # seconds until apt gives up a server
 # A Debian package's name, and a version in apt's form
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9+.~:-]+)?")
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # by RFC 3986, but of two signs at least
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # by RFC 3986, but of two characters at least: one is a drive
 CHUNK = 1 << 20  # bytes
 COMPLETE = "complete"  # the folder of the verified files
-LEFT = re.compile(r"complete|apt-.+|.+\.(part|copy|pointer)|\.apt-.+\.partial")  # beside it
+LEFT = re.compile(r"complete|apt-.+|.+\.(part|copy|pointer)|\.apt-.+\.partial")  # what fetching leaves in its folder
 
 
 def user_mirror(folder: str) -> list[str]:
@@ -44,7 +44,7 @@ def user_mirror(folder: str) -> list[str]:
 
 
 def absolute(mirror: str) -> str:
-    """The mirror as it is named from everywhere: a queued experiment runs in a copy of the project."""
+    """The mirror with an absolute path: a queued experiment runs in a copy of the project, in another folder."""
     return mirror if scheme_of(mirror) else str(project.root() / Path(mirror).expanduser())
 
 
@@ -61,7 +61,7 @@ def fetch_all(
     complete = waiting / COMPLETE
     complete.mkdir(parents=True, exist_ok=True)
     set_aside(complete, files, waiting)
-    there = {path.name for path in complete.iterdir()}.union(present)  # what comes later is not verified
+    there = {path.name for path in complete.iterdir()}.union(present)  # verified; `fetch` verifies the others
     unreachable: dict[str, str] = {}
     for wanted in files:
         if wanted.name not in there:

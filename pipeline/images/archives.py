@@ -32,7 +32,7 @@ NOT_READ = {
 
 
 def open_archive(path: Path | UPath) -> Zip | Tar:
-    """The reader for what a file begins with: the end of a tar may be that of a zip in it."""
+    """The reader for a file, chosen by its first bytes: a tar whose last member is a zip ends as a zip does."""
     with path.open("rb") as file:
         beginning = file.read(6)
     if PART.search(path.name):

@@ -34,7 +34,7 @@ INSPECT = {
 INSPECT_WITH_SIZE = {"BMP": integrity.bmp, "TIFF": tiff.inspect}  # these compare the limit with what the file says
 # Pillow's own Image.open knows too few brands of AVIF, no HEIF, and misreads some TIFFs
 OPEN = {"AVIF": avif.open_image, "HEIF": heif.open_image, "TIFF": tiff.open_image}
-# Other decoders read on by themselves
+# These decoders stop at damage outside of the pixels, so it is cut out before; others skip it
 WITHOUT_DAMAGE = {"JPEG": jpeg.without_damage, "PNG": png.without_damage, "TIFF": tiff.without_damage}
 PER_PIXEL = 20  # bytes of memory that a decoder takes at most, measured for all formats
 LIBRARY = 64 * 1024**2  # bytes that a decoder's library takes; without it Pillow does not know the format

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 Parts = tuple[str, ...]
 
-ORDER = ("train", "val", "test")  # in which splits are told, and the first says how a class is written
+ORDER = ("train", "val", "test")  # of splits in messages; the first that has a class says how its name is written
 EITHER = "evaluation"  # test, or val where there is a test split too
 SPLIT_NAMES = {
     "train": "train", "training": "train", "trainval": "train",

@@ -23,9 +23,9 @@ from pipeline.system.console import UserError
 
 TABLES = (".csv", ".tsv", ".txt")  # named where the list is not there
 NAMED = 3  # files, in a message
-REPEATED = -2  # instead of its file, of a row that says again what another one says
-FROM_LIST, FROM_ROOT, BY_END = range(3)  # how well a row fits a file, by where the path that it names begins
-UNREAD = 3  # added where the file is of a format that is not read: an id means the JPEG beside a raw photo
+REPEATED = -2  # in `file_of_row`, for a row that repeats another one
+FROM_LIST, FROM_ROOT, BY_END = range(3)  # where the path that a row names begins: best at the list's folder
+UNREAD = 3  # added for a format that is not read: an id means the JPEG, not the raw photo beside it
 NOT = 2 * UNREAD
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WRITTEN_BY = {"checked": "check", "splits": "split"}  # stages, by the folder of their table
 STATUSES = ("ok", "warning", "quarantined")
-SPLITS = ("train", "val", "test")  # of copies in several official splits, those in the last of these stay
+SPLITS = ("train", "val", "test")  # where copies are in several official splits, those in the last one stay in use
 CHECKED = pa.schema(
     {
         "path": pa.string(),

@@ -161,7 +161,7 @@ def up_to_block(size: int) -> int:
 def read_to_end(file: IO[bytes]) -> None:
     """Read on behind the last member: there a decompressor raises if the checksum is wrong.
 
-    Raises tarfile.ReadError for another archive, as `cat` puts it there, whose members nobody would miss.
+    Raises tarfile.ReadError if another archive follows, as `cat` joins them: nobody would notice that it was not read.
     """
     left = MOST_AFTER_THE_END
     while chunk := file.read(1 << 20):

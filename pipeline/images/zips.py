@@ -162,7 +162,7 @@ def find_directory(file: IO[bytes]) -> CentralDirectory:
     if not size and count:
         raise zipfile.BadZipFile("Bad size of central directory")
     shift = start - offset
-    wraps = shift > 0 and shift % WRAP == 0  # nothing in front of an archive has just that size
+    wraps = shift > 0 and shift % WRAP == 0  # what lies in front of an archive hardly ever has just that size
     return CentralDirectory(start, size, 0 if wraps else shift, wraps)
 
 

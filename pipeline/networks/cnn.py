@@ -13,7 +13,7 @@ from pipeline.networks.layers import ACTIVATIONS, layers
 if TYPE_CHECKING:
     from pipeline.config.networks import CNNConfig
 
-# the largest value of a pool stays the largest behind these, so pooling comes first: fewer values to activate
+# These keep the order of values, so pooling first gives the same, with fewer values to activate
 MONOTONIC = ("relu", "sigmoid", "tanh")
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 SHOWN = 4  # findings of one kind
 CLASSES = 8  # in a chart
 BINS = 40
-PICTURED = 5  # images of each end
-NOTHING = 2  # standard errors
+PICTURED = 5  # images with the lowest values, and as many with the highest
+NOTHING = 2  # standard errors above chance: less is called guessing
 NAMED = 4  # texts in a chart; all others are one
 
 

@@ -31,7 +31,7 @@ def write_page(path: Path, template: str, *, folder: Path = TEMPLATES, **values:
     """
     page = environment(folder).get_template(template).render(values)
     if path.is_file() and path.read_bytes() == page.encode():
-        return  # to replace a file makes the disk wait
+        return  # it has not changed, and replacing a file waits for the disk
     with atomic_write(path) as partial:
         partial.write_bytes(page.encode())
 

@@ -92,7 +92,10 @@ def stop(number: int, _: object) -> NoReturn:
 
 
 def stop_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Raise again what `stop` has raised, a moment later: Python drops exceptions that a `__del__` raises."""
+    """Replaces sys.unraisablehook: if Python has dropped the exception of `stop`, raise it again a moment later.
+
+    Python drops exceptions that are raised while a `__del__` runs.
+    """
     if dropped.exc_value is not stopped:
         sys.__unraisablehook__(dropped)
         return
@@ -106,9 +109,9 @@ def stop_again(dropped: sys.UnraisableHookArgs) -> None:
 
 
 def stoppable(main: Callable[[], int | None]) -> int | None:
-    """Call `main`. Raises what `stop` has raised, even if a library has caught it and raised an error of its own.
+    """Call `main`. After Ctrl-C or SIGTERM, raise the exception of `stop`, even if a library has replaced it.
 
-    Extension modules do that while they are imported.
+    While an extension module is imported, it may catch that exception and raise an error of its own.
     """
     try:
         return main()

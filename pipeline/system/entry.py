@@ -81,7 +81,7 @@ def is_program() -> bool:
 def leave() -> None:
     """End this process at once. To free every object of torch or MLflow first would take 0.5 s."""
     if status is not None:
-        with suppress(OSError):  # Python's own way to end tells of it
+        with suppress(OSError):  # where stdout can't be written, Python reports that when it ends as usual
             sys.stdout.flush()
             os._exit(status)
 

@@ -67,7 +67,7 @@ def address_space() -> float:
 
 
 def go_first() -> None:
-    """Let the kernel kill this process before others when memory is short: the stage then starts another worker."""
+    """Let the kernel kill this worker first when memory is short. Its stage survives, and tries the images again."""
     with suppress(OSError):  # no /proc on this system
         Path("/proc/self/oom_score_adj").write_text("1000")
 

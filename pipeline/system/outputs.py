@@ -22,9 +22,9 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def named(path: Path, partial: Path | None = None) -> Iterator[None]:
-    """Let an OSError of the block that names no file, as that of a full disk, name `path`.
+    """Add `path` to an OSError of the block that names no file, such as that of a full disk.
 
-    One that names `partial`, or a file in it, names `path` in its place.
+    If it names `partial`, or a file in it, it names `path` instead.
     """
     try:
         yield
@@ -60,7 +60,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def blocked(path: Path) -> Path | None:
-    """What would have to be a folder for `path` to be written, and is none; else None."""
+    """The file that stands where `path` needs a folder; None if there is none."""
     first = next(parent for parent in path.absolute().parents if parent.exists())
     return None if first.is_dir() else first
 
@@ -87,7 +87,7 @@ def is_running(process: int) -> bool:
         return False
     except PermissionError:  # it is another user's
         return True
-    with suppress(OSError):  # only Linux tells of those that have ended, while nobody has asked how
+    with suppress(OSError):  # Z: it has ended, and its parent has not noticed yet; only Linux tells
         return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
     return True
 

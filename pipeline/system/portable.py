@@ -58,7 +58,7 @@ def pin_products() -> Library:
     """Let torch multiply matrices on the CPU by NumPy's OpenBLAS instead of MKL, which `pin_torch` makes slow.
 
     MKL's products in its COMPATIBLE mode take 2.4 times as long as without it, OpenBLAS's 1.0 times (AMD EPYC).
-    The result holds the registration: torch keeps to it as long as the result exists.
+    Torch uses OpenBLAS as long as the object that is returned exists.
     """
     from torch.library import Library
 

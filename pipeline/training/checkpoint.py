@@ -24,7 +24,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
                 torch.save(state, file)
             except RuntimeError as error:  # torch wraps the OSError of a full disk in one, and Ctrl-C too
                 raise error.__context__ or error from None
-        found = checksum(partial)  # behind the state, so that both are replaced in one step; torch.load does not mind
+        found = checksum(partial)  # at the end of the file, which torch.load ignores: one rename replaces both
         with partial.open("ab") as file:
             file.write(found)
 

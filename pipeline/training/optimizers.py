@@ -29,7 +29,7 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig, capturable: bool 
     """
     without_compiler()
     if isinstance(model, BackboneClassifier) and model.frozen:
-        model = model.head  # as where the backbone's features are kept
+        model = model.head  # the optimizer is the same whether the backbone runs or its features are kept
     groups = parameter_groups(model, config)
     if config.name != "muon":
         return [elementwise(groups, config, capturable)]

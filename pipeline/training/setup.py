@@ -1,4 +1,4 @@
-"""What the trainings of an experiment share: data, device, and the names under which they keep what they go on from."""
+"""What the trainings of an experiment share: data, device, and the paths of their checkpoints and features."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Setup:
 
     @cached_property
     def identity(self) -> str:
-        """The fingerprint of what is trained on what, wherever that is."""
+        """A fingerprint of config, seed and data, the same on every machine."""
         return fingerprint(self.inputs)
 
     @cached_property
@@ -60,11 +60,11 @@ class Setup:
         return [self.device.type, self.threads, self.config.compute.portable]
 
     def check_all_equal(self) -> None:
-        """Raise UserError unless all processes have the same."""
+        """Raise UserError unless all processes have the same config, data, device and code."""
         self.group.check_all_equal(fingerprint(self.identity, self.environment, self.code))
 
     def checkpoint(self, number: int) -> Path:
-        """The file from which training `number` goes on, if all is as it was."""
+        """The checkpoint of training `number`. Other config, data, device or code give it another name."""
         key = fingerprint(self.identity, self.environment, self.code, number)
         return CHECKPOINTS / self.name / f"{key}.pt"
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.training.features import Features
     from pipeline.training.first_batch import FirstBatch
 
-# what to do where memory is short: a smaller batch_size would not help what is computed without gradients
+# Advice where features and validation run out of memory: their batches do not depend on batch_size
 SMALLER = "free some, or take a smaller network or smaller images"
 Row = dict[str, float | int | None]  # of history.csv: epoch, losses and accuracies
 

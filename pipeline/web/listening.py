@@ -10,7 +10,8 @@ from pipeline.system.console import UserError
 
 def listen(host: str, port: int) -> socket.socket:
     """A TCP socket that listens there. Raises UserError where that can't be."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sends at once only so
+    # with the protocol named, asyncio sends small answers at once
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
