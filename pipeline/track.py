@@ -20,7 +20,7 @@ from pipeline.system.credentials import hide_in
 from pipeline.tracking import database, origin, server, view
 from pipeline.tracking.complaint import reason
 from pipeline.tracking.connection import connected
-from pipeline.tracking.content import COUNTS, PARTIAL, Content
+from pipeline.tracking.content import COUNTS, PARTIAL, RunContent
 from pipeline.tracking.description import description
 from pipeline.tracking.results import Result, locked_experiments, locked_stages, read_result
 from pipeline.tracking.server import tracking_uri
@@ -120,7 +120,7 @@ def log(tracker: Tracker, result: Result) -> tuple[Run, bool]:
 
 def complete(tracker: Tracker, run: Run, result: Result) -> None:
     """Log what the run lacks. Others may do the same at this moment, or have died at it: all log the same."""
-    content, trained = Content(tracker.client, run.info.run_id), result.origin.time
+    content, trained = RunContent(tracker.client, run.info.run_id), result.origin.time
     partial = None if result.is_whole else "files that were not pulled"
     content.log_tags({**result.origin.tags(), "mlflow.note.content": description(result), PARTIAL: partial})
     content.log_params({**result.params, **{key: result.metrics[key] for key in COUNTS}})
@@ -145,7 +145,7 @@ def log_live(name: str, fingerprint: str, start: float) -> None:
             return
         config = experiment.model_dump(mode="json", exclude_unset=True)
         with tracker.unless_deleted(run_id):
-            Content(client, run_id).log_params({**config, "seed": everything.seed_of(name)})
+            RunContent(client, run_id).log_params({**config, "seed": everything.seed_of(name)})
             end = "KILLED"  # unless training has the time to say how it ended
             for line in sys.stdin:
                 value = json.loads(line)
@@ -153,7 +153,7 @@ def log_live(name: str, fingerprint: str, start: float) -> None:
                     end = value
                 else:
                     seconds = value.pop("seconds")
-                    Content(client, run_id).log_history([value], [seconds])
+                    RunContent(client, run_id).log_history([value], [seconds])
             client.set_terminated(run_id, end)
     except Refused as refusal:
         say(f"{name}: {refusal}")

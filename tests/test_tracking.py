@@ -297,10 +297,10 @@ def test_processes_that_start_together_make_one_database(made: Results, waiting:
 
 
 def kill_at(results: Results, call: str, uri: str) -> None:
-    """Run `track a` and let it die, as with SIGKILL, when it comes to that call of Content."""
+    """Run `track a` and let it die, as with SIGKILL, when it comes to that call of RunContent."""
     script = (
         "import os, sys; from pipeline import track; from pipeline.tracking import content; sys.argv[1:] = ['a'];"
-        f"content.Content.{call} = lambda *arguments: os._exit(9); track.run(track.main)"
+        f"content.RunContent.{call} = lambda *arguments: os._exit(9); track.run(track.main)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", script], cwd=results.root, capture_output=True, text=True, check=False,

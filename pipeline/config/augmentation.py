@@ -22,7 +22,7 @@ def smallest_first(limits: tuple[float, float]) -> tuple[float, float]:
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Change = Annotated[float, Field(ge=0, le=100)]  # relative: 0.4 is from 0.6 to 1.4 times
+RelativeChange = Annotated[float, Field(ge=0, le=100)]  # 0.4 is from 0.6 to 1.4 times
 Area = Annotated[float, Field(gt=0, le=1)]  # fraction of the image
 Zoom = Annotated[float, Field(ge=0.01, le=100)]
 Limits = (BeforeValidator(as_pair), AfterValidator(smallest_first))  # of a tuple: it can be hashed, YAML's list can't
@@ -52,9 +52,9 @@ class Augment(Strict):
     translate: Annotated[float, Field(ge=0, le=1)] = 0.0  # ± this fraction of the side
     scale: Annotated[tuple[Zoom, Zoom], *Limits] = (1.0, 1.0)
     crop_padding: Annotated[int, Field(ge=0, le=8192)] = 0  # pixels, by reflection, before a crop of the old size
-    brightness: Change = 0.0
-    contrast: Change = 0.0
-    saturation: Change = 0.0
+    brightness: RelativeChange = 0.0
+    contrast: RelativeChange = 0.0
+    saturation: RelativeChange = 0.0
     random_erasing: RandomErasing | None = None
     randaugment: RandAugment | None = None
     mixup: Annotated[float, Field(ge=0, le=100)] = 0.0  # alpha of the Beta distribution of shares; 0: no mixing

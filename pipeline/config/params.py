@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ruamel.yaml.nodes import Node
 
 FILE = Path("params.yaml")
-Entry = TypeVar("Entry")
+T = TypeVar("T")
 MOST_VALUES = 100_000  # keys, values, lists and sections, with every alias written out
 
 
@@ -64,7 +64,7 @@ class Params(Strict):
         return self.seed if own is None else own
 
 
-def pick(entries: dict[str, Entry], section: str, name: str) -> Entry:
+def pick(entries: dict[str, T], section: str, name: str) -> T:
     """The entry of that name. Raises UserError if there is none."""
     if name not in entries:
         raise UserError(

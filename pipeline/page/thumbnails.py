@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SIDE, QUALITY = 128, 65  # most pixels of a side, quality of JPEG
-Task = tuple[str, Content]
+PathAndContent = tuple[str, Content]
 
 
 def thumbnails(source: Source, wanted: set[str]) -> dict[str, str]:
@@ -31,7 +31,7 @@ def thumbnails(source: Source, wanted: set[str]) -> dict[str, str]:
     return dict(found for found in progress(drawn, total=len(wanted), unit=" thumbnails") if found is not None)
 
 
-def draw(tasks: Iterable[Task]) -> Iterator[tuple[str, str] | None]:
+def draw(tasks: Iterable[PathAndContent]) -> Iterator[tuple[str, str] | None]:
     """Yield path and thumbnail of each image; None for one that can't be decoded. Runs in a worker process."""
     tasks = list(tasks)
     for (path, _), content in zip(tasks, stored.read_all(content for _, content in tasks), strict=True):
@@ -57,5 +57,5 @@ def jpeg(image: Image.Image) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def not_drawn(task: Task, reason: str) -> None:
+def not_drawn(task: PathAndContent, reason: str) -> None:
     """The result for an image whose worker crashed or hung."""

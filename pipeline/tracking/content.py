@@ -24,7 +24,7 @@ COUNTS = ("parameters", "trainable_parameters")
 METRICS = ("accuracy", "macro_f1", "loss", "ece", "accuracy_mean", "accuracy_sd")
 
 
-class Content:
+class RunContent:
     """Logs the content of one run. Times are seconds since the run's start."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
