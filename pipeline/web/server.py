@@ -23,7 +23,7 @@ EVERYWHERE = "0.0.0.0"
 MOST_BYTES = 32 * 1024**2  # of one photo
 MOST_WAITING = 8  # photos that the server holds at once
 SLOWEST = 30  # seconds that a photo may take to arrive
-BODY = "application/octet-stream"  # no page of another site can send it without asking, and is told no
+BODY = "application/octet-stream"  # another site's page may send it only if this server allows that, which it does not
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
