@@ -197,6 +197,14 @@ def test_a_hub_cache_inside_the_source_is_named(checked: Checked, project: Proje
         checked("in.tar")
 
 
+def test_the_store_of_a_bare_annex_is_named(checked: Checked, project: Project) -> None:
+    for number in range(4):
+        key = f"SHA256E-s{number}--{number:064x}.png"
+        class_folders(project.root / f"in/annex/objects/{number:03x}/e{number:02x}", {key: 1})
+    with pytest.raises(UserError, match=r"^in: 'annex/objects/000/e00/SHA256E-s0--.*git annex get has run$"):
+        checked("in")
+
+
 def test_classes_may_be_called_blobs_and_snapshots(checked: Checked, project: Project) -> None:
     class_folders(project.root / "in", {"in/blobs": 2, "in/snapshots": 2})
     assert {row["label"] for row in checked("in").values()} == {"blobs", "snapshots"}

@@ -17,6 +17,7 @@ RECORDING = re.compile(
     r"|(19|20)\d\d([ _-]?\d\d){0,2}",
     re.IGNORECASE,
 )
+ANNEX_KEY = re.compile(r"[A-Z\d_]+-s\d+(-[mSC]\d+)*--.+")  # git-annex's name for a content: its size and its hash
 NAMED = 3  # folders, in a message
 EXPECTED = "expected one folder for each of train, val and test"
 NO_TRAIN = "but there is no train/CLASS/FILE, and no list of labels in check.labels"
@@ -29,6 +30,7 @@ def first_problem(folders: Folders) -> str | None:
 
 def problems(folders: Folders) -> Iterator[str]:
     yield from caches_of_the_hub(folders)
+    yield from stores_of_git_annex(folders)
     if folders.splits:
         yield from ambiguous_splits(folders)
         yield from classes_beside_splits(folders)
@@ -47,6 +49,16 @@ def caches_of_the_hub(folders: Folders) -> Iterator[str]:
             yield (
                 f"{told((*parent, 'blobs'))} and {told(snapshots)} are a cache of the Hugging Face hub; expected a"
                 f" snapshot alone: set source to {told((*snapshots, revisions[0]))}, or take the cache out of it"
+            )
+
+
+def stores_of_git_annex(folders: Folders) -> Iterator[str]:
+    """Bare repositories, and special remotes: a folder for each content, under others named by its hash."""
+    for parent, names in folders.children.items():
+        if keys := sorted(filter(ANNEX_KEY.fullmatch, names)):
+            yield (
+                f"{told((*parent, keys[0]))} is in a store of git-annex, in which no folder is a class; expected a"
+                " clone of the repository in which git annex get has run"
             )
 
 

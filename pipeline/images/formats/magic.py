@@ -45,6 +45,7 @@ OTHER_IMAGES = {
 # Signatures of JPEG and PNG after some program took the bytes for text and replaced characters or line ends for good
 MANGLED = re.compile(rb"\xc3\xbf\xc3\x98|(?:\xef\xbf\xbd){2}|(?:\x89|\xc2\x89|\xef\xbf\xbd)PNG[\r\n]")
 HEADLESS = re.compile(rb".{6}(?:JFIF|Exif)\0|.{12}IHDR|.{8}WEBPVP8", re.DOTALL)  # without the signature
+STRAY = re.compile(rb"(?:\xef\xbb\xbf|\s)+")  # byte order marks and blanks, as a web server's scripts print them
 BEGINNING = rb"(?:\xef\xbb\xbf)?\s*"  # text may begin with a byte order mark and blanks
 # possessive, because a row of comments could be parted in as many ways as it has subsets
 XML = BEGINNING + rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*+"
@@ -53,7 +54,8 @@ OTHERS = {
     "an SVG drawing": XML + rb"(?:<!doctype svg[^>]*>\s*)?<svg\b",
     "an XML document": BEGINNING + rb"<\?xml\b",
     "a Git LFS pointer in place of the image: run git lfs pull": rb"version https://git-lfs",
-    "a git-annex pointer in place of the image: run git annex get": rb"(?:\.\./)*(?:\.git)?/annex/objects/",
+    # as git-annex writes it, or the text of a link, also out of a submodule, on systems without links
+    "a git-annex pointer in place of the image: run git annex get": rb"(?:(?:\.\./)*\.git[^\n]*)?/annex/objects/",
     "a PDF document": BEGINNING + rb"%PDF",
     "a PostScript document": rb"%!PS|\xc5\xd0\xd3\xc6",
     "a JSON document": BEGINNING + rb"[{\[]\s*[\"{\[]",
@@ -104,6 +106,10 @@ def format_by_brand(content: bytes) -> str | None:
 def describe(content: bytes) -> Problem:
     """Say what a file is for which `image_format` gives None: `unreadable` for an image, else `not_an_image`."""
     start = content[:READ]
+    if stray := STRAY.match(start):
+        image = image_format(start[stray.end() :])
+        if image and image != "PPM":  # that begins as a text may
+            return Problem("unreadable", f"stray bytes before the image ({image}): remove the first {stray.end()}")
     for name, pattern in OTHER_IMAGES.items():
         if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
             return Problem("unreadable", f"{name}, a format that is not read: convert it to PNG or JPEG")

@@ -30,6 +30,9 @@ STRIP_OFFSETS, STRIP_ROWS, STRIP_COUNTS = 273, 278, 279
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
 SMALLER_OR_MASK = 0b101  # bits of SUBFILE: the page is a thumbnail or a mask of another one
 UNCOMPRESSED, SEPARATE, YCBCR, WHITE_IS_ZERO, SIGNED = 1, 2, 6, 0, 2
+KINDS = {1: "unsigned", SIGNED: "signed", 3: "float", 5: "complex integer", 6: "complex"}  # of samples
+READ_GRAY = {1: (1, 2, 4, 8, 12, 16, 32), SIGNED: (8, 16, 32), 3: (32,)}  # bits that Pillow reads, by kind
+READ_SEVERAL = {1: (8, 16)}  # the same of each of several samples
 BIG = (b"+\0", b"\0+")  # begin a BigTIFF, after the byte order
 MOST_PAGES = 100_000
 # Tags that say what the pixels are: how they are arranged and compressed, and what their values mean
@@ -195,13 +198,26 @@ def check_pixels(page: Directory, most_pixels: float) -> None:
 
 
 def open_image(content: bytes) -> Image.Image:
-    """The image with its size and mode, not yet decoded. Raises what the decoder raises."""
+    """The image with its size and mode, not yet decoded.
+
+    Raises ImageError for samples of a kind that is not read, and what the decoder raises.
+    """
     from PIL import TiffImagePlugin
 
     page = next(directories(content))
+    check_samples(page)
     # Pillow by itself reads separate planes as if they had 8 bits a sample; libtiff reads them right
     TiffImagePlugin.READ_LIBTIFF = page.number(PLANAR, 1) == SEPARATE and page.number(BITS, 1) > 8
     return Image.open(io.BytesIO(content), formats=["TIFF"])
+
+
+def check_samples(page: Directory) -> None:
+    """Raise ImageError for samples of a kind that Pillow does not read, and of which it does not say so."""
+    count, bits, kind = page.number(SAMPLES, 1), page.number(BITS, 1), page.number(SAMPLE_FORMAT, 1)
+    if bits not in (READ_SEVERAL if count > 1 else READ_GRAY).get(kind, ()):
+        told = KINDS.get(kind, f"sample format {kind}")
+        size = f"{count} × {bits}" if count > 1 else str(bits)
+        raise ImageError("unreadable", f"{size} bits a pixel ({told}) are not read: convert it to 8 or 16, unsigned")
 
 
 def is_deep(image: Image.Image) -> bool:
