@@ -153,6 +153,7 @@ def test_pack_takes_what_has_no_label_too(plants: tuple[Project, str]) -> None:
         {"empty lines": "path,label\n\na/1.png,x\n,\n\na/2.png,y"},
         {"old Mac": "path,label\ra/1.png,x\ra/2.png,y\r"},
         {"path before id": "id,path,label\n7,a/1.png,x\n8,a/2.png,y\n"},
+        {"a mask as text": f"path,mask,label\na/1.png,{'1 2 ' * 50_000},x\na/2.png,,y\n"},
         {"more cells, empty": "path;label\na/1.png;x;;\na/2.png;y;;\n"},
     ],
     ids=lambda lists: next(iter(lists)),
@@ -292,6 +293,7 @@ def test_names_for_labels_that_are_numbers(tmp_path: Path) -> None:
         ),
         ("id,label\n1,x\n2,x,y\n", ["line 3: 3 cells; expected 2", "quotes"]),
         ('id,label\n1,"x\n2,y\n', ["line 2: not CSV"]),
+        ('id,label\n1,"x\n' + "2,y\n" * 50_000, ["line 2: not CSV: unexpected end of data"]),
         ('id,label\n"1\n1",x\n2,"y"z\n', ["line 4: not CSV"]),
     ],
 )
@@ -307,6 +309,9 @@ def test_a_list_in_another_encoding(tmp_path: Path) -> None:
     refused(tmp_path, "line 3: not UTF-8: save the table as 'CSV UTF-8'")
     (tmp_path / "labels.csv").write_bytes(b"\xff\xfei\0d")
     refused(tmp_path, "line 1")
+    for content in ("id,label\n1,x\n".encode("utf-16-be"), b"PK\3\4\x14\0\6\0\x08\0"):  # the latter of Excel
+        (tmp_path / "labels.csv").write_bytes(content)
+        refused(tmp_path, "line 1: not UTF-8: save the table as 'CSV UTF-8'")
 
 
 def test_a_name_that_fits_two_files(tmp_path: Path) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import shutil
 import struct
+import subprocess
 import tarfile
 import tempfile
 import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +199,35 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
     assert set(found) == {"cat/000.png", "dog/000.png"}
 
 
+def test_a_very_deep_folder(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"cat": 1, "dog": 1})
+    with chdir(tmp_path / "cat"):
+        for _ in range(1500):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("a.png").write_bytes(b"1")
+    try:
+        items = [item for item, _ in open_source(tmp_path).read()]
+    finally:
+        subprocess.run(["rm", "-r", str(tmp_path / "cat/d")], check=True)  # pytest can't
+    paths = ["cat/000.png", f"cat/{'d/' * 1500}a.png", "dog/000.png"]
+    assert [(item.path, item.label) for item in items] == list(zip(paths, ("cat", "cat", "dog"), strict=True))
+
+
+def test_what_vanishes_while_a_folder_is_read(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"cat": 2, "dog": 2})
+    found = open_source(tmp_path).read()
+    next(found)
+    (tmp_path / "cat/001.png").unlink()
+    with pytest.raises(UserError, match=r"cat/001\.png is gone: the source has changed; run it again$"):
+        next(found)
+    found = open_source(tmp_path).read()
+    next(found)
+    shutil.rmtree(tmp_path / "dog")
+    with pytest.raises(UserError, match="dog is gone"):
+        next(found)
+
+
 def test_a_file_name_of_any_bytes(tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "in", {"cat": 1, "dog": 1})
     for name in (b"caf\xe9.png", b"a\nb.png", b" .png", b"-rf.png", "日本.png".encode(), b"a'\"$(x).png"):
@@ -227,7 +258,8 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 def test_every_kind_of_tar(tmp_path: Path, mode: str) -> None:
     members = {f"./in/{label}/{number}.png": png(number) for label in ("dog", "cat") for number in range(3)}
-    source = open_source(tar_of(tmp_path / "images", members, mode))
+    # whatever its name says, but for a plain one
+    source = open_source(tar_of(tmp_path / ("images" if mode == "w" else "images.zip"), members, mode))
     assert source.classes == ["cat", "dog"]
     assert {f"./{item.path}": content for item, content in read(source)} == members
     assert [item.label for item, _ in source.read()] == ["dog"] * 3 + ["cat"] * 3  # in the archive's order
@@ -383,7 +415,9 @@ def bad_sources(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     whole_gz = tar_of(folder / "w", members, "w:gz").read_bytes()
     yield "a.zip", "not a whole", whole_zip[:-30]
     yield "a.zip", "not a whole", whole_zip[: len(whole_zip) // 2]
-    yield "a.zip", "not a whole", b"<!DOCTYPE html>"
+    yield "a.zip", "not a whole zip or tar archive, but a web page", b"<!DOCTYPE html>"
+    yield "a.zip", "run git lfs pull", b"version https://git-lfs.github.com/spec/v1\noid sha256:0"
+    yield "a.tar.gz", "run git annex get", b"/annex/objects/SHA256E-s1--0.tar.gz"
     yield "a.zip", "not a whole", whole_tar
     yield "a.zip", "not a whole", b""
     yield "a", "not a whole", whole_zip[: len(whole_zip) // 2]

@@ -31,10 +31,17 @@ NOT_READ = {
 }  # fmt: skip
 
 
+NO_ARCHIVE = {
+    b"version https://git-lfs": "a Git LFS pointer: run git lfs pull",
+    b"/annex/objects/": "a git-annex pointer: run git annex get",
+    b"<!doctype html": "a web page: fetch it again, signed in where its publisher asks for that",
+}  # fmt: skip
+
+
 def open_archive(path: Path | UPath) -> Zip | Tar:
     """The reader for a file, chosen by its first bytes: a tar whose last member is a zip ends as a zip does."""
     with path.open("rb") as file:
-        beginning = file.read(6)
+        beginning = file.read(32)
     if PART.search(path.name):
         raise UserError(f"{path} is a part of a split archive; expected a whole one: join its parts with cat")
     if UNFINISHED.search(path.name):
@@ -44,7 +51,12 @@ def open_archive(path: Path | UPath) -> Zip | Tar:
     for signature, what in NOT_READ.items():
         if beginning.startswith(signature):
             raise UserError(f"{path} is {what}, which is not read; expected a zip or tar: unpack it, or pack it anew")
-    return Zip(path) if path.suffix.lower() == ".zip" or beginning.startswith((b"PK\3\4", b"PK\5\6")) else Tar(path)
+    for signature, what in NO_ARCHIVE.items():
+        if beginning.lower().startswith(signature):
+            raise UserError(f"{path} is not a whole zip or tar archive, but {what}")
+    # a program may come before a zip, which unpacks it
+    is_zip = path.suffix.lower() == ".zip" and not beginning.startswith(tuple(tars.DECOMPRESSORS))
+    return Zip(path) if is_zip or beginning.startswith((b"PK\3\4", b"PK\5\6")) else Tar(path)
 
 
 class Zip:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.images import links
 from pipeline.images.errors import remote_errors
@@ -18,7 +18,22 @@ from pipeline.system.console import UserError
 if TYPE_CHECKING:
     from upath import UPath
 
+T = TypeVar("T")
 REPOSITORY = (".git", ".hg")  # DVC tracks nothing of them
+
+
+def descend(
+    top: Iterator[tuple[str, T]], below: Callable[[str, T], Iterator[tuple[str, T]] | None]
+) -> Iterator[tuple[str, T]]:
+    """What `top` gives, each followed by all below it; without recursion, which a thousand folders would exhaust."""
+    levels = [top]
+    while levels:
+        if (found := next(levels[-1], None)) is None:
+            levels.pop()
+            continue
+        yield found
+        if (inside := below(*found)) is not None:
+            levels.append(inside)
 
 
 class LocalFolder:
@@ -29,10 +44,18 @@ class LocalFolder:
         self.path, self.root = path, path.resolve()
 
     def entries(self) -> Iterator[Entry]:
-        return self.walk(str(self.path), "")
+        try:
+            for path, file in descend(self.inside(str(self.path)), self.below):
+                is_folder = file.is_dir(follow_symlinks=False)
+                yield Entry.folder(utf8(path)) if is_folder else self.entry(file, utf8(path))
+        except FileNotFoundError as error:
+            raise UserError(f"{utf8(error.filename)} is gone: the source has changed; run it again") from None
 
-    def walk(self, folder: str, prefix: str) -> Iterator[Entry]:
-        """Yield everything below a folder, in the order that sorting whole paths would give."""
+    def below(self, path: str, file: os.DirEntry[str]) -> Iterator[tuple[str, os.DirEntry[str]]] | None:
+        return self.inside(file.path, f"{path}/") if file.is_dir(follow_symlinks=False) else None
+
+    def inside(self, folder: str, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """What lies in a folder, in the order that sorting whole paths would give."""
         with os.scandir(folder) as scanned:
             found = {entry.name + "/" * entry.is_dir(follow_symlinks=False): entry for entry in scanned}
         if ".dvc/" in found:
@@ -41,13 +64,8 @@ class LocalFolder:
                 " copy the images out of it"
             )
         for name in sorted(found):
-            if name.rstrip("/") in REPOSITORY:
-                continue
-            if name.endswith("/"):
-                yield Entry.folder(utf8(prefix + name[:-1]))
-                yield from self.walk(found[name].path, prefix + name)
-            else:
-                yield self.entry(found[name], utf8(prefix + name))
+            if name.rstrip("/") not in REPOSITORY:
+                yield prefix + name.rstrip("/"), found[name]
 
     def entry(self, file: os.DirEntry[str], path: str) -> Entry:
         if file.is_symlink() and (without_content := links.unread(file.path, path, self.root)):
@@ -66,26 +84,28 @@ class RemoteFolder:
 
     def entries(self) -> Iterator[Entry]:
         with remote_errors(self.address):
-            yield from self.walk(self.path.path, "")
+            for path, info in descend(self.inside(self.path.path), self.below):
+                yield self.entry(path, info)
 
-    def walk(self, folder: str, prefix: str) -> Iterator[Entry]:
-        system = self.path.fs
+    def below(self, path: str, info: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]] | None:
+        return self.inside(info["name"], f"{path}/") if info["type"] == "directory" else None
+
+    def inside(self, folder: str, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         found = {}
-        for info in system.ls(folder, detail=True, refresh=True):
+        for info in self.path.fs.ls(folder, detail=True, refresh=True):
             name = info["name"].rstrip("/").rpartition("/")[2]
             if info["name"].rstrip("/") != folder.rstrip("/"):  # some storages list the folder itself
                 found[name + "/" * (info["type"] == "directory")] = info
         for name in sorted(found):
-            info = found[name]
-            if name.endswith("/"):
-                yield Entry.folder(prefix + name[:-1])
-                yield from self.walk(info["name"], prefix + name)
-            elif info["type"] == "link":
-                yield self.link(prefix + name)
-            else:
-                stored = Stored(f"{self.address.rstrip('/')}/{prefix}{name}", 0, info["size"])
-                identity = [info["size"], *(str(info[key]) for key in ("ETag", "mtime", "LastModified") if key in info)]
-                yield Entry(prefix + name, identity, stored)
+            yield prefix + name.rstrip("/"), found[name]
+
+    def entry(self, path: str, info: dict[str, Any]) -> Entry:
+        if info["type"] == "directory":
+            return Entry.folder(path)
+        if info["type"] == "link":
+            return self.link(path)
+        identity = [info["size"], *(str(info[key]) for key in ("ETag", "mtime", "LastModified") if key in info)]
+        return Entry(path, identity, Stored(f"{self.address.rstrip('/')}/{path}", 0, info["size"]))
 
     def link(self, path: str) -> Entry:
         """Where a link leads is the server's affair, and nothing here says whether it may be read."""

@@ -104,6 +104,8 @@ class Folders:
         found = set()
         for folder in listed:
             parts = to_parts(folder)
+            if parts and parts[-1] in self.inside(parts[:-1]):
+                continue  # as all around it, which would take long to see in a thousand folders
             for depth, name in enumerate(parts):
                 if name not in self.inside(parts[:depth]):
                     found.add("/".join(parts[: depth + 1]))

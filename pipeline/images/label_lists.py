@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from pipeline.images.folders import SPLIT_NAMES, class_key, in_plain_blanks
+from pipeline.images.stored import LARGEST_FILE
 from pipeline.system.console import UserError
 
 COLUMNS = ("path", "id", "label", "split", "group")
 DELIMITERS = (",", ";", "\t", "|")
 BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, as Excel writes its "Unicode text"
 LONGEST_LABEL = 255  # characters, as of a folder
+NOT_UTF8 = "not UTF-8: save the table as 'CSV UTF-8'"
 NONE = -1
 
 
@@ -139,6 +141,8 @@ def open_text(content: bytes) -> TextIO:
 def read_header(where: str, line: str) -> tuple[str, list[str]]:
     """The delimiter, by which the expected columns are found, and the names of all columns in small letters."""
     found: list[str] = []
+    if "\0" in line:  # UTF-16 without its mark, or a workbook
+        raise UserError(f"{where}, line 1: {NOT_UTF8}")
     for delimiter in DELIMITERS:
         try:
             cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True), [])
@@ -158,6 +162,7 @@ def read_header(where: str, line: str) -> tuple[str, list[str]]:
 
 def read_rows(where: str, stream: TextIO, delimiter: str, width: int) -> Iterator[tuple[int, list[str]]]:
     """Each row that is not empty with the line on which it begins; the header has been read."""
+    csv.field_size_limit(LARGEST_FILE)  # masks as text take hundreds of kilobytes, as does what follows an open quote
     reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=True)
     line = 2
     try:
@@ -180,4 +185,4 @@ def not_utf8(where: str, content: bytes) -> UserError:
         line = 1
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-    return UserError(f"{where}, line {line}: not UTF-8: save the table as 'CSV UTF-8'")
+    return UserError(f"{where}, line {line}: {NOT_UTF8}")
