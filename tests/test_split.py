@@ -256,7 +256,7 @@ def test_the_memory_is_a_line_a_class_and_a_damaged_one_is_told(
         (
             [*rows_of({"a": 9, "b": 9}, "train"), *rows_of({"a": 3, "new": 3}, "test")],
             {},
-            ["class 'new'", "(0)", "val and train"],
+            ["class 'new' has different images in the official val or test split alone", "at least 2"],
         ),
         (rows_of({"a": 20, "b": 4}), {"folds": 4}, ["class 'b'", "(4)", "test and fold 0", "fold 3", "at least 5"]),
         (

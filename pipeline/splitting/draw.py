@@ -183,9 +183,11 @@ def refuse_few(name: str, groups: Groups, splits: list[str]) -> None:
     for number, label in enumerate(groups.classes[: groups.used]):
         count = len(groups.members(number)[0])
         if count < len(splits):
+            few = f"has too few different images ({count}) to share between {' and '.join(splits)}"
+            elsewhere = "has different images in the official val or test split alone, none to train on"
             raise UserError(
-                f"{name}: class '{label}' has too few different images ({count}) to share between"
-                f" {' and '.join(splits)}; expected at least {len(splits)}: add images or remove the class"
+                f"{name}: class '{label}' {few if count else elsewhere}; expected at least {len(splits)}: add images or"
+                " remove the class"
             )
 
 
