@@ -9,6 +9,7 @@ import random
 import re
 import struct
 import tarfile
+import tracemalloc
 import zlib
 from functools import cache
 from pathlib import Path
@@ -533,6 +534,15 @@ def test_harmless_oddities_of_cameras_pass() -> None:
     ):
         assert verdict(content) == (set(), "")
         same_pixels(content)
+
+
+def test_a_header_of_many_comments_takes_no_memory() -> None:
+    content = b"P6" + b"\n#" * 500_000 + b"\n2 2 255\n" + bytes(12)
+    tracemalloc.start()
+    assert verdict(content) == (set(), "")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * len(content)
 
 
 def test_line_ends_of_text_are_damage() -> None:

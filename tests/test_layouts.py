@@ -64,7 +64,7 @@ def summary(project: Project, name: str = "photos") -> dict[str, Any]:
 
 TRAIN = ["train", "training", "Training_Set", "TRAIN", "train-data", "trainset", "seg_train", "train2017", "trainval"]
 VAL = ["val", "valid", "validation", "Validation-Images", "dev", "dev_set", "my val", "ValidationSet"]
-TEST = ["test", "testing", "test_set", "Test", "my_test", "dataset-test", "holdout", "hold-out", "eval", "evaluation"]
+TEST = ["test", "testing", "test_set", "Test", "my_test", "dataset-test", "holdout", "held_out", "eval", "evaluation"]
 
 
 @settings(deadline=None)

@@ -28,7 +28,7 @@ WITH_SUFFIX = re.compile(f"({'|'.join(WORDS)})({'|'.join(WRAPPING)})s?")
 def split_of(name: str) -> str | None:
     """The split that one of the words in a folder's name says: seg_train, TestSet, my-validation-data, train2017."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    words = re.findall("[a-z]+", re.sub(r"hold[ _-]out", "holdout", spaced.lower()))
+    words = re.findall("[a-z]+", re.sub(r"h[eo]ld[ _-]?out", "holdout", spaced.lower()))
     words = [match[1] if (match := WITH_SUFFIX.fullmatch(word)) else word for word in words]
     said = {WORDS[word] for word in words if word in WORDS}
     if said == {"train", "val"}:  # train_val: what is not test

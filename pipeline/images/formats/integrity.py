@@ -17,7 +17,7 @@ PROFILED = 124  # bytes of the latest BMP header, with which a color profile may
 MOST_PADDING = 15  # bytes that some programs write after a BMP's pixels
 # Kinds of boxes at the top level of an AVIF or HEIF file
 BOXES = {b"ftyp", b"meta", b"mdat", b"moov", b"moof", b"mfra", b"sidx", b"free", b"skip", b"uuid", b"udta", b"pdin"}
-NUMBER = rb"(?:\s|#[^\n]*\n)+(\d{1,9})"
+NUMBER = rb"(?:\s|#[^\n]*\n)++(\d{1,9})"  # possessive, as it would remember where each comment ended
 PPM_HEADER = re.compile(rb"P([56])" + 3 * NUMBER + rb"\s")
 
 
