@@ -49,8 +49,9 @@ def main(name: str) -> None:
 
     classes = [label for label in source.classes if validation.has_usable(label)]
     if not classes:
+        left_out = summaries.counted(usage.count(inspected, validation, source.folders).left_out)
         raise UserError(
-            f"{name}: none of {validation.count} files is a usable image with a class: expected"
+            f"{name}: none of {validation.count} files is a usable image with a class: {left_out}; expected"
             f" {dataset.source}/CLASS/FILE, or a list of labels, datasets.{name}.check.labels in params.yaml"
         )
     summary = summarize(inspected, validation, classes, source)

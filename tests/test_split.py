@@ -304,7 +304,7 @@ def test_loose_images_and_one_folder_end_in_one_line(project: Project) -> None:
     failed_in_one_line(project.run("split", "photos"), "only one class", "'only'", "in")
     for image in (project.root / "in/only").iterdir():
         image.rename(project.root / "in" / image.name)
-    failed_in_one_line(project.run("check", "photos"), "none of 9 files is a usable image with a class")
+    failed_in_one_line(project.run("check", "photos"), "none of 9 files is a usable image with a class: no_label (9);")
 
 
 def test_before_check_has_run(project: Project) -> None:
