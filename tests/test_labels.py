@@ -203,6 +203,17 @@ def test_folders_that_are_named_as_splits_beside_others(tmp_path: Path, above: s
     }
 
 
+def test_splits_are_told_in_one_order(project: Project) -> None:
+    """Whatever the seed of Python's hashes is: check.json has the same bytes."""
+    names = ["train", "training", "dev", "val", "valid", "holdout", "test"]
+    photos(project.root / "in", [f"{name}/{name}.png" for name in names])
+    write(project.root / "in", ["id,label", *(f"{name},x" for name in names)])
+    project.dataset("photos", "in", labels="labels.csv")
+    project.must_run("check", "photos")
+    summary = json.loads((project.root / "reports/photos/check.json").read_text())
+    assert list(summary["official_splits"]) == names
+
+
 def test_a_list_whose_name_is_decomposed(tmp_path: Path) -> None:
     """As a zip of macOS has it. A row means the file beside the list first."""
     folder, name = unicodedata.normalize("NFD", "imágenes"), unicodedata.normalize("NFD", "español.csv")

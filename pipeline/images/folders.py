@@ -132,7 +132,7 @@ class Folders:
             splits = {(*parent, name): either if split == EITHER else split for name, split in said.items()}
             if len(set(splits.values())) > 1:
                 found |= splits
-        return found
+        return dict(sorted(found.items(), key=lambda item: (ORDER.index(item[1]), item[0])))
 
     def splits_in(self, folder: Parts) -> dict[str, str]:
         """The splits directly in a folder, by name; none where its folders mean something else."""
