@@ -46,8 +46,8 @@ def archive_errors(path: Path | UPath) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk failed; bz2 raises OSErrors without a number for damaged data
         raise UserError(
-            f"{path}: not a whole zip or tar archive ({in_one_line(error)}); expected one, or a folder: if it may be"
-            " truncated, fetch it again"
+            f"{path}: not a whole zip or tar archive ({in_one_line(error)}); expected one, or a folder: fetch it again"
+            " if it was cut off"
         ) from None
 
 
