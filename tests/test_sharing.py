@@ -102,9 +102,9 @@ def test_a_colleague_gets_everything_without_running_it(
         theirs.run("dvc", "checkout")  # the other ones' predictions are nowhere
         theirs.must_run("make", "page")
         page = (theirs.root / "reports/index.html").read_text()
-        said = theirs.must_run("git", "log", "-1", "--format=at commit %h, “%s”").out.strip()
+        said = theirs.must_run("git", "log", "-1", "--format=those of %h, “%s”").out.strip()
         spread = json.loads((theirs.root / "reports/digits-cnn/metrics.json").read_text())["test"]["accuracy_sd"]
-        assert f"{said}. After" in page and f"± {spread:.4f}" in page
+        assert f"{said}." in page and f"± {spread:.4f}" in page
         spreads.append(spread)
     assert spreads[0] != spreads[1] and trained_in.sub("", page) == pages[1]
     assert theirs.must_run("git", "status", "--porcelain").out == ""
