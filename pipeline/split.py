@@ -55,7 +55,8 @@ def main(name: str) -> None:
     drawn = draw(name, grouped, dataset.split, seed, cuts)
     table = grouped.join(drawn.dropna(subset="split"), how="inner")
     table["train_order"] = train_order(table, seed)
-    classes = [label for label in known if (table.label == label).any()]
+    present = set(table.label)
+    classes = [label for label in known if label in present]
 
     left_out = {
         "quarantined": int((~decided.used & (decided.status == "quarantined")).sum()),
